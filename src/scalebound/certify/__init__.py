@@ -1,0 +1,1 @@
+"""certify: not written yet."""

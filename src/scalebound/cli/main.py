@@ -1,0 +1,103 @@
+"""The entry point: the list of commands, the flags they share, and the exit statuses.
+
+``--json``, ``--quiet`` and ``--debug`` belong to every command and are taken out of the arguments before a command parses its own.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError
+
+import scalebound
+from scalebound.cli.output import Result, quiet
+from scalebound.core.errors import MissingExtra, ScaleboundError, UsageError, from_os_error
+
+# name: (where its function is, what it does); the order is the way data passes through the product
+COMMANDS: dict[str, tuple[str, str]] = {}
+
+SHARED = """Every command takes --json (one JSON object on stdout), --quiet (no progress) and --debug (tracebacks).
+Exit status: 0 done; 1 the claim does not hold; 2 usage; 3 bad input; 4 an extra is missing; 5 the machine or run failed; 130 interrupted."""
+
+
+def build_app() -> App:
+    """The cyclopts application; commands are given by import path and imported when run."""
+    app = App(
+        name="scalebound",
+        help="Forecast the loss of language models you have not trained, and prove bounds for those you have.",
+        version=scalebound.__version__,
+        help_epilogue=SHARED,
+        help_format="plaintext",
+        result_action="return_value",
+    )
+    for name, (path, summary) in COMMANDS.items():
+        app.command(path, name=name, help=summary)
+    return app
+
+
+def _take(arguments: list[str], flag: str) -> bool:
+    """Remove a shared flag (before any ``--``) and say whether it was there."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    found = flag in arguments[:end]
+    arguments[:end] = [word for word in arguments[:end] if word != flag]
+    return found
+
+
+def _help_for(arguments: list[str]) -> str:
+    return f"scalebound {arguments[0]} --help" if arguments and arguments[0] in COMMANDS else "scalebound --help"
+
+
+def _fail(error: ScaleboundError, as_json: bool) -> int:
+    if as_json:
+        print(json.dumps(error.record(), ensure_ascii=False))
+    print(f"error: {error}", file=sys.stderr)
+    if error.hint:
+        print(f"hint: {error.hint}", file=sys.stderr)
+    return error.status
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    typed = list(arguments)
+    as_json, be_quiet, debug = _take(arguments, "--json"), _take(arguments, "--quiet"), _take(arguments, "--debug")
+    quiet.set(be_quiet)
+    try:
+        result = build_app()(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        return _fail(UsageError(" ".join(str(error).split()), hint=_help_for(arguments)), as_json)
+    except ScaleboundError as error:
+        if debug:
+            raise
+        return _fail(error, as_json)
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; what was done is kept. To go on: scalebound {' '.join(typed)}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of a pipe went away; the interpreter would complain once more at exit
+        return 0
+    except OSError as error:
+        if debug:
+            raise
+        return _fail(from_os_error(error, error.filename or "a file"), as_json)
+    except ModuleNotFoundError as error:
+        if debug or (error.name or "").startswith("scalebound"):
+            raise
+        return _fail(MissingExtra(f"the package {error.name!r} is not installed", hint="pip install 'scalebound[lm]'"), as_json)
+    if isinstance(result, Result):
+        _show(result, as_json)
+        return result.status
+    return 0
+
+
+def _show(result: Result, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(result.record, ensure_ascii=False, allow_nan=False))
+        return
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    for item in result.view:
+        console.print(item, markup=False, highlight=False, soft_wrap=isinstance(item, str))

@@ -1,0 +1,1 @@
+"""scaling: not written yet."""

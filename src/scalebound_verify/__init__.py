@@ -1,0 +1,1 @@
+"""The independent checker of scalebound's certificates. It imports nothing of scalebound."""
