@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import os
 import sys
 from collections.abc import Sequence
 
@@ -23,19 +24,22 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "measure": ("scalebound.cli.measure:measure", "Score every token of a text with a model."),
 }
 
+# one progress bar, ours; and no library looks for a network
+QUIET_LIBRARIES = {"TQDM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+
 SHARED = """Every command takes --json (one JSON object on stdout), --quiet (no progress) and --debug (tracebacks).
 Exit status: 0 done; 1 the claim does not hold; 2 usage; 3 bad input; 4 an extra is missing; 5 the machine or run failed; 130 interrupted."""
 
 
 def build_app(chosen: str = "") -> App:
     """The cyclopts application. Only the ``chosen`` command is imported; the others are given by path."""
-    shared = {"help_format": "plaintext", "result_action": "return_value"}
     app = App(
         name="scalebound",
         help="Forecast the loss of language models you have not trained, and prove bounds for those you have.",
         version=scalebound.__version__,
         help_epilogue=SHARED,
-        **shared,
+        help_format="plaintext",
+        result_action="return_value",
     )
     for name, (path, summary) in COMMANDS.items():
         if name != chosen:
@@ -44,7 +48,7 @@ def build_app(chosen: str = "") -> App:
         module, function_name = path.split(":")
         function = getattr(importlib.import_module(module), function_name)
         description, examples = _split_docstring(function.__doc__ or "")
-        app.command(function, name=name, help=description or summary, help_epilogue=f"{examples}\n\n{SHARED}".strip(), **shared)
+        app.command(function, name=name, help=description or summary, help_epilogue=f"{examples}\n\n{SHARED}".strip(), help_format="plaintext")
     return app
 
 
@@ -84,6 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     typed = list(arguments)
     as_json, be_quiet, debug = _take(arguments, "--json"), _take(arguments, "--quiet"), _take(arguments, "--debug")
     quiet.set(be_quiet)
+    for variable, value in QUIET_LIBRARIES.items():
+        os.environ.setdefault(variable, value)
     try:
         result = build_app(arguments[0] if arguments else "")(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
