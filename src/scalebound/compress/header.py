@@ -18,6 +18,7 @@ from scalebound.compress.tables import Table, read_tables
 from scalebound.core.errors import InputError
 from scalebound.core.io import canonical_json, parse_json
 
+MAGIC = b"SBZ\x01"
 MAX_META_BYTES = 16 << 20
 HEADER_KEYS = {"config", "layers", "shift", "code", "tensors"}
 # where several keys of a configuration hold the same number, which one the usual shapes are written with
@@ -54,6 +55,12 @@ class Slot:
     name: str
     shape: tuple[int, ...]
     code: Code
+
+
+def check_size(elements: int, payload_bytes: int, where: str) -> None:
+    """Refuse more numbers than a file of this size may stand for: what a reader allocates is bounded by what it was given."""
+    if elements > (1 << 28) + (payload_bytes << 16):
+        raise InputError(f"{elements:,} numbers in {payload_bytes:,} bytes", where=where, expected="at most 2^28 and 65,536 a byte")
 
 
 @dataclass(frozen=True)
