@@ -5,7 +5,10 @@ In: losses in stream order (arrays, or :class:`scalebound.core.stats.Stats`), a 
 Start reading at :mod:`~scalebound.certify.product` (the theorem) and :mod:`~scalebound.certify.logsums` (what is summed).
 """
 
+from scalebound.certify.assemble import certify as certify
 from scalebound.certify.bound import Bound as Bound
+from scalebound.certify.codelength import choice_bits as choice_bits
+from scalebound.certify.codelength import package_code_bits as package_code_bits
 from scalebound.certify.freedman import freedman_bound as freedman_bound
 from scalebound.certify.grid import DEFAULT_GRID as DEFAULT_GRID
 from scalebound.certify.grid import default_grid as default_grid

@@ -81,7 +81,7 @@ class LogSums:
     Cost: about 15 ns per token and centre for 32 values of s on one core; memory does not grow with tokens.
     """
 
-    def __init__(self, grid: Sequence[float] | np.ndarray, ranges: Sequence[float]) -> None:
+    def __init__(self, grid: Sequence[float] | np.ndarray, ranges: Sequence[float] | np.ndarray) -> None:
         self.grid = as_grid(grid)
         self.ranges = np.asarray(ranges, dtype=np.float64)
         if self.ranges.ndim != 1 or not len(self.ranges) or not np.all((self.ranges > 0) & np.isfinite(self.ranges)):
