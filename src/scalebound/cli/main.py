@@ -16,7 +16,10 @@ from scalebound.cli.output import Result, quiet
 from scalebound.core.errors import MissingExtra, ScaleboundError, UsageError, from_os_error
 
 # name: (where its function is, what it does); the order is the way data passes through the product
-COMMANDS: dict[str, tuple[str, str]] = {}
+COMMANDS: dict[str, tuple[str, str]] = {
+    "fit": ("scalebound.cli.fit:fit", "fit a scaling law to a table of runs"),
+    "forecast": ("scalebound.cli.forecast:forecast", "predict at sizes not trained, with intervals"),
+}
 
 SHARED = """Every command takes --json (one JSON object on stdout), --quiet (no progress) and --debug (tracebacks).
 Exit status: 0 done; 1 the claim does not hold; 2 usage; 3 bad input; 4 an extra is missing; 5 the machine or run failed; 130 interrupted."""

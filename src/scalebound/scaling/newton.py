@@ -106,7 +106,7 @@ def minimise(
             usable = np.isfinite(hessian).all(axis=(1, 2)) & np.isfinite(gradient).all(axis=1)
             pending = np.flatnonzero(usable)
             finished = ~usable
-            for attempt in range(12):
+            for _attempt in range(12):
                 if not len(pending):
                     break
                 rows = active[pending]

@@ -124,7 +124,7 @@ def profile_coefficients(
     G, q, n = basis.shape
     y = np.broadcast_to(y, (G, n))
     scale = 1.0 / (y * y) if objective.residual == "log" else np.ones_like(y)
-    coefficients = np.zeros((G, q))
+    coefficients: np.ndarray = np.zeros((G, q))
     bounded = np.isfinite(lowest)
     floor = np.where(bounded, lowest, 0.0)
     irls: np.ndarray | float = 1.0
