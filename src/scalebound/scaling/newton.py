@@ -89,6 +89,8 @@ def minimise(
     active = np.flatnonzero(np.isfinite(value))
     eye = np.eye(p)
     frozen = np.zeros(p, dtype=bool) if held is None else held
+    # perfect data have a minimum of zero: relative residuals of 1e-14 are the rounding of the predictions themselves
+    nothing = 1e-28 * weights.sum(axis=1)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         for _ in range(iterations):
             if not len(active):
@@ -117,7 +119,7 @@ def minimise(
                 # what the model promises; negative means the damped Hessian is not positive along the step
                 promised = -0.5 * slope
                 trial = np.clip(at[pending] + step, low, high)
-                done = (promised >= 0) & (promised <= tolerance * (value[rows] + 1e-300)) & (lam <= 1.0)
+                done = ((promised >= 0) & (promised <= tolerance * value[rows]) & (lam <= 1.0)) | (value[rows] <= nothing[rows])
                 new = objective.total(y_at[pending], bound.value(trial), w_at[pending])
                 better = (new < value[rows]) & (slope < 0)
                 small = done & (new <= value[rows] * (1 + 1e-12))
@@ -149,13 +151,17 @@ def minimise(
 
 def _solve(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Batched solve; a singular member gets a zero step and is damped further by the caller."""
+    # parameters differ by many orders of magnitude (a coefficient of 1e6 beside an exponent): solve in units of the diagonal
+    unit = 1.0 / np.sqrt(np.abs(np.einsum("bii->bi", matrix)) + 1e-300)
+    matrix = matrix * unit[:, :, None] * unit[:, None, :]
+    right = right * unit
     try:
-        return np.linalg.solve(matrix, right[..., None])[..., 0]
+        return np.linalg.solve(matrix, right[..., None])[..., 0] * unit
     except np.linalg.LinAlgError:
         out = np.zeros_like(right)
         for k in range(len(right)):
             try:
-                out[k] = np.linalg.solve(matrix[k], right[k])
+                out[k] = np.linalg.solve(matrix[k], right[k]) * unit[k]
             except np.linalg.LinAlgError:
                 continue
         return out

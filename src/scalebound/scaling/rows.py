@@ -235,6 +235,13 @@ def _check_units(table: Table, inputs: dict[str, np.ndarray], found: dict[str, s
 
 
 def _check_enough(rows: Rows, law: Law) -> None:
+    for name in law.inputs if law.varying is None else law.varying:
+        if np.all(rows.inputs[name] == rows.inputs[name][0]):
+            raise InputError(
+                f"every row has {name} = {rows.inputs[name][0]:g}",
+                where=rows.source,
+                expected=f"at least two values: {law.name} cannot learn how {rows.target} depends on a quantity that does not change",
+            )
     p = len(law.parameters)
     distinct = len(np.unique(np.stack([*rows.inputs.values()]), axis=1).T) if rows.inputs else len(rows)
     if distinct < p:
@@ -244,13 +251,6 @@ def _check_enough(rows: Rows, law: Law) -> None:
             expected=f"at least {p} different rows",
             hint="use a law with fewer parameters (power has 3), or train more sizes",
         )
-    for name in law.inputs if law.varying is None else law.varying:
-        if np.all(rows.inputs[name] == rows.inputs[name][0]):
-            raise InputError(
-                f"every row has {name} = {rows.inputs[name][0]:g}",
-                where=rows.source,
-                expected=f"at least two values: {law.name} cannot learn how {rows.target} depends on a quantity that does not change",
-            )
 
 
 def spans(inputs: dict[str, np.ndarray]) -> dict[str, tuple[float, float]]:

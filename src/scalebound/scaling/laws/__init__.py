@@ -8,14 +8,20 @@ from __future__ import annotations
 
 from scalebound.core.errors import UsageError
 from scalebound.scaling.laws.chinchilla import Chinchilla as Chinchilla
+from scalebound.scaling.laws.exponential_error import ExponentialError as ExponentialError
+from scalebound.scaling.laws.kaplan import Kaplan as Kaplan
 from scalebound.scaling.laws.overtraining import Overtraining as Overtraining
 from scalebound.scaling.laws.power import Power as Power
 from scalebound.scaling.laws.protocol import Law as Law
 from scalebound.scaling.laws.protocol import Parameter as Parameter
+from scalebound.scaling.laws.repetition import Repetition as Repetition
+from scalebound.scaling.laws.sigmoid import Sigmoid as Sigmoid
 
-LAWS: dict[str, type[Law]] = {kind.name: kind for kind in (Power, Chinchilla, Overtraining)}
+LAWS: dict[str, type[Law]] = {
+    kind.name: kind for kind in (Power, Chinchilla, Overtraining, Kaplan, Repetition, ExponentialError, Sigmoid)
+}
 # laws of one quantity, which may be any column: power:flops
-ONE_COLUMN = ("power",)
+ONE_COLUMN = ("power", "exponential-error", "sigmoid")
 
 
 def get_law(law: str | Law) -> Law:

@@ -113,13 +113,13 @@ class Bound(ABC):
 
 
 def profile_coefficients(
-    basis: np.ndarray, y: np.ndarray, weights: np.ndarray, objective: Objective, *, lowest: np.ndarray, rounds: int = 8
+    basis: np.ndarray, y: np.ndarray, weights: np.ndarray, objective: Objective, *, lowest: np.ndarray, offset: np.ndarray | float = 0.0, rounds: int = 8
 ) -> np.ndarray:
     """Best coefficients for fixed non-linear parameters: (G, q) from a basis (G, q, n).
 
     Iterated weighted least squares on the linearised residual: ``log y - log f`` is ``(y - f)/y`` to first order, and dividing the
     squared residual by its size turns squares into Huber's penalty. Coefficients below ``lowest`` (q,) are held there
-    (``-inf``: free) and the others solved again.
+    (``-inf``: free) and the others solved again. ``offset`` (G, n) is the part of the law without coefficients.
     """
     G, q, n = basis.shape
     y = np.broadcast_to(y, (G, n))
@@ -134,7 +134,7 @@ def profile_coefficients(
         heft = weights * scale * irls
         weighted = basis * heft[:, None, :]
         gram = weighted @ basis.transpose(0, 2, 1)
-        moment = np.einsum("gqn,gn->gq", weighted, y)
+        moment = np.einsum("gqn,gn->gq", weighted, y - offset)
         trace = np.einsum("gqq->gq", gram)
         gram = gram + np.eye(q) * (1e-12 * trace + 1e-300)[:, None, :]
         held = np.zeros((G, q), dtype=bool)
@@ -148,7 +148,7 @@ def profile_coefficients(
                 break
             held |= below
         coefficients = np.where(held, floor, coefficients)
-        fitted = np.einsum("gq,gqn->gn", coefficients, basis)
+        fitted = offset + np.einsum("gq,gqn->gn", coefficients, basis)
         residuals = (y - fitted) / y if objective.residual == "log" else y - fitted
         # start wide: squares first, then towards the asked width, or the first few rows met would decide
         spread = np.median(np.abs(residuals), axis=1, keepdims=True)
