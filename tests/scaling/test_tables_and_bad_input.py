@@ -62,7 +62,7 @@ BAD = {
     "missing target": (bad(lambda c: c.update(eval_nats_loss=c.pop("loss"))), "no column 'loss'", "eval_nats_loss"),
     "negative size": (bad(lambda c: c["params"].__setitem__(3, -1.0)), "row 4", "--drop-bad"),
     "nan": (bad(lambda c: c["loss"].__setitem__(5, np.nan)), "row 6", "--drop-bad"),
-    "too few rows": ({name: values[:4] for name, values in COLUMNS.items()}, "cannot determine", "fewer parameters"),
+    "too few rows": ({name: values[::4] * (1 + np.arange(3)) for name, values in COLUMNS.items()}, "cannot determine", "fewer parameters"),
     "all sizes equal": (bad(lambda c: c["params"].fill(1e8)), "every row has params", ""),
     "duplicated rows": ({name: np.concatenate([values, values[:2]]) for name, values in COLUMNS.items()}, "repeats an earlier row", "--drop-bad"),
     "bits": (bad(lambda c: c.update(loss_bits=c.pop("loss") / np.log(2))), "no column 'loss'", "loss_bits"),

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
 import sys
 from collections.abc import Sequence
@@ -17,27 +19,44 @@ from scalebound.core.errors import MissingExtra, ScaleboundError, UsageError, fr
 
 # name: (where its function is, what it does); the order is the way data passes through the product
 COMMANDS: dict[str, tuple[str, str]] = {
-    "fit": ("scalebound.cli.fit:fit", "fit a scaling law to a table of runs"),
-    "forecast": ("scalebound.cli.forecast:forecast", "predict at sizes not trained, with intervals"),
+    "train": ("scalebound.cli.train:train", "Train a model or a ladder of them, keeping the loss of every token."),
+    "measure": ("scalebound.cli.measure:measure", "Score every token of a text with a model."),
+    "fit": ("scalebound.cli.fit:fit", "Fit a scaling law to a table of runs."),
+    "forecast": ("scalebound.cli.forecast:forecast", "Predict at sizes not trained, with intervals."),
 }
 
 SHARED = """Every command takes --json (one JSON object on stdout), --quiet (no progress) and --debug (tracebacks).
 Exit status: 0 done; 1 the claim does not hold; 2 usage; 3 bad input; 4 an extra is missing; 5 the machine or run failed; 130 interrupted."""
 
 
-def build_app() -> App:
-    """The cyclopts application; commands are given by import path and imported when run."""
+def build_app(chosen: str = "") -> App:
+    """The cyclopts application. Only the ``chosen`` command is imported; the others are given by path."""
+    shared = {"help_format": "plaintext", "result_action": "return_value"}
     app = App(
         name="scalebound",
         help="Forecast the loss of language models you have not trained, and prove bounds for those you have.",
         version=scalebound.__version__,
         help_epilogue=SHARED,
-        help_format="plaintext",
-        result_action="return_value",
+        **shared,
     )
     for name, (path, summary) in COMMANDS.items():
-        app.command(path, name=name, help=summary)
+        if name != chosen:
+            app.command(path, name=name, help=summary)
+            continue
+        module, function_name = path.split(":")
+        function = getattr(importlib.import_module(module), function_name)
+        description, examples = _split_docstring(function.__doc__ or "")
+        app.command(function, name=name, help=description or summary, help_epilogue=f"{examples}\n\n{SHARED}".strip(), **shared)
     return app
+
+
+def _split_docstring(text: str) -> tuple[str, str]:
+    """The description and the examples of a command's docstring; cyclopts reads the parameters itself."""
+    text = inspect.cleandoc(text)
+    description, _, rest = text.partition("\nParameters\n----------\n")
+    _, _, examples = rest.partition("\nExamples\n--------\n")
+    indented = "\n".join(line if not line or line.startswith("next:") else f"  {line}" for line in examples.strip().splitlines())
+    return description.strip(), f"Examples:\n{indented}" if indented else ""
 
 
 def _take(arguments: list[str], flag: str) -> bool:
@@ -68,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     as_json, be_quiet, debug = _take(arguments, "--json"), _take(arguments, "--quiet"), _take(arguments, "--debug")
     quiet.set(be_quiet)
     try:
-        result = build_app()(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        result = build_app(arguments[0] if arguments else "")(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
         return _fail(UsageError(" ".join(str(error).split()), hint=_help_for(arguments)), as_json)
     except ScaleboundError as error:
