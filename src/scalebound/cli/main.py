@@ -20,6 +20,7 @@ from scalebound.core.errors import MissingExtra, ScaleboundError, UsageError, fr
 
 # name: (where its function is, what it does); the order is the way data passes through the product
 COMMANDS: dict[str, tuple[str, str]] = {
+    "demo": ("scalebound.cli.demo:demo", "From text to verified certificates, a forecast and a page, in one command."),
     "train": ("scalebound.cli.train:train", "Train a model or a ladder of them, keeping the loss of every token."),
     "measure": ("scalebound.cli.measure:measure", "Score every token of a text with a model."),
     "fit": ("scalebound.cli.fit:fit", "Fit a scaling law to a table of runs."),
