@@ -21,6 +21,10 @@ from scalebound.core.errors import MissingExtra, ScaleboundError, UsageError, fr
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("scalebound.cli.train:train", "Train a model or a ladder of them, keeping the loss of every token."),
     "measure": ("scalebound.cli.measure:measure", "Score every token of a text with a model."),
+    "merge": ("scalebound.cli.merge:merge", "Join stats files of one measurement."),
+    "certify": ("scalebound.cli.certify:certify", "Prove a bound on the expected loss and write it as a certificate."),
+    "interval": ("scalebound.cli.interval:interval", "A two-sided anytime interval for a mean loss."),
+    "compare": ("scalebound.cli.compare:compare", "Decide which of two models predicts a stream better."),
 }
 
 SHARED = """Every command takes --json (one JSON object on stdout), --quiet (no progress) and --debug (tracebacks).
