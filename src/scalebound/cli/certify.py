@@ -44,7 +44,7 @@ def certify(stats: Path, *, package: Path | None = None, code_bits: int | None =
     alpha
         Share mixed in, fixed in advance.
     alphas
-        Shares separated by commas, of which the best is taken and paid for. Default: a list of 8; anchored: the measured ones; heldout and trajectory: 2^-10 fixed.
+        Shares separated by commas, of which the best is taken and paid for. Default: a list of 8; anchored: the measured ones; heldout and trajectory: 2^-13 fixed.
     eps
         Share of uniform inside the reference. Default: as measured.
     delta
