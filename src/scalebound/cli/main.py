@@ -23,6 +23,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("scalebound.cli.demo:demo", "From text to verified certificates, a forecast and a page, in one command."),
     "train": ("scalebound.cli.train:train", "Train a model or a ladder of them, keeping the loss of every token."),
     "measure": ("scalebound.cli.measure:measure", "Score every token of a text with a model."),
+    "merge": ("scalebound.cli.merge:merge", "Join stats files of one measurement."),
+    "certify": ("scalebound.cli.certify:certify", "Prove a bound on the expected loss and write it as a certificate."),
+    "interval": ("scalebound.cli.interval:interval", "A two-sided anytime interval for a mean loss."),
+    "compare": ("scalebound.cli.compare:compare", "Decide which of two models predicts a stream better."),
     "fit": ("scalebound.cli.fit:fit", "Fit a scaling law to a table of runs."),
     "forecast": ("scalebound.cli.forecast:forecast", "Predict at sizes not trained, with intervals."),
 }
