@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("scalebound.cli.train:train", "Train a model or a ladder of them, keeping the loss of every token."),
     "measure": ("scalebound.cli.measure:measure", "Score every token of a text with a model."),
     "merge": ("scalebound.cli.merge:merge", "Join stats files of one measurement."),
+    "compress": ("scalebound.cli.compress:compress", "Write a model as one small file that decodes to exactly its rounded weights."),
     "certify": ("scalebound.cli.certify:certify", "Prove a bound on the expected loss and write it as a certificate."),
     "interval": ("scalebound.cli.interval:interval", "A two-sided anytime interval for a mean loss."),
     "compare": ("scalebound.cli.compare:compare", "Decide which of two models predicts a stream better."),
