@@ -1,7 +1,4 @@
-"""Reading what a stranger sent: strict JSON, exact forms, paths that stay where they say, files hashed as they lie on the disk.
-
-Nothing here trusts a size, a key or a path before it was checked; whatever is not exactly of its form raises :class:`Refused`.
-"""
+"""Reading what a stranger sent: strict JSON, exact forms, paths that stay where they say, files hashed as they lie on the disk."""
 
 from __future__ import annotations
 
@@ -34,21 +31,18 @@ class Refused(Exception):
 
 
 def parse(text: bytes, where: str) -> Any:
-    """JSON with every key once, finite numbers, integers of at most 64 bits and no depth that would exhaust the parser."""
+    """JSON with every key once, finite numbers, integers of at most 18 digits and no depth that would exhaust the parser."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            keys = [key for key, _ in pairs]
-            raise Refused(f"the key {next(k for k in keys if keys.count(k) > 1)!a} stands twice", where, "every key once")
-        return found
+        seen: set[str] = set()
+        twice = [key for key, _ in pairs if key in seen or seen.add(key)]  # type: ignore[func-returns-value]
+        return refuse(f"the key {twice[0]!a} twice") if twice else dict(pairs)
 
     def refuse(literal: str) -> Any:
-        raise Refused(f"contains {literal[:40]}", where, "finite numbers")
+        raise Refused(f"contains {literal[:60]}", where, "every key once and finite numbers")
 
     def real(literal: str) -> float:
-        value = float(literal)
-        return value if value - value == 0.0 else refuse(literal)
+        return value if (value := float(literal)) - value == 0.0 else refuse(literal)
 
     def whole(literal: str) -> int:
         return int(literal) if len(literal) < 19 else refuse(literal)
@@ -63,32 +57,25 @@ def conform(value: Any, form: Any, where: str, key: str = "") -> Any:
     """Return ``value`` if it has exactly the given form, else raise naming the key.
 
     A form is a type; a dict (exactly these keys); a one-element list (an array of that form); a longer list (that many elements of
-    these forms); or a tuple of alternatives, each a literal, None or a form. An integer is accepted where a float is meant.
+    these forms); or a tuple: one of its texts, None if it holds None, or else its last element's form. An integer may stand for a float.
     """
-    place = key or "the file"
     if isinstance(form, tuple):
-        for option in form:
-            if value is option or (isinstance(option, str) and value == option):
-                return value
-        forms = [option for option in form if option is not None and not isinstance(option, str)]
-        if not forms:
-            raise Refused(f"{place} is {str(value)[:40]!a}", where, "one of " + ", ".join(map(repr, form)))
-        return conform(value, forms[0], where, key)
-    if isinstance(form, dict):
-        if not isinstance(value, dict):
-            raise Refused(f"{place} is no object", where)
-        for name in [*form.keys() - value.keys(), *value.keys() - form.keys()]:
-            raise Refused(f"{place} {'lacks' if name in form else 'has the unknown key'} {name!a}", where, "the keys " + ", ".join(form))
-        return {name: conform(value[name], form[name], where, f"{key}.{name}" if key else name) for name in form}
-    if isinstance(form, list):
-        if not isinstance(value, list) or (len(form) > 1 and len(value) != len(form)):
-            raise Refused(f"{place} is no array of the right length", where)
-        forms = form if len(form) > 1 else form * len(value)
+        if (value is None and None in form) or (isinstance(value, str) and value in form):
+            return value
+        if form[-1] is None or isinstance(form[-1], str):
+            raise Refused(f"{key} is {str(value)[:40]!a}", where, "one of " + ", ".join(map(str, form)))
+        return conform(value, form[-1], where, key)
+    if isinstance(form, dict) and isinstance(value, dict):
+        for name in [*(form.keys() - value.keys()), *(value.keys() - form.keys())]:
+            raise Refused(f"{key} {'lacks' if name in form else 'has the unknown key'} {name!a}".strip(), where, "the keys " + ", ".join(form))
+        return {name: conform(value[name], form[name], where, f"{key}.{name}".lstrip(".")) for name in form}
+    if isinstance(form, list) and isinstance(value, list) and len(form) in (1, len(value)):
+        forms = form * len(value) if len(form) == 1 else form
         return [conform(item, each, where, f"{key}[{k}]") for k, (item, each) in enumerate(zip(value, forms, strict=True))]
     if form is float and type(value) is int:
         return float(value)
     if type(value) is not form:
-        raise Refused(f"{place} is {type(value).__name__}", where, form.__name__)
+        raise Refused(f"{key} is {type(value).__name__}".strip(), where, getattr(form, "__name__", f"a {type(form).__name__} of its length"))
     return value
 
 
@@ -106,11 +93,10 @@ def regular(path: str) -> int:
 def inside(folder: str, path: str, where: str) -> str:
     """The file a certificate in ``folder`` names by ``path``: relative, no symbolic link below the folder both have in common.
 
-    ``..`` is allowed, since certificates lie in a folder below the statistics they name; it is taken literally, as a reader would.
+    ``..`` is allowed, since certificates lie in a folder beside the statistics they name; it is taken literally, as a reader would.
     """
     if not path or os.path.isabs(path) or "\\" in path or "\0" in path:
         raise Refused(f"names the file {path!a}", where, "a path relative to the certificate's folder")
-    folder = os.path.abspath(folder)
     target = os.path.normpath(os.path.join(folder, path))
     common = os.path.commonpath([folder, target])
     if os.path.realpath(target) != os.path.normpath(os.path.join(os.path.realpath(common), os.path.relpath(target, common))):
@@ -121,21 +107,14 @@ def inside(folder: str, path: str, where: str) -> str:
 
 def read(path: str, limit: int = MAX_JSON_BYTES) -> bytes:
     """All bytes of an ordinary file of at most ``limit`` bytes."""
-    size = regular(path)
-    if size > limit:
-        raise Refused(f"has {size:,} bytes", path, f"at most {limit:,}")
-    try:
-        with open(path, "rb") as file:
-            return file.read(limit + 1)
-    except OSError as error:
-        raise Refused(f"cannot be read ({error.strerror})", path) from error
+    if regular(path) > limit:
+        raise Refused(f"has {regular(path):,} bytes", path, f"at most {limit:,}")
+    with open(path, "rb") as file:
+        return file.read(limit + 1)
 
 
 def sha256(path: str) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     regular(path)
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise Refused(f"cannot be read ({error.strerror})", path) from error
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
