@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
+import os
 import sys
 from collections.abc import Sequence
 
@@ -16,14 +19,22 @@ from scalebound.cli.output import Result, quiet
 from scalebound.core.errors import MissingExtra, ScaleboundError, UsageError, from_os_error
 
 # name: (where its function is, what it does); the order is the way data passes through the product
-COMMANDS: dict[str, tuple[str, str]] = {}
+COMMANDS: dict[str, tuple[str, str]] = {
+    "train": ("scalebound.cli.train:train", "Train a model or a ladder of them, keeping the loss of every token."),
+    "measure": ("scalebound.cli.measure:measure", "Score every token of a text with a model."),
+    "fit": ("scalebound.cli.fit:fit", "Fit a scaling law to a table of runs."),
+    "forecast": ("scalebound.cli.forecast:forecast", "Predict at sizes not trained, with intervals."),
+}
+
+# one progress bar, ours; and no library looks for a network
+QUIET_LIBRARIES = {"TQDM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 SHARED = """Every command takes --json (one JSON object on stdout), --quiet (no progress) and --debug (tracebacks).
 Exit status: 0 done; 1 the claim does not hold; 2 usage; 3 bad input; 4 an extra is missing; 5 the machine or run failed; 130 interrupted."""
 
 
-def build_app() -> App:
-    """The cyclopts application; commands are given by import path and imported when run."""
+def build_app(chosen: str = "") -> App:
+    """The cyclopts application. Only the ``chosen`` command is imported; the others are given by path."""
     app = App(
         name="scalebound",
         help="Forecast the loss of language models you have not trained, and prove bounds for those you have.",
@@ -33,8 +44,23 @@ def build_app() -> App:
         result_action="return_value",
     )
     for name, (path, summary) in COMMANDS.items():
-        app.command(path, name=name, help=summary)
+        if name != chosen:
+            app.command(path, name=name, help=summary)
+            continue
+        module, function_name = path.split(":")
+        function = getattr(importlib.import_module(module), function_name)
+        description, examples = _split_docstring(function.__doc__ or "")
+        app.command(function, name=name, help=description or summary, help_epilogue=f"{examples}\n\n{SHARED}".strip(), help_format="plaintext")
     return app
+
+
+def _split_docstring(text: str) -> tuple[str, str]:
+    """The description and the examples of a command's docstring; cyclopts reads the parameters itself."""
+    text = inspect.cleandoc(text)
+    description, _, rest = text.partition("\nParameters\n----------\n")
+    _, _, examples = rest.partition("\nExamples\n--------\n")
+    indented = "\n".join(line if not line or line.startswith("next:") else f"  {line}" for line in examples.strip().splitlines())
+    return description.strip(), f"Examples:\n{indented}" if indented else ""
 
 
 def _take(arguments: list[str], flag: str) -> bool:
@@ -64,8 +90,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     typed = list(arguments)
     as_json, be_quiet, debug = _take(arguments, "--json"), _take(arguments, "--quiet"), _take(arguments, "--debug")
     quiet.set(be_quiet)
+    for variable, value in QUIET_LIBRARIES.items():
+        os.environ.setdefault(variable, value)
     try:
-        result = build_app()(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        result = build_app(arguments[0] if arguments else "")(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
         return _fail(UsageError(" ".join(str(error).split()), hint=_help_for(arguments)), as_json)
     except ScaleboundError as error:

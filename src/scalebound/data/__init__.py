@@ -1,1 +1,15 @@
-"""data: not written yet."""
+"""A corpus becomes one ordered token stream on disk.
+
+In: a text file, a folder, or nothing (the default text: Python sources of the pinned packages). Out: ``NAME.bin`` + ``NAME.json``,
+memory-mapped, whose sequence order is drawn once from a seed and is part of its identity. Start reading at
+:mod:`~scalebound.data.corpus` (text to documents), then :mod:`~scalebound.data.stream` (documents to a stream).
+"""
+
+from scalebound.data.corpus import Corpus as Corpus
+from scalebound.data.corpus import Document as Document
+from scalebound.data.corpus import read_corpus as read_corpus
+from scalebound.data.corpus import split_documents as split_documents
+from scalebound.data.stream import Stream as Stream
+from scalebound.data.stream import StreamInfo as StreamInfo
+from scalebound.data.stream import build_stream as build_stream
+from scalebound.data.tokenizer import load_tokenizer as load_tokenizer

@@ -1,1 +1,13 @@
-"""models: not written yet."""
+"""Language models behind one small interface.
+
+In: a Hugging Face folder, a ``.gguf`` file, a run, a checkpoint or a package. Out: a :class:`LanguageModel` that turns token ids into
+hidden states and hidden states into logits. Our own decoder-only transformer is in :mod:`~scalebound.models.transformer`; it is saved as a
+Llama-style folder that ``transformers`` opens unchanged. Start reading at :mod:`~scalebound.models.language_model`.
+"""
+
+from scalebound.models.folder import save_folder as save_folder
+from scalebound.models.language_model import LanguageModel as LanguageModel
+from scalebound.models.load import load_model as load_model
+from scalebound.models.shape import Shape as Shape
+from scalebound.models.shape import shape_for as shape_for
+from scalebound.models.transformer import Transformer as Transformer

@@ -1,1 +1,11 @@
-"""train: not written yet."""
+"""A stream and a recipe become a run: checkpoints, a log, and the loss of every training token before the update that used it.
+
+In: a :class:`~scalebound.data.Stream` and a :class:`Recipe`. Out: a run folder. Start reading at :mod:`~scalebound.train.recipe` (what is
+derived from the number of parameters), then :mod:`~scalebound.train.loop` (one run) and :mod:`~scalebound.train.ladder` (many).
+"""
+
+from scalebound.train.ladder import train_ladder as train_ladder
+from scalebound.train.loop import RunInfo as RunInfo
+from scalebound.train.loop import train_run as train_run
+from scalebound.train.recipe import Recipe as Recipe
+from scalebound.train.recipe import derive_recipe as derive_recipe

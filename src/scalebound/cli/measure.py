@@ -1,0 +1,92 @@
+"""``scalebound measure``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from scalebound.cli.output import Result, progress_bar, table
+
+
+def measure(model: Path, text: Path, *, out: Path, context: int | None = None, tokens: int | None = None, window: tuple[int, int] | None = None,
+            sample: int | None = None, seed: int = 0, anchor: Path | None = None, anchor_eps: float | None = None,
+            anchor_alphas: Annotated[str | None, Parameter(name="--anchor-alphas")] = None, workers: int = 1, threads: int | None = None, fresh: bool = False) -> Result:  # fmt: skip
+    """Score every token of a text or stream with a model: nll, entropy and varentropy, in nats per token.
+
+    Each block of --context tokens is scored from its own earlier tokens only (policy "packed"). Interrupted, it goes on where it was.
+
+    Parameters
+    ----------
+    model
+        A Hugging Face folder, a .gguf file, a run, a checkpoint or a .sbz package.
+    text
+        A stream (.json or .bin), a text file or a folder. Text is turned into a stream beside --out with the model's tokenizer.
+    out
+        The stats file to write (.safetensors).
+    context
+        Tokens of a block. Default: the stream's sequence length, at most the model's context; 1024 for text.
+    tokens
+        Of a text, only this many tokens from its start.
+    window
+        Of a stream, only this range of tokens: START STOP.
+    sample
+        Score this many blocks drawn at random, instead of all.
+    seed
+        Draws the sample.
+    anchor
+        A second model, fixed before the stream: its losses and the centre of the anchored certificate are stored beside.
+    anchor_eps
+        Share of uniform inside the anchor. Default 0.01.
+    anchor_alphas
+        Smoothings to store the centre for, separated by commas. Default 0.02,0.05,0.1,0.2.
+    workers
+        Processes that share the blocks; the file does not depend on it.
+    threads
+        Threads of each process. Default: all cores with one worker, else one.
+    fresh
+        Start over.
+
+    Examples
+    --------
+    scalebound measure runs/small notes.txt --out notes.safetensors
+
+    scalebound measure model.gguf docs/ --context 2048 --workers 2 --out docs.safetensors
+
+    next: scalebound interval notes.safetensors, or scalebound certify notes.safetensors --package model.sbz
+    """
+    import math
+    import time
+
+    from scalebound.core.errors import require_extra
+    from scalebound.core.workers import cores
+
+    require_extra("torch")
+    from scalebound.cli.numbers import parse_numbers
+    from scalebound.measure import DEFAULT_ALPHAS, DEFAULT_EPS, stream_of
+    from scalebound.measure import measure as run
+    from scalebound.models import load_model
+
+    out = Path(out)
+    threads = threads or (cores() if workers == 1 else 1)
+    loaded = load_model(model)
+    stream = stream_of(text, loaded, out.with_suffix(".stream"), context=context or min(1024, loaded.max_context), max_tokens=tokens)
+    began = time.monotonic()
+    with progress_bar(f"measure {Path(model).name}") as progress:
+        stats = run(
+            loaded, stream.path, out, context=context, window=window, sample=sample, seed=seed, anchor=anchor, eps=DEFAULT_EPS if anchor_eps is None else anchor_eps,
+            alphas=parse_numbers(anchor_alphas, "--anchor-alphas") if anchor_alphas else DEFAULT_ALPHAS, workers=workers,
+            threads=threads, fresh=fresh, progress=progress,
+        )  # fmt: skip
+    spent = time.monotonic() - began
+    mean = {name: float(stats.read(name).mean(dtype="f8")) for name in ("nll", "entropy")}
+    bits = mean["nll"] * len(stats) / stats.info.text_bytes / math.log(2) if stats.info.text_bytes else None
+    record = {"stats": str(out), "tokens": len(stats), "mean_nll": mean["nll"], "mean_entropy": mean["entropy"], "bits_per_byte": bits, "tokens_per_second": len(stats) / spent, "complete": stats.complete}
+    rows = [["tokens", f"{len(stats):,}"], ["mean nll", f"{mean['nll']:.4f} nats/token"], ["mean entropy", f"{mean['entropy']:.4f} nats/token"],
+            ["bits per byte", "unknown" if bits is None else f"{bits:.4f}"], ["speed", f"{len(stats) / spent:,.0f} tokens/s"]]  # fmt: skip
+    if "reference_nll" in stats:
+        record["mean_reference_nll"] = float(stats.read("reference_nll").mean(dtype="f8"))
+        rows.append(["anchor's mean nll", f"{record['mean_reference_nll']:.4f} nats/token"])
+    view = [table(["", str(out)], rows), f"An interval for the mean: scalebound interval {out}"]
+    return Result(record, view)

@@ -1,0 +1,52 @@
+"""What the rest of the library needs of a language model: hidden states, a head, and who it is.
+
+Splitting the forward pass at the head lets measuring turn hidden states into logits a few rows at a time, so that an array of
+[tokens, vocabulary] never exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class LanguageModel:
+    """A causal model that scores tokens.
+
+    Attributes
+    ----------
+    name, sha256, num_params
+        Who it is; the hash is :func:`scalebound.core.hashing.model_sha256` over the stored tensors.
+    vocab_size
+        Number of token ids it predicts (width of the logits).
+    max_context
+        Longest input it takes.
+    first_token
+        What is fed before the first token of a block when the stream does not say (byte streams use their separator).
+    hidden
+        tokens (B, T) to hidden states (B, T, D).
+    head
+        hidden states (..., D) to logits (..., V), in the weights' precision.
+    tokenizer
+        Path of the tokenizer that goes with it, or ``"byte"``.
+    """
+
+    name: str
+    sha256: str
+    num_params: int
+    vocab_size: int
+    max_context: int
+    first_token: int
+    hidden: Callable[[Tensor], Tensor]
+    head: Callable[[Tensor], Tensor]
+    tokenizer: str = "byte"
+    device: str = "cpu"
+
+    @torch.inference_mode()
+    def logits(self, tokens_BT: Tensor) -> Tensor:
+        """Logits (B, T, V); meant for short inputs, see :mod:`scalebound.measure` for whole streams."""
+        return self.head(self.hidden(tokens_BT))

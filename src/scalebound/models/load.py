@@ -1,0 +1,148 @@
+"""Whatever people call a model, loaded behind :class:`~scalebound.models.language_model.LanguageModel`.
+
+A Hugging Face folder, a ``.gguf`` file, a run (its newest checkpoint), a checkpoint, or a package (``.sbz``). No code from a model
+folder is ever run.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scalebound.core.errors import InputError
+from scalebound.models.folder import hash_tensors, read_config, read_tensors
+from scalebound.models.language_model import LanguageModel
+from scalebound.models.transformer import Transformer, own_shape
+
+# Families whose logits are exactly output_embedding(decoder(tokens)): no scaling, no soft-capping in between.
+PLAIN_HEADS = ("llama", "gpt2", "gpt_neox", "qwen2", "qwen3", "mistral", "smollm3", "phi", "opt", "olmo", "olmo2", "mamba")
+
+
+def load_model(path: str | os.PathLike, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> LanguageModel:
+    """Load any causal language model.
+
+    Parameters
+    ----------
+    path
+        A Hugging Face folder, a ``.gguf`` file, a run, a checkpoint or a package.
+    dtype
+        Precision of the weights in memory; statistics are accumulated in float32 whatever it is.
+    device
+        ``"cpu"`` or ``"cuda"``.
+
+    Raises
+    ------
+    InputError
+        Nothing there, no model in it, or corrupt weights.
+    """
+    path = Path(path)
+    if path.suffix == ".sbz":
+        return _package(path, dtype, device)
+    if path.suffix == ".gguf":
+        return _transformers(path, dtype, device)
+    if path.is_file():
+        raise InputError("is not a model", where=str(path), expected="a Hugging Face folder, a .gguf file, a run, a checkpoint or a .sbz package")
+    if not path.exists():
+        raise InputError("no such file or folder", where=str(path), expected="a model")
+    if (path / "checkpoints").is_dir():
+        path = newest_checkpoint(path)
+    if not (path / "config.json").is_file():
+        raise InputError("holds no model (no config.json)", where=str(path), expected="a Hugging Face folder, a run, or a checkpoint")
+    config = read_config(path)
+    tensors = read_tensors(path)
+    tokenizer = str(path / "tokenizer.json") if (path / "tokenizer.json").is_file() else "byte"
+    if own_shape(config) is None:
+        return _transformers(path, dtype, device, sha256=hash_tensors(config, tensors))
+    return from_tensors(config, tensors, name=str(path), dtype=dtype, device=device, tokenizer=tokenizer)
+
+
+def newest_checkpoint(run: str | os.PathLike) -> Path:
+    """The last checkpoint folder of a run."""
+    found = [folder for folder in (Path(run) / "checkpoints").glob("step-*") if (folder / "config.json").is_file()]
+    if not found:
+        raise InputError("is a run without a checkpoint", where=str(run), hint="go on with `scalebound train`")
+    return max(found, key=lambda folder: int(folder.name.removeprefix("step-")))
+
+
+def from_tensors(config: dict, tensors: dict[str, Tensor], *, name: str, dtype: torch.dtype = torch.float32, device: str = "cpu", tokenizer: str = "byte") -> LanguageModel:
+    """A model from a configuration and the tensors of its folder."""
+    sha256 = hash_tensors(config, tensors)
+    num_params = sum(t.numel() for t in tensors.values())
+    shape = own_shape(config)
+    if shape is None:
+        return _from_config(config, tensors, name, sha256, num_params, dtype, device, tokenizer)
+    model = Transformer(shape, config["max_position_embeddings"])
+    missing = sorted(set(model.tensors()) - set(tensors))
+    if missing:
+        raise InputError(f"lacks the tensor {missing[0]!r}", where=name)
+    for key, own in model.tensors().items():
+        if tensors[key].shape != own.shape:
+            raise InputError(f"tensor {key!r} has shape {tuple(tensors[key].shape)}", where=name, expected=f"{tuple(own.shape)} as config.json says")
+    model.load_tensors(tensors)
+    model = model.to(dtype=dtype, device=device).eval().requires_grad_(False)
+    first = config.get("bos_token_id")
+    return LanguageModel(name, sha256, num_params, shape.vocab_size, config["max_position_embeddings"], 255 if first is None and shape.vocab_size == 256 else first or 0, model.hidden, model.head, tokenizer, device)
+
+
+def _package(path: Path, dtype: torch.dtype, device: str) -> LanguageModel:
+    from scalebound.compress import read_package
+
+    config, arrays = read_package(path)
+    return from_tensors(config, {name: torch.from_numpy(array) for name, array in arrays.items()}, name=str(path), dtype=dtype, device=device)
+
+
+def _transformers(path: Path, dtype: torch.dtype, device: str, sha256: str = "") -> LanguageModel:
+    """A folder or ``.gguf`` file that ``transformers`` computes."""
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    folder, options = (path.parent, {"gguf_file": path.name}) if path.suffix == ".gguf" else (path, {})
+    if not path.exists():
+        raise InputError("no such file", where=str(path), expected="a .gguf file")
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, trust_remote_code=False, dtype=torch.float32 if not sha256 else dtype, **options)
+    except Exception as error:  # the library raises whatever its readers raise; each means the file is not a model it can read
+        raise InputError(f"cannot be read as a causal language model ({' '.join(str(error).split())[:200]})", where=str(path)) from error
+    if not sha256:  # a .gguf file: what counts are the numbers it stands for, once each
+        names = set(getattr(model, "all_tied_weights_keys", None) or getattr(model, "_tied_weights_keys", None) or ())
+        state = {name: tensor for name, tensor in model.state_dict().items() if name not in names}
+        config = {key: value for key, value in model.config.to_dict().items() if key in ("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "rms_norm_eps", "rope_theta", "rope_parameters")}
+        sha256 = hash_tensors(config, state)
+    return _wrap(model, str(path), sha256, sum(p.numel() for p in model.parameters()), device, str(path), dtype)
+
+
+def _from_config(config: dict, tensors: dict[str, Tensor], name: str, sha256: str, num_params: int, dtype: torch.dtype, device: str, tokenizer: str) -> LanguageModel:
+    """A model that ``transformers`` builds from its configuration, filled with given tensors."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    if "model_type" not in config:
+        raise InputError("has a configuration without model_type", where=name)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), trust_remote_code=False)
+    report = model.load_state_dict(tensors, strict=False)
+    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+    absent = [key for key in report.missing_keys if key not in tied and key != "lm_head.weight"]
+    if absent or report.unexpected_keys:
+        raise InputError(f"does not fit its configuration (tensor {(absent + report.unexpected_keys)[0]!r})", where=name)
+    model.tie_weights()
+    return _wrap(model, name, sha256, num_params, device, tokenizer, dtype)
+
+
+def _wrap(model: Any, name: str, sha256: str, num_params: int, device: str, tokenizer: str, dtype: torch.dtype) -> LanguageModel:
+    model = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    config = model.config
+    head = model.get_output_embeddings()
+    decoder = getattr(model, model.base_model_prefix, None)
+    if config.model_type in PLAIN_HEADS and head is not None and decoder is not None:
+        hidden = lambda tokens_BT: decoder(tokens_BT, use_cache=False).last_hidden_state  # noqa: E731
+    else:  # logits are whatever the model makes of them
+        hidden, head = (lambda tokens_BT: model(tokens_BT, use_cache=False).logits), (lambda logits: logits)
+    first = config.bos_token_id if config.bos_token_id is not None else config.eos_token_id
+    first = first[0] if isinstance(first, list) else first
+    context = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 1 << 20
+    return LanguageModel(name, sha256, num_params, config.vocab_size, context, int(first or 0), hidden, head, tokenizer, device)

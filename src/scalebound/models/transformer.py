@@ -1,0 +1,133 @@
+"""A plain decoder-only transformer: pre-norm, rotary positions, gated feed-forward, tied embeddings.
+
+It computes what ``transformers``' Llama computes for the same folder (a test holds both to 1e-5), with the query, key and value
+projections fused into one matrix and gate and up into another, which is what makes small models fast on one core.
+
+Letters: B batch, T tokens, D width, H heads, K head width, F feed-forward width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from scalebound.models.shape import Shape
+
+EPS = 1e-5
+
+
+def rotary_table(context: int, head_width: int, theta: float = 10000.0) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of the rotary angles, each (context, head width), halves repeated as Llama lays them out."""
+    frequency = 1.0 / theta ** (torch.arange(0, head_width, 2, dtype=torch.float32) / head_width)
+    angle_TK = torch.outer(torch.arange(context, dtype=torch.float32), frequency).repeat(1, 2)
+    return angle_TK.cos(), angle_TK.sin()
+
+
+def rotate(x_BHTK: Tensor, cos_TK: Tensor, sin_TK: Tensor) -> Tensor:
+    """Rotate pairs (k, k + K/2) by the position's angle."""
+    half = x_BHTK.shape[-1] // 2
+    turned = torch.cat((-x_BHTK[..., half:], x_BHTK[..., :half]), dim=-1)
+    return x_BHTK * cos_TK + turned * sin_TK
+
+
+class Layer(nn.Module):
+    """Attention and feed-forward, each on the normalized residual stream."""
+
+    qkv: nn.Parameter
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        d, f = shape.width, shape.feed_forward
+        self.heads = shape.heads
+        self.attention_norm = nn.Parameter(torch.ones(d))
+        self.qkv = nn.Parameter(torch.empty(3 * d, d))
+        self.attention_out = nn.Parameter(torch.empty(d, d))
+        self.feed_forward_norm = nn.Parameter(torch.ones(d))
+        self.gate_up = nn.Parameter(torch.empty(2 * f, d))
+        self.down = nn.Parameter(torch.empty(d, f))
+
+    def forward(self, x_BTD: Tensor, cos_TK: Tensor, sin_TK: Tensor) -> Tensor:
+        B, T, D = x_BTD.shape
+        qkv = F.linear(F.rms_norm(x_BTD, (D,), self.attention_norm, EPS), self.qkv).view(B, T, 3, self.heads, D // self.heads)
+        qk_BHTK = rotate(qkv[:, :, :2].permute(2, 0, 3, 1, 4), cos_TK, sin_TK)
+        mixed_BHTK = F.scaled_dot_product_attention(qk_BHTK[0], qk_BHTK[1], qkv[:, :, 2].transpose(1, 2), is_causal=True)
+        x_BTD = x_BTD + F.linear(mixed_BHTK.transpose(1, 2).reshape(B, T, D), self.attention_out)
+        gate, up = F.linear(F.rms_norm(x_BTD, (D,), self.feed_forward_norm, EPS), self.gate_up).chunk(2, dim=-1)
+        return x_BTD + F.linear(F.silu(gate) * up, self.down)
+
+
+class Transformer(nn.Module):
+    """The model of a :class:`~scalebound.models.shape.Shape`, initialised from a generator.
+
+    Every matrix starts normal with standard deviation 1/sqrt(fan in); those that write to the residual stream are divided by sqrt(2 L); the
+    embedding, which is also the head, starts at 1/sqrt(D) so that first logits are of order one.
+    """
+
+    cos_TK: Tensor
+    sin_TK: Tensor
+
+    def __init__(self, shape: Shape, context: int, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.shape, self.context = shape, context
+        self.embedding = nn.Parameter(torch.empty(shape.vocab_size, shape.width))
+        self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.depth))
+        self.norm = nn.Parameter(torch.ones(shape.width))
+        cos, sin = rotary_table(context, shape.width // shape.heads)
+        self.register_buffer("cos_TK", cos, persistent=False)
+        self.register_buffer("sin_TK", sin, persistent=False)
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if parameter.ndim == 2:
+                    scale = 1 / math.sqrt(parameter.shape[1])
+                    if name.endswith(("attention_out", "down")):
+                        scale /= math.sqrt(2 * shape.depth)
+                    parameter.normal_(0.0, scale, generator=generator)
+
+    def hidden(self, tokens_BT: Tensor) -> Tensor:
+        """Normalized final hidden states, (B, T, D)."""
+        x_BTD = F.embedding(tokens_BT, self.embedding)
+        T = tokens_BT.shape[1]
+        for layer in self.layers:
+            x_BTD = layer(x_BTD, self.cos_TK[:T], self.sin_TK[:T])
+        return F.rms_norm(x_BTD, (x_BTD.shape[-1],), self.norm, EPS)
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits of hidden states: (..., D) to (..., V)."""
+        return F.linear(hidden, self.embedding)
+
+    def forward(self, tokens_BT: Tensor) -> Tensor:
+        return self.head(self.hidden(tokens_BT))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The weights under the names of a Llama-style folder."""
+        out: dict[str, Tensor] = {"model.embed_tokens.weight": self.embedding, "model.norm.weight": self.norm}
+        for number, layer in enumerate(self.layers):
+            assert isinstance(layer, Layer)
+            prefix = f"model.layers.{number}."
+            q, k, v = layer.qkv.chunk(3)
+            gate, up = layer.gate_up.chunk(2)
+            out |= {
+                prefix + "input_layernorm.weight": layer.attention_norm, prefix + "self_attn.q_proj.weight": q,
+                prefix + "self_attn.k_proj.weight": k, prefix + "self_attn.v_proj.weight": v,
+                prefix + "self_attn.o_proj.weight": layer.attention_out, prefix + "post_attention_layernorm.weight": layer.feed_forward_norm,
+                prefix + "mlp.gate_proj.weight": gate, prefix + "mlp.up_proj.weight": up, prefix + "mlp.down_proj.weight": layer.down,
+            }  # fmt: skip
+        return {name: tensor.detach() for name, tensor in out.items()}
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Copy the weights of a Llama-style folder into this model."""
+        with torch.no_grad():
+            for name, own in self.tensors().items():  # chunks are views, so copying into them fills the fused matrices
+                own.copy_(tensors[name])
+
+
+def own_shape(config: dict) -> Shape | None:
+    """The shape of a configuration when it is one that :class:`Transformer` computes, else None."""
+    try:
+        shape = Shape(config["vocab_size"], config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"], config["intermediate_size"])
+    except KeyError:
+        return None
+    return shape if config == {**config, **shape.config(config.get("max_position_embeddings", 0)), "torch_dtype": config.get("torch_dtype")} else None

@@ -1,0 +1,217 @@
+"""One run: a single pass over a window of a stream, every token's loss kept, resumable to the bit.
+
+Batches are consecutive sequences of the window, in its order. The model sees, for a sequence x_0 .. x_{T-1}, the inputs
+``separator, x_0 .. x_{T-2}`` and is trained on all of x_0 .. x_{T-1}. The loss of each token is stored as computed, before the update that
+uses it: that makes ``online`` losses a predictable predictor's (docs/mathematics.md, trajectory certificates).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import shutil
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+import scalebound
+from scalebound.core.errors import InputError, MachineError, UsageError, from_os_error
+from scalebound.core.io import atomic_write, load_struct, save_struct
+from scalebound.core.progress import Progress, silent
+from scalebound.core.seeds import derive
+from scalebound.core.stats import ModelRef, Policy, Stats, StatsInfo, StreamRef
+from scalebound.data.stream import Stream
+from scalebound.models.folder import save_folder
+from scalebound.models.transformer import Transformer
+from scalebound.train.optim.adamw import adamw
+from scalebound.train.recipe import Recipe, load_recipe
+from scalebound.train.schedule.warmup_stable_decay import warmup_stable_decay
+
+SCHEMA = "scalebound.run/1"
+CHECKPOINT_S = 20.0  # seconds between checkpoints; what a crash can cost
+ONLINE_PART = "online.part"
+
+
+class RunInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``run.json``, written last: a folder with it holds a finished run."""
+
+    schema: str = SCHEMA
+    params: int
+    steps: int
+    tokens: int
+    flops: float
+    train_loss: float  # mean online loss of the last tenth of the window
+    model_sha256: str
+    stream: StreamRef
+    window: tuple[int, int]
+    checkpoint: str
+    host: str
+    threads: int
+    train_s: float  # the only field that differs between equal runs
+    version: str
+
+
+RunInfo.SCHEMA = SCHEMA  # type: ignore[attr-defined]
+
+
+def train_run(recipe: Recipe, stream_path: str | os.PathLike, out: str | os.PathLike, *, window_start: int = 0, threads: int = 1,
+              checkpoint_s: float = CHECKPOINT_S, fresh: bool = False, progress: Progress = silent) -> RunInfo:  # fmt: skip
+    """Train one model and write its run folder; a run that was interrupted goes on, a finished one is returned as it is.
+
+    Parameters
+    ----------
+    recipe
+        See :class:`~scalebound.train.recipe.Recipe`.
+    stream_path
+        The stream; the window is ``[window_start, window_start + recipe.tokens)``.
+    threads
+        Threads of this process. Results are equal for equal machine and thread count.
+    fresh
+        Throw away what is there and start over.
+
+    Raises
+    ------
+    InputError
+        The stream is too short or has another vocabulary, or the folder holds a run of another recipe or stream.
+    MachineError
+        The loss is no longer a number (step and last checkpoint named), or the disk is full.
+    """
+    torch.set_num_threads(threads)
+    out, stream = Path(out), Stream(stream_path)
+    window = (window_start, window_start + recipe.tokens)
+    if window[1] > len(stream):
+        raise InputError(f"has {len(stream):,} tokens", where=str(stream.path), expected=f"at least {window[1]:,} for {recipe.params:,} parameters", hint="give more text, or ask for a smaller model")
+    if stream.info.vocab_size != recipe.vocab_size:
+        raise InputError(f"has a vocabulary of {stream.info.vocab_size:,}", where=str(stream.path), expected=f"{recipe.vocab_size:,} as the recipe says")
+    if recipe.tokens % recipe.context:
+        raise UsageError(f"tokens = {recipe.tokens:,} is no multiple of the context {recipe.context}")
+    if fresh and out.exists():
+        shutil.rmtree(out)
+    _claim(out, recipe, stream, window)
+    if (out / "run.json").is_file():
+        progress(recipe.tokens, recipe.tokens)
+        return load_struct(out / "run.json", RunInfo)
+    return _train(recipe, stream, window, out, threads, checkpoint_s, progress)
+
+
+def _claim(out: Path, recipe: Recipe, stream: Stream, window: tuple[int, int]) -> None:
+    """Make the folder this run's own, or refuse one that holds another."""
+    owner = {"stream": stream.sha256, "window": list(window)}
+    if (out / "recipe.toml").is_file():
+        if load_recipe(out / "recipe.toml") != recipe:
+            raise InputError("holds a run of another recipe", where=str(out), hint="choose another --out, or start over with --fresh")
+        if json.loads((out / "stream.json").read_text()) != owner:
+            raise InputError("holds a run on another stream", where=str(out), hint="choose another --out, or start over with --fresh")
+        return
+    atomic_write(out / "stream.json", json.dumps(owner).encode())
+    recipe.save(out / "recipe.toml")
+
+
+def _train(recipe: Recipe, stream: Stream, window: tuple[int, int], out: Path, threads: int, checkpoint_s: float, progress: Progress) -> RunInfo:
+    generator = torch.Generator().manual_seed(derive(recipe.seed, "init", recipe.params))
+    model = Transformer(recipe.shape, recipe.context, generator)
+    optimizer = adamw(model.parameters(), lr=recipe.learning_rate, betas=(recipe.beta1, recipe.beta2), weight_decay=recipe.weight_decay)
+    step = _resume(model, optimizer, out)
+    T, per_step = recipe.context, recipe.context * recipe.batch_sequences
+    sequences = np.asarray(stream.tokens[window[0] : window[1]]).reshape(-1, T)
+    began = last_saved = time.monotonic()
+    started_at = step
+    try:
+        with open(out / ONLINE_PART, "r+b" if (out / ONLINE_PART).exists() else "w+b") as online, open(out / "log.jsonl", "r+" if (out / "log.jsonl").exists() else "w+") as log:
+            online.truncate(min(step * per_step, recipe.tokens) * 4)
+            online.seek(0, os.SEEK_END)
+            _rewind_log(log, step)
+            while step < recipe.steps:
+                batch = sequences[step * recipe.batch_sequences : (step + 1) * recipe.batch_sequences]
+                targets_BT = torch.from_numpy(batch.astype(np.int64))
+                inputs_BT = F.pad(targets_BT[:, :-1], (1, 0), value=stream.info.separator)
+                losses = F.cross_entropy(model(inputs_BT).flatten(0, 1), targets_BT.flatten(), reduction="none")
+                loss = losses.mean()
+                mean = loss.item()
+                if not math.isfinite(mean):
+                    kept = sorted((out / "checkpoints").glob("step-*"))
+                    raise MachineError(f"the loss is {mean} at step {step + 1} of {recipe.steps}", where=str(out), hint=f"last good checkpoint: {kept[-1].name if kept else 'none'}; lower learning_rate ({recipe.learning_rate:g})")
+                online.write(losses.detach().numpy().astype("<f4").tobytes())
+                loss.backward()
+                norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip).item()
+                rate = recipe.learning_rate * warmup_stable_decay(step, recipe.steps, warmup=recipe.warmup, decay=recipe.decay)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                step += 1
+                print(json.dumps({"step": step, "tokens": min(step * per_step, recipe.tokens), "loss": mean, "lr": rate, "grad_norm": norm}), file=log)
+                progress(min(step * per_step, recipe.tokens), recipe.tokens)
+                if time.monotonic() - last_saved > checkpoint_s and step < recipe.steps:
+                    for file in (online, log):
+                        file.flush()
+                        os.fsync(file.fileno())
+                    _checkpoint(model, optimizer, recipe, step, out, resumable=True)
+                    last_saved = time.monotonic()
+    except OSError as error:
+        raise from_os_error(error, out) from error
+    sha256 = _checkpoint(model, optimizer, recipe, step, out, resumable=False)
+    online_losses = np.fromfile(out / ONLINE_PART, dtype="<f4")
+    model_ref = ModelRef(name=str(out), sha256="", params=recipe.params)  # a different predictor at every step: no single model's hash
+    Stats(
+        StatsInfo(
+            kind="online", model=model_ref, stream=stream.ref, window=window, vocab_size=recipe.vocab_size, tokens=recipe.tokens, block_tokens=T,
+            policy=Policy("packed", T, stream.info.separator), text_bytes=stream.tokenizer().count_bytes(sequences.reshape(-1)),
+            predictable="the loss of each token before the update that used it", version=scalebound.__version__,
+        ),
+        {"nll": online_losses},
+    ).save(out / "online.safetensors")  # fmt: skip
+    info = RunInfo(
+        params=recipe.params, steps=step, tokens=recipe.tokens, flops=recipe.flops, train_loss=float(online_losses[-max(1, len(online_losses) // 10) :].mean(dtype=np.float64)),
+        model_sha256=sha256, stream=stream.ref, window=window, checkpoint=f"checkpoints/step-{step}", host=f"{platform.machine()} {platform.system()}",
+        threads=threads, train_s=round(time.monotonic() - began, 3) if not started_at else 0.0, version=scalebound.__version__,
+    )  # fmt: skip
+    save_struct(out / "run.json", info)
+    (out / ONLINE_PART).unlink(missing_ok=True)
+    return info
+
+
+def _checkpoint(model: Transformer, optimizer: torch.optim.Optimizer, recipe: Recipe, step: int, out: Path, *, resumable: bool) -> str:
+    """Write checkpoints/step-N and remove the ones before it."""
+    from safetensors.torch import save
+
+    folder = out / "checkpoints" / f"step-{step}"
+    if resumable:  # the optimizer first: a folder with config.json is complete
+        state = {f"{number}.{key}": value for number, entry in optimizer.state_dict()["state"].items() for key, value in entry.items()}
+        atomic_write(folder / "training.safetensors", save({name: tensor.contiguous() for name, tensor in state.items()}))
+    sha256 = save_folder(folder, recipe.shape.config(recipe.context), model.tensors())
+    for old in folder.parent.glob("step-*"):
+        if old != folder:
+            shutil.rmtree(old)
+    return sha256
+
+
+def _resume(model: Transformer, optimizer: torch.optim.Optimizer, out: Path) -> int:
+    """Load the newest complete checkpoint that can be resumed, if any, and return its step."""
+    from safetensors.torch import load_file
+
+    folders = [f for f in (out / "checkpoints").glob("step-*") if (f / "config.json").is_file() and (f / "training.safetensors").is_file()]
+    if not folders:
+        return 0
+    newest = max(folders, key=lambda folder: int(folder.name.removeprefix("step-")))
+    model.load_tensors(load_file(newest / "model.safetensors"))
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in load_file(newest / "training.safetensors").items():
+        number, key = name.split(".", 1)
+        state.setdefault(int(number), {})[key] = tensor
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+    return int(newest.name.removeprefix("step-"))
+
+
+def _rewind_log(log, step: int) -> None:
+    """Drop the lines of steps that will be done again."""
+    lines = log.readlines()[:step]
+    log.seek(0)
+    log.truncate()
+    log.writelines(lines)
