@@ -98,7 +98,7 @@ def test_the_anchored_difference_is_covered_at_full_delta(chain, clip):
     X, kl = anchored_tables(chain)
     Y, range_ = (0.0, math.log(1 / ALPHA)) if clip == 0 else (np.maximum(kl, -clip), math.log(1 / ALPHA) + clip)
     assert within_level(violations(chain, X, Y, range_, code_bits(MODELS)), STREAMS, DELTA)
-    assert violations(chain, X, Y, range_, np.zeros(MODELS)) >= 0.2 * STREAMS
+    assert violations(chain, X, Y, range_, np.zeros(MODELS)) >= 0.4 * STREAMS  # 0.67 here
 
 
 def test_a_reference_that_has_seen_its_token_is_caught_and_an_honest_one_is_not(chain):
