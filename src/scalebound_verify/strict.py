@@ -107,10 +107,11 @@ def inside(folder: str, path: str, where: str) -> str:
 
 def read(path: str, limit: int = MAX_JSON_BYTES) -> bytes:
     """All bytes of an ordinary file of at most ``limit`` bytes."""
-    if regular(path) > limit:
-        raise Refused(f"has {regular(path):,} bytes", path, f"at most {limit:,}")
+    size = regular(path)
+    if size > limit:
+        raise Refused(f"has {size:,} bytes", path, f"at most {limit:,}")
     with open(path, "rb") as file:
-        return file.read(limit + 1)
+        return file.read(size + 1)
 
 
 def sha256(path: str) -> str:
