@@ -9,7 +9,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from scalebound.compress import Coded, QuantizedModel, Raw, code_bits, decode, decode_model, encode, encode_with_breakdown, load_package, quantize, read_package, save_package, tensors_sha256
+from scalebound.compress import (
+    Coded,
+    QuantizedModel,
+    Raw,
+    code_bits,
+    decode,
+    decode_model,
+    encode,
+    encode_with_breakdown,
+    load_package,
+    quantize,
+    read_package,
+    save_package,
+    tensors_sha256,
+)
 from scalebound.compress.dictionary import DICTIONARY
 from scalebound.compress.tables import read_varint, varint
 from scalebound.core.errors import InputError, UsageError
