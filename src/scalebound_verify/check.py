@@ -5,8 +5,6 @@ advance, that a sample was fresh, a reference or held-out stream independent, th
 Of complexity and variance only signs and sum are checked.
 """
 
-from __future__ import annotations
-
 import math
 import os
 from typing import Any
@@ -63,7 +61,7 @@ class Checker:
         c, grid, shares, choices, centres = self.c, self.c["grid"], self.c["delta_shares"], self.c["code"]["choices"], self.c["centres"]
         alpha, eps, listed, v = c["smoothing"]["alpha"], c["smoothing"]["eps"], c["smoothing"]["candidates"], c["vocab_size"]
         anchored, subsampled, n = c["method"] == "anchored", c["tokens"]["evaluated"] < c["tokens"]["stream"], c["tokens"]["stream"]
-        kinds, weights = {centre["kind"] for centre in centres}, c["weights"] or [1 / max(1, len(grid))] * len(grid)
+        kinds, weights = {centre["kind"] for centre in centres}, [1 / max(1, len(grid))] * len(grid) if c["weights"] is None else c["weights"]
         mixed, options = [centre["weight"] for centre in centres], [choice["options"] for choice in choices]
         first = min(1e-4, 0.5 / math.sqrt(max(1, c["horizon"])))
         good = [self.say("smoothing", f"alpha {alpha}, one of {len(listed)}", {
