@@ -60,17 +60,17 @@ def bare_losses(path: str) -> np.ndarray:
 class Statistics:
     """An open statistics file: ``info`` as in docs/formats.md; arrays by :meth:`slice`; ``blocks``, the ids of the evaluated blocks.
 
-    ``width`` and ``sampled``: tokens of an equal block, and how many of them were evaluated. Raises :class:`Refused` unless every array
-    has its type and shape and the blocks account for every token exactly once.
+    ``width`` and ``sampled``: tokens of an equal block, and how many of them were evaluated. Bare losses take vocabulary and window from
+    the certificate. Raises :class:`Refused` unless all arrays have their type and shape and the blocks account for every token once.
     """
 
-    def __init__(self, path: str, vocab_size: int) -> None:
+    def __init__(self, path: str, vocab_size: int, window: list[int]) -> None:
         self.path, self.bare = path, np.zeros(0)
         if path.lower().endswith((".npy", ".csv")):
             self.bare = bare_losses(path)
             n = len(self.bare)
-            self.arrays, model, stream = {"nll": ("F32", [n], 0)}, {"sha256": "", "params": 0}, {"sha256": "", "num_tokens": n}
-            info = {"kind": "bare", "model": model, "stream": stream, "window": [0, n], "vocab_size": vocab_size, "tokens": n,
+            self.arrays, model = {"nll": ("F32", [n], 0)}, {"sha256": "", "params": 0}
+            info = {"kind": "bare", "model": model, "stream": {"sha256": ""}, "window": window, "vocab_size": vocab_size, "tokens": n,
                     "policy": {"name": ""}, "block_tokens": 0, "text_bytes": 0, "anchor": None}  # fmt: skip
         else:
             self.arrays, metadata = safetensors_header(path)

@@ -88,12 +88,13 @@ def build(folder: Path) -> None:
     centre = -np.abs(rng.normal(0.1, 0.1, (len(ALPHAS), n)))
     arrays = {"nll": nll, "entropy": entropy, "varentropy": entropy, "reference_nll": reference, "centre": centre}
     arrays = {name: value.astype(np.float32) for name, value in arrays.items()}
-    base = dict(stream=stream, vocab_size=V, policy=Policy("packed", BLOCK, 255), block_tokens=BLOCK, version="0")
+    base = dict(stream=stream, vocab_size=V, policy=Policy("packed", BLOCK, 255), version="0")
 
-    def save(name: str, kind: str, start: int, count: int, keep: tuple[str, ...], blocks: np.ndarray | None = None, model=model_ref) -> Stats:
-        used = np.arange(count) if blocks is None else np.concatenate([np.arange(b * BLOCK, min((b + 1) * BLOCK, count)) for b in blocks])
+    def save(name: str, kind: str, start: int, count: int, keep: tuple[str, ...], blocks: np.ndarray | None = None, model=model_ref,
+             block: int = BLOCK) -> Stats:  # fmt: skip
+        used = np.arange(count) if blocks is None else np.concatenate([np.arange(b * block, min((b + 1) * block, count)) for b in blocks])
         chosen = {key: arrays[key][..., used] for key in keep} | ({} if blocks is None else {"blocks": blocks.astype(np.int64)})
-        info = StatsInfo(kind=kind, model=model, window=(start, start + count), tokens=len(used), text_bytes=len(used),
+        info = StatsInfo(kind=kind, model=model, window=(start, start + count), tokens=len(used), text_bytes=len(used), block_tokens=block,
                          anchor=anchor if "centre" in keep else None, predictable="measured before" if kind == "online" else "", **base)  # fmt: skip
         Stats(info, chosen).save(folder / f"{name}.safetensors")
         return Stats.load(folder / f"{name}.safetensors")
@@ -107,6 +108,7 @@ def build(folder: Path) -> None:
     sample = np.append(np.sort(rng.choice(whole, 500, replace=False)), whole)
     sampled = save("sampled", "model", 0, ragged, every, sample)
     few = save("few", "model", 0, ragged, every, np.append(np.sort(rng.choice(whole, 100, replace=False)), whole))
+    short = save("short", "model", 0, n, every, np.sort(rng.choice(n // 8, 1500, replace=False)), block=8)
     size = 8 * (folder / "model.sbz").stat().st_size
     bits = size + 2 * (size.bit_length() - 1) + 1
     (folder / "certificates").mkdir()
@@ -127,12 +129,15 @@ def build(folder: Path) -> None:
     issue("freedman", stats, "freedman")
     issue("anchored", stats, "anchored")
     issue("anchored-eps", stats, "anchored", choices=(Choice(setting="eps", options=4),))
+    issue("anchored-bits", stats, "anchored", choices=(Choice(setting="bits", options=4),))
     issue("anchored-online", stats, "anchored", reference="online.safetensors", alpha=0.5)
     issue("heldout", stats, "heldout", code=False)
     issue("trajectory", online, "trajectory", code=False, window=0.25)
     issue("sampled", sampled, "product")
     issue("sampled-freedman", sampled, "freedman")
     issue("sampled-anchored", sampled, "anchored")
+    issue("bernstein", short, "product")  # m * rho = 1,050: the empirical Bernstein form
+    issue("bernstein-anchored", short, "anchored")
     issue("few", few, "product")
     from scalebound.core.certificate import Centre
 
