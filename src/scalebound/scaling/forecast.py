@@ -150,10 +150,10 @@ def sample(fit: Fit, law: Law, inputs: dict[str, np.ndarray], *, noise: bool = T
 def noise_residuals(fit: Fit) -> np.ndarray:
     """The fit's residuals, scaled to the size that noise has outside the fitted rows."""
     r = np.array(fit.residuals)
-    n, p = len(r), len(fit.params)
+    n, p = len(r), len(fit.params) - len(fit.fixed)
     return r * np.sqrt(n / max(n - p, 1))
 
 
 def _student(fit: Fit, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    freedom = max(fit.n - len(fit.params), 1)
+    freedom = max(fit.n - len(fit.params) + len(fit.fixed), 1)
     return (fit.scale or 0.0) * rng.standard_t(freedom, size=shape)

@@ -89,13 +89,13 @@ def refits(rows: Rows, law: Law, objective: Objective, intervals: Mapping[str, I
     return out
 
 
-def influence(rows: Rows, law: Law, objective: Objective, theta: np.ndarray, *, most: int = 5, largest_n: int = 2000) -> list[Influence]:
+def influence(rows: Rows, law: Law, objective: Objective, theta: np.ndarray, *, held: np.ndarray | None = None, most: int = 5, largest_n: int = 2000) -> list[Influence]:
     """The rows whose absence changes the law most. O(n) refits in one batch; for more than ``largest_n`` rows only the largest runs are tried."""
     bound = law.bind(rows.inputs)
     order = size_order(rows)[::-1][:largest_n]
     weights = np.repeat(rows.weights[None], len(order), axis=0)
     weights[np.arange(len(order)), order] = 0.0
-    moved, _ = refit(bound, theta[None], rows.y, weights, objective)
+    moved, _ = refit(bound, theta[None], rows.y, weights, objective, held=held)
     shift = moved - theta
     unit = np.sqrt((shift**2).sum(axis=0)) + 1e-300  # the jackknife's standard error
     relative = np.abs(shift) / unit
