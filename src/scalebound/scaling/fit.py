@@ -95,7 +95,7 @@ def fit(
     {'c': 1.7, 'a': 40.0, 'b': 0.3}
     """
     law = get_law(law)
-    how = _objective(law, objective, delta)
+    how = objective_for(law, objective, delta)
     check_level(level)
     if bootstrap < 0:
         raise UsageError(f"bootstrap is {bootstrap}", expected="a number of refits, at least 0")
@@ -109,7 +109,8 @@ def check_level(level: float) -> None:
         raise UsageError(f"level is {level}", expected="a number strictly between 0 and 1")
 
 
-def _objective(law: Law, objective: Objective | str | None, delta: float) -> Objective:
+def objective_for(law: Law, objective: Objective | str | None, delta: float) -> Objective:
+    """The objective asked for, or the law's own."""
     if isinstance(objective, Objective):
         return objective
     kind = law.objective if objective is None else objective

@@ -103,7 +103,14 @@ def forecast(
     check_level(level)
     law = law_of(fit)
     table = as_table(rows, columns=columns, where=where)
-    inputs = input_columns(table, law)
+    return forecast_inputs(fit, law, input_columns(table, law), level=level, noise=noise, seed=seed)
+
+
+def forecast_inputs(
+    fit: Fit, law: Law, inputs: dict[str, np.ndarray], *, level: float | None = None, noise: bool = True, seed: int = 0
+) -> Forecast:
+    """:func:`forecast` for inputs already checked."""
+    level = fit.level if level is None else level
     value = law.predict(fit.vector, inputs)
     beyond = decades_beyond(inputs, fit.data.ranges)
     warnings = []
