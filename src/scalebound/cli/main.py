@@ -21,6 +21,7 @@ from scalebound.core.errors import MissingExtra, ScaleboundError, UsageError, fr
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("scalebound.cli.train:train", "Train a model or a ladder of them, keeping the loss of every token."),
     "measure": ("scalebound.cli.measure:measure", "Score every token of a text with a model."),
+    "report": ("scalebound.cli.report:report", "Put a finished demo on one offline HTML page."),
 }
 
 SHARED = """Every command takes --json (one JSON object on stdout), --quiet (no progress) and --debug (tracebacks).

@@ -113,7 +113,7 @@ def check_sentence(folder: Folder) -> str:
     joint = f"all of them together with at least {percent(together)}" if together > 0 else "no joint confidence follows from so many at once"
     return (
         f"{passed} of {len(entries)} certificates were verified by a program that shares no code with the one that made them "
-        f"({count(sum(entry.checks for entry in entries))} checks); {vacuous} of {len(entries)} are vacuous. "
+        f"({count(sum(entry.checks for entry in entries))} checks). Vacuous: {vacuous}. "
         f"Each holds with the confidence it states; {joint}."
     )
 
