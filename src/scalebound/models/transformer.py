@@ -36,6 +36,8 @@ def rotate(x_BHTK: Tensor, cos_TK: Tensor, sin_TK: Tensor) -> Tensor:
 class Layer(nn.Module):
     """Attention and feed-forward, each on the normalized residual stream."""
 
+    qkv: nn.Parameter
+
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         d, f = shape.width, shape.feed_forward
@@ -63,6 +65,9 @@ class Transformer(nn.Module):
     Every matrix starts normal with standard deviation 1/sqrt(fan in); those that write to the residual stream are divided by sqrt(2 L); the
     embedding, which is also the head, starts at 1/sqrt(D) so that first logits are of order one.
     """
+
+    cos_TK: Tensor
+    sin_TK: Tensor
 
     def __init__(self, shape: Shape, context: int, generator: torch.Generator | None = None) -> None:
         super().__init__()
@@ -98,8 +103,9 @@ class Transformer(nn.Module):
 
     def tensors(self) -> dict[str, Tensor]:
         """The weights under the names of a Llama-style folder."""
-        out = {"model.embed_tokens.weight": self.embedding, "model.norm.weight": self.norm}
+        out: dict[str, Tensor] = {"model.embed_tokens.weight": self.embedding, "model.norm.weight": self.norm}
         for number, layer in enumerate(self.layers):
+            assert isinstance(layer, Layer)
             prefix = f"model.layers.{number}."
             q, k, v = layer.qkv.chunk(3)
             gate, up = layer.gate_up.chunk(2)

@@ -1,1 +1,21 @@
-"""scaling: not written yet."""
+"""scaling: tables of runs become fitted laws, and fitted laws become forecasts and plans.
+
+In: a table (params, tokens, loss, ...). Out: a :class:`Fit` at the global optimum of its objective, with intervals, and what follows
+from it. One law a file in ``laws/``; needs numpy and msgspec only. Start reading at :mod:`scalebound.scaling.fit`, then
+:mod:`scalebound.scaling.optimum` (why it is the optimum) and :mod:`scalebound.scaling.forecast`.
+"""
+
+from scalebound.scaling.fit import fit as fit
+from scalebound.scaling.fitted import Fit as Fit
+from scalebound.scaling.fitted import load_fit as load_fit
+from scalebound.scaling.forecast import Forecast as Forecast
+from scalebound.scaling.forecast import forecast as forecast
+from scalebound.scaling.forecast import law_of as law_of
+from scalebound.scaling.laws import LAWS as LAWS
+from scalebound.scaling.laws import get_law as get_law
+from scalebound.scaling.laws.protocol import Law as Law
+from scalebound.scaling.laws.protocol import Parameter as Parameter
+from scalebound.scaling.objective import Objective as Objective
+from scalebound.scaling.table import Table as Table
+from scalebound.scaling.table import from_columns as from_columns
+from scalebound.scaling.table import read_table as read_table

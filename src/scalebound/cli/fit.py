@@ -1,0 +1,159 @@
+"""``scalebound fit``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from scalebound.cli.output import Result, table
+
+
+def fit(
+    data: Annotated[Path, Parameter(name="TABLE")],
+    /,
+    *,
+    law: str = "chinchilla",
+    target: str | None = None,
+    columns: str = "",
+    where: str = "",
+    huber: float | None = None,
+    squares: bool = False,
+    absolute: bool = False,
+    bootstrap: int = 1000,
+    group: str | None = None,
+    weights: str | None = None,
+    level: float = 0.95,
+    seed: int = 0,
+    drop_bad: bool = False,
+    out: Path | None = None,
+) -> Result:
+    """Fit a scaling law to a table of runs (CSV, JSONL or Parquet), to the global optimum of its objective.
+
+    The objective is the sum over rows of Huber's penalty of log residuals, delta 1e-3, unless the law or a flag says otherwise.
+
+    Parameters
+    ----------
+    data
+        Table with columns params, tokens, loss, ... (usual other names are recognised and shown).
+    law
+        power, power:flops, chinchilla, overtraining, ...
+    target
+        Column to explain; the law's own (loss, error) when not given.
+    columns
+        Renames, new=old: loss=c4_val,params=N.
+    where
+        Conditions on rows: dataset=C4,params>1e8.
+    huber
+        Width delta of Huber's penalty of log residuals.
+    squares
+        Least squares of the target itself.
+    absolute
+        Least absolute log residuals.
+    bootstrap
+        Number of refits behind the intervals.
+    group
+        Column naming the run of a row: whole runs are resampled.
+    weights
+        Column of row weights.
+    level
+        Level of the intervals.
+    seed
+        Seed of the bootstrap.
+    drop_bad
+        Leave out rows that cannot be used, and say so.
+    out
+        Save the fit here, with its bootstrap draws.
+
+    Examples
+    --------
+    scalebound fit points.csv --law chinchilla --bootstrap 1000 --out law.json
+    scalebound fit runs.csv --law power --columns params=N,loss=c4_val --where dataset=C4
+
+    next: scalebound forecast law.json --at params=1e9,tokens=2e10
+    """
+    from scalebound import scaling
+    from scalebound.core.errors import UsageError
+
+    if (huber is not None) + squares + absolute > 1:
+        raise UsageError("--huber, --squares and --absolute exclude one another", expected="one of them")
+    kind = "huber" if huber is not None else "squares" if squares else "absolute" if absolute else None
+    found = scaling.fit(
+        data,
+        law,
+        target=target,
+        columns=columns,
+        where=where,
+        objective=kind,
+        delta=1e-3 if huber is None else huber,
+        bootstrap=bootstrap,
+        group=group,
+        weights=weights,
+        level=level,
+        seed=seed,
+        drop_bad=drop_bad,
+    )
+    if out is not None:
+        found.save(out)
+    return Result(record(found), view(found, out))
+
+
+def record(found) -> dict:
+    """The --json object of a fit."""
+    optimum = found.optimum
+    return {
+        "law": found.law,
+        "target": found.target,
+        "params": found.params,
+        "intervals": {name: None if pair is None else list(pair) for name, pair in found.intervals.items()},
+        "level": found.level,
+        "objective": found.objective.value,
+        "objective_kind": found.objective.kind,
+        "delta": found.objective.delta,
+        "residual": found.objective.residual,
+        "n": found.n,
+        "optimum": {
+            "established": optimum.established,
+            "gradient_norm": optimum.gradient_norm,
+            "basins": optimum.basins,
+            "next_best": optimum.next_best,
+            "reason": optimum.reason,
+        },
+        "bootstrap": {"method": found.bootstrap.method, "count": found.bootstrap.count, "seed": found.bootstrap.seed},
+        "residual_scale": found.scale,
+        "columns": found.data.columns,
+        "notes": list(found.notes),
+        "warnings": list(found.warnings),
+    }
+
+
+def view(found, out) -> list:
+    """What people see of a fit."""
+    from scalebound import scaling
+
+    law = scaling.law_of(found)
+    meanings = {parameter.name: parameter.meaning for parameter in law.parameters}
+    rows = []
+    for name, value in found.params.items():
+        pair = found.intervals[name]
+        rows.append([name, f"{value:.6g}", "unknown" if pair is None else f"{pair[0]:.4g} to {pair[1]:.4g}", meanings[name]])
+    lines: list = [f"{found.law}: {law.equation}    ({found.target}, {found.n} rows of {found.data.source})"]
+    lines += [f"  {note}" for note in found.notes]
+    lines.append(table(["parameter", "value", f"{found.level:.0%} interval", "meaning"], rows))
+    objective = found.objective
+    kind = f"sum of Huber({objective.residual} residuals, delta {objective.delta:g})" if objective.kind == "huber" else f"sum of {objective.kind} of {objective.residual} residuals"
+    optimum = found.optimum
+    lines.append(f"objective {objective.value:.10g}, {kind}; gradient norm {optimum.gradient_norm:.1e}")
+    if optimum.established:
+        lines.append(f"global optimum established: {optimum.reason}")
+    if optimum.next_best is not None:
+        lines.append(f"{optimum.basins} local minima met; the next best has objective {optimum.next_best:.6g}")
+    if found.scale is not None:
+        unit = "relative" if objective.residual == "log" else "in units of the target"
+        lines.append(f"residual spread {found.scale:.3g} ({unit}); intervals from {found.bootstrap.count:,} refits, resampling {found.bootstrap.method}")
+    lines += [f"warning: {warning}" for warning in found.warnings]
+    if out is not None:
+        at = ",".join(f"{name}={high:.3g}" for name, (low, high) in found.data.ranges.items())
+        lines.append(f"saved {out}; next: scalebound forecast {out} --at {at}")
+    return lines

@@ -1,0 +1,224 @@
+"""``fit``: a table and a law become parameters at their global optimum, with intervals and plain words about what is not known."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import numpy as np
+
+import scalebound
+from scalebound.core.errors import UsageError
+from scalebound.scaling.bootstrap import bootstrap as draw_parameters
+from scalebound.scaling.fitted import BootstrapRecord, DataRecord, Fit, ObjectiveRecord, OptimumRecord
+from scalebound.scaling.laws import get_law
+from scalebound.scaling.laws.protocol import Bound, Law
+from scalebound.scaling.objective import Objective
+from scalebound.scaling.optimum import Optimum, find
+from scalebound.scaling.rows import Rows, prepare, spans
+from scalebound.scaling.table import Table, as_table
+
+
+def fit(
+    table: Table | str | os.PathLike | Mapping[str, object],
+    law: str | Law = "chinchilla",
+    *,
+    target: str | None = None,
+    columns: str = "",
+    where: str = "",
+    objective: Objective | str | None = None,
+    delta: float = 1e-3,
+    bootstrap: int = 1000,
+    group: str | None = None,
+    weights: str | None = None,
+    level: float = 0.95,
+    seed: int = 0,
+    drop_bad: bool = False,
+) -> Fit:
+    """Fit a scaling law to the global optimum of its objective.
+
+    .. math:: \\hat\\theta = \\arg\\min_\\theta \\sum_i w_i\\, \\rho_\\delta(\\log y_i - \\log f(x_i; \\theta))
+
+    Parameters
+    ----------
+    table : a path, a :class:`~scalebound.scaling.table.Table`, or a mapping of arrays
+    law : a name (``scalebound.scaling.LAWS``), ``"power:flops"`` for a law of one chosen column, an expression, or a :class:`Law`
+    target : the column to be explained; the law's own (``loss``) when not given
+    columns, where : renaming and filtering, as on the command line
+    objective : "huber", "squares", "absolute", an :class:`Objective`, or None for the law's own
+    delta : > 0                  width of Huber's quadratic part
+    bootstrap : >= 0             number of refits; 0 leaves intervals unknown
+    group : column naming the run a row belongs to; whole runs are resampled
+    weights : column of row weights, at least zero
+    level : in (0, 1)            of all intervals
+
+    Returns
+    -------
+    Fit                          parameters, intervals, draws, the evidence of optimality, warnings; ``save`` writes it
+
+    Raises
+    ------
+    InputError                   the table cannot be used; row and column are named
+    UsageError                   no such law, an argument out of its range
+
+    Notes
+    -----
+    Deterministic given ``seed``. A Chinchilla fit of 240 rows takes about 20 ms, 1,000 refits about 0.2 s.
+
+    Source
+    ------
+    Objective of Hoffmann et al. 2022, arXiv 2203.15556.
+
+    Examples
+    --------
+    >>> n = np.geomspace(1e6, 1e9, 8)
+    >>> found = fit({"params": n, "loss": 1.7 + 40 * n**-0.3}, "power", bootstrap=0)
+    >>> {name: round(value, 4) for name, value in found.params.items()}
+    {'c': 1.7, 'a': 40.0, 'b': 0.3}
+    """
+    law = get_law(law)
+    how = _objective(law, objective, delta)
+    check_level(level)
+    if bootstrap < 0:
+        raise UsageError(f"bootstrap is {bootstrap}", expected="a number of refits, at least 0")
+    data = as_table(table, columns=columns, where=where)
+    rows = prepare(data, law, target=target, group=group, weights=weights, drop_bad=drop_bad)
+    return fit_rows(rows, law, how, bootstrap=bootstrap, level=level, seed=seed, group=group, where=where)
+
+
+def check_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise UsageError(f"level is {level}", expected="a number strictly between 0 and 1")
+
+
+def _objective(law: Law, objective: Objective | str | None, delta: float) -> Objective:
+    if isinstance(objective, Objective):
+        return objective
+    kind = law.objective if objective is None else objective
+    # squares are squares of the target itself, as everyone who prints a residual sum of squares means
+    residual = "plain" if kind == "squares" else law.residual
+    return Objective(kind, delta, residual)
+
+
+def fit_rows(
+    rows: Rows,
+    law: Law,
+    objective: Objective,
+    *,
+    bootstrap: int = 0,
+    level: float = 0.95,
+    seed: int = 0,
+    group: str | None = None,
+    where: str = "",
+    extra: np.ndarray | None = None,
+) -> Fit:
+    """:func:`fit` for rows already prepared."""
+    bound = law.bind(rows.inputs)
+    best = find(bound, rows.y, rows.weights, objective, extra=extra)
+    others = best.minima[1:3] if len(best.minima) > 1 else None
+    draws, method = draw_parameters(
+        bound, best.theta, rows.y, rows.weights, objective, count=bootstrap, seed=seed, groups=rows.groups, others=others
+    )
+    draws = draws[np.isfinite(draws).all(axis=1)]
+    natural = law.natural(best.theta)
+    fitted = bound.value(best.theta[None])[0]
+    residuals = objective.residuals(rows.y, fitted)
+    intervals = _intervals(law, law.natural(draws), level)
+    n, p = len(rows), len(law.parameters)
+    scale = float(np.sqrt(np.sum(residuals**2) / (n - p))) if n > p else None
+    return Fit(
+        law=law.name,
+        inputs=tuple(law.inputs),
+        target=rows.target,
+        params=dict(zip(law.names, map(float, natural), strict=True)),
+        intervals=intervals,
+        level=level,
+        internal=tuple(f"log {q.name}" if q.transform == "log" else q.name for q in law.parameters),
+        covariance=_covariance(bound, best, rows, objective, draws),
+        objective=ObjectiveRecord(kind=objective.kind, delta=objective.delta, residual=objective.residual, asymmetry=objective.asymmetry, value=best.value),
+        optimum=OptimumRecord(
+            established=best.established,
+            reason=best.reason,
+            gradient_norm=best.gradient_norm,
+            basins=best.basins,
+            next_best=best.next_best,
+            starts=best.starts,
+            reached=best.reached,
+            at_limit=best.at_limit,
+        ),
+        bootstrap=BootstrapRecord(method=method, count=len(draws), seed=seed, group=group),
+        draws=tuple(tuple(map(float, draw)) for draw in law.natural(draws)),
+        residuals=tuple(map(float, residuals)),
+        scale=scale,
+        data=DataRecord(
+            source=rows.source,
+            sha256=rows.sha256,
+            columns=rows.columns,
+            where=where,
+            n=n,
+            groups=None if rows.groups is None else len(np.unique(rows.groups)),
+            ranges=spans(rows.inputs),
+            target_range=(float(rows.y.min()), float(rows.y.max())),
+        ),
+        warnings=tuple(_warnings(law, best, law.natural(draws), intervals, rows, method, bootstrap, residuals)),
+        notes=rows.notes,
+        version=scalebound.__version__,
+    )
+
+
+def _intervals(law: Law, draws: np.ndarray, level: float) -> dict[str, tuple[float, float] | None]:
+    if len(draws) < 20:
+        return dict.fromkeys(law.names)
+    tails = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return {name: (float(tails[0, k]), float(tails[1, k])) for k, name in enumerate(law.names)}
+
+
+def _covariance(bound: Bound, best: Optimum, rows: Rows, objective: Objective, draws: np.ndarray) -> tuple[tuple[float, ...], ...] | None:
+    """Of the draws; None when there are too few."""
+    if len(draws) < 20:
+        return None
+    matrix = np.cov(draws.T).reshape(draws.shape[1], draws.shape[1])
+    return tuple(tuple(map(float, row)) for row in matrix) if np.isfinite(matrix).all() else None
+
+
+def _warnings(
+    law: Law,
+    best: Optimum,
+    draws: np.ndarray,
+    intervals: dict[str, tuple[float, float] | None],
+    rows: Rows,
+    method: str,
+    asked: int,
+    residuals: np.ndarray,
+) -> list[str]:
+    out = []
+    n, p = len(rows), len(law.parameters)
+    if not best.established:
+        out.append(f"the global optimum is not established: {best.reason}")
+    for name in best.at_limit:
+        out.append(f"{name} ended at its limit {dict(zip(law.names, law.natural(best.theta), strict=True))[name]:.4g}: the data want it beyond, or do not need this term")
+    if n == p:
+        out.append(f"{n} rows for {p} parameters: the curve passes through the points, and neither noise nor intervals can be known")
+    elif n < 2 * p:
+        out.append(f"only {n - p} more rows than parameters: intervals rest on little")
+    if method == "none" and asked and n > p:
+        out.append("no interval could be computed")
+    for parameter in law.parameters:
+        interval = intervals[parameter.name]
+        if interval is None:
+            continue
+        low, high = interval
+        position = law.names.index(parameter.name)
+        at_edge = np.mean((draws[:, position] <= parameter.low * (1 + 1e-6) + 1e-12) | (draws[:, position] >= parameter.high * (1 - 1e-6)))
+        if parameter.transform == "log" and low > 0 and high / low > 1e3:
+            out.append(f"{parameter.name} is known only to {np.log10(high / low):.1f} decades (it moves together with its exponent)")
+        elif at_edge > 0.05:
+            out.append(f"{parameter.name} is at its limit in {at_edge:.0%} of the refits: the data do not bound it on that side")
+    size = np.abs(residuals - np.median(residuals))
+    spread = 1.4826 * float(np.median(size))
+    if spread > 0 and n >= 10:
+        far = np.flatnonzero(size > 8 * spread)
+        if len(far):
+            listed = ", ".join(str(int(rows.numbers[k])) for k in far[np.argsort(-size[far])][:5])
+            out.append(f"{len(far)} rows lie more than 8 spreads from the curve (source rows {listed}{', ...' if len(far) > 5 else ''})")
+    return out

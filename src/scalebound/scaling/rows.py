@@ -1,0 +1,298 @@
+"""From a table to the rows of a fit: columns found or derived, and everything that can be wrong with them said plainly.
+
+What is checked at this door: missing columns, NaN, sizes that are not positive or not counts, units that are mixed, losses in bits,
+repeated rows, inputs that do not vary, too few rows. Nothing is dropped silently: ``drop_bad`` says how many rows went and why.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from scalebound.core.errors import InputError, UsageError
+from scalebound.scaling.laws.protocol import Law
+from scalebound.scaling.table import ALIASES, Table
+
+SIZES = ("params", "tokens", "unique_tokens", "flops")
+SMALLEST_COUNT = {"params": 100.0, "tokens": 1000.0, "unique_tokens": 1000.0, "flops": 1e6}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows a law is fitted to."""
+
+    inputs: dict[str, np.ndarray]
+    y: np.ndarray
+    target: str
+    weights: np.ndarray
+    groups: np.ndarray | None  # integers, one per row
+    numbers: np.ndarray  # row numbers in the source
+    columns: dict[str, str]  # canonical name: column of the source, or how it was derived
+    notes: tuple[str, ...]
+    source: str
+    sha256: str
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def take(self, keep: np.ndarray) -> Rows:
+        """The rows at ``keep`` (bool or positions)."""
+        return Rows(
+            {name: values[keep] for name, values in self.inputs.items()},
+            self.y[keep],
+            self.target,
+            self.weights[keep],
+            None if self.groups is None else self.groups[keep],
+            self.numbers[keep],
+            self.columns,
+            self.notes,
+            self.source,
+            self.sha256,
+        )
+
+
+def find_column(table: Table, name: str, found: dict[str, str]) -> np.ndarray:
+    """A column by its canonical name, an alias, or a derivation from the others; ``found`` records which.
+
+    ``flops`` is 6 params tokens and ``tokens`` is flops / (6 params) when not given; ``tokens_per_param`` is tokens / params.
+    """
+    column = next((alias for alias in (name, *ALIASES.get(name, ())) if alias in table), None)
+    if column is not None:
+        values = table[column]
+        if values.dtype.kind != "f":
+            raise InputError(f"the column {column!r} holds words ({values[0]!r}, ...)", where=table.source, expected=f"numbers for {name}")
+        found[name] = table.renamed.get(column, column)
+        return values
+    if name == "flops" and _has(table, "params") and _has(table, "tokens"):
+        values = 6.0 * find_column(table, "params", found) * find_column(table, "tokens", found)
+        found[name] = "6 * params * tokens"
+        return values
+    if name == "tokens" and _has(table, "params") and _has(table, "flops"):
+        values = find_column(table, "flops", found) / (6.0 * find_column(table, "params", found))
+        found[name] = "flops / (6 * params)"
+        return values
+    if name == "tokens_per_param":
+        values = find_column(table, "tokens", found) / find_column(table, "params", found)
+        found[name] = "tokens / params"
+        return values
+    raise InputError(
+        f"no column {name!r}",
+        where=table.source,
+        expected=f"columns {', '.join(_likely(table, name))}" if _likely(table, name) else "such a column",
+        hint=f"rename one with --columns {name}=COLUMN; the table has {', '.join(table.columns)}",
+    )
+
+
+def _has(table: Table, name: str) -> bool:
+    return any(alias in table for alias in (name, *ALIASES.get(name, ())))
+
+
+def _likely(table: Table, name: str) -> list[str]:
+    stem = {"params": "param", "tokens": "tok", "unique_tokens": "uniq", "flops": "flop"}.get(name, name)
+    return [column for column in table.columns if stem.lower() in column.lower() and table[column].dtype.kind == "f"][:6]
+
+
+def find_target(table: Table, law: Law, target: str | None, found: dict[str, str]) -> tuple[str, np.ndarray]:
+    """The column to be explained: ``target`` by its own name, else the law's target by alias."""
+    name = target or law.target
+    if name in table and table[name].dtype.kind == "f":
+        found["target"] = table.renamed.get(name, name)
+        values = table[name]
+    elif target is None or name in ALIASES:
+        try:
+            values = find_column(table, name, found)
+        except InputError as error:
+            likely = ", ".join(_likely(table, name)) or ", ".join(table.columns)
+            raise InputError(error.what, where=error.where, expected="the column to be explained", hint=f"name it with --target; likely: {likely}") from None
+        found["target"] = found.pop(name)
+    else:
+        numeric = [column for column in table.columns if table[column].dtype.kind == "f"]
+        raise InputError(f"no column of numbers {name!r}", where=table.source, expected=f"one of {', '.join(numeric)}")
+    if name == "loss" and any(word in found["target"].lower() for word in ("bits", "bpb", "bpt", "bpc")):
+        raise InputError(
+            f"the loss column {found['target']!r} seems to be in bits",
+            where=table.source,
+            expected="nats per token",
+            hint=f"multiply it by ln 2 = 0.6931, or say --target {found['target']} to fit it as it is",
+        )
+    return name, values
+
+
+def prepare(
+    table: Table, law: Law, *, target: str | None = None, group: str | None = None, weights: str | None = None, drop_bad: bool = False
+) -> Rows:
+    """Columns, weights and groups for ``law``, checked.
+
+    Raises
+    ------
+    InputError
+        With the row and column named, for each of the faults in the module's docstring.
+    """
+    found: dict[str, str] = {}
+    inputs = {name: np.array(find_column(table, name, found)) for name in law.inputs}
+    name, y = find_target(table, law, target, found)
+    heft = np.ones(len(y)) if weights is None else np.array(_numbers(table, weights))
+    groups = None if group is None else _group_codes(table, group)
+    notes = list(table.notes)
+    _check_units(table, inputs, found)
+    needs_positive = tuple(law.inputs) if law.positive is None else law.positive
+    bad = ~np.isfinite(y) | ~np.isfinite(heft)
+    why = np.where(np.isfinite(y), "", f"{found['target']} is not a number").astype(object)
+    for column, values in inputs.items():
+        fault = ~np.isfinite(values)
+        why[fault & ~bad] = f"{found.get(column, column)} is not a number"
+        bad |= fault
+        if column in needs_positive:
+            fault = np.isfinite(values) & (values <= 0)
+            why[fault & ~bad] = f"{found.get(column, column)} is not positive"
+            bad |= fault
+    if law.residual == "log":
+        fault = np.isfinite(y) & (y <= 0)
+        why[fault & ~bad] = f"{found['target']} is not positive"
+        bad |= fault
+    repeated = _repeated(table)
+    why[repeated & ~bad] = "repeats an earlier row exactly"
+    bad |= repeated
+    if bad.any():
+        first = int(np.flatnonzero(bad)[0])
+        if not drop_bad:
+            raise InputError(
+                f"{why[first]}" + (f" ({int(bad.sum())} rows of {len(bad)} are unusable)" if bad.sum() > 1 else ""),
+                where=f"{table.source}, row {table.rows[first]}",
+                expected="finite numbers, positive sizes, every run once",
+                hint="leave such rows out with --drop-bad, or filter them with --where",
+            )
+        reasons = sorted({str(reason) for reason in why[bad]})
+        notes += [f"{int(bad.sum())} of {len(bad)} rows left out: {'; '.join(reasons)}"]
+    if weights is not None and np.any(heft[~bad] < 0):
+        raise InputError(f"the weights {weights!r} are negative", where=table.source, expected="weights of at least zero")
+    guessed = [f"{canonical}={column}" for canonical, column in found.items() if canonical not in ("target", column)]
+    if guessed:
+        notes.append(f"columns: {', '.join(guessed)}")
+    rows = Rows(inputs, np.array(y), name, heft, groups, table.rows, found, tuple(notes), table.source, table.sha256).take(~bad)
+    _check_enough(rows, law)
+    return rows
+
+
+def _numbers(table: Table, name: str) -> np.ndarray:
+    if name not in table or table[name].dtype.kind != "f":
+        raise InputError(f"no column of numbers {name!r}", where=table.source, expected=f"one of {', '.join(table.columns)}")
+    return table[name]
+
+
+def _group_codes(table: Table, name: str) -> np.ndarray:
+    column = next((alias for alias in (name, *ALIASES.get(name, ())) if alias in table), None)
+    if column is None:
+        raise InputError(f"no column {name!r} to group by", where=table.source, expected=f"one of {', '.join(table.columns)}")
+    return np.unique(table[column].astype(str), return_inverse=True)[1]
+
+
+def _repeated(table: Table) -> np.ndarray:
+    """Rows all of whose columns equal an earlier row's."""
+    seen: set[tuple] = set()
+    out = np.zeros(len(table), dtype=bool)
+    lists = [values.tolist() for values in table.columns.values()]
+    for k, row in enumerate(zip(*lists, strict=True)):
+        out[k] = row in seen
+        seen.add(row)
+    return out
+
+
+def _check_units(table: Table, inputs: dict[str, np.ndarray], found: dict[str, str]) -> None:
+    for name in SIZES:
+        if name not in inputs:
+            continue
+        values = inputs[name]
+        sized = np.sort(values[np.isfinite(values) & (values > 0)])
+        if not len(sized):
+            continue
+        smallest = SMALLEST_COUNT[name]
+        label = f"{table.source}, column {found.get(name, name)!r}"
+        if sized[-1] < smallest:
+            raise InputError(f"the largest {name} is {sized[-1]:g}", where=label, expected="plain counts, not millions or billions", hint="multiply the column by its unit")
+        gap = np.diff(np.log10(sized))
+        if sized[0] < smallest or (len(gap) and gap.max() > 5):
+            k = int(np.argmax(gap)) if len(gap) else 0
+            raise InputError(
+                f"{name} runs from {sized[0]:g} to {sized[-1]:g} with nothing between {sized[k]:g} and {sized[min(k + 1, len(sized) - 1)]:g}: units seem to be mixed",
+                where=label,
+                expected="plain counts in every row",
+            )
+    if {"params", "tokens"} <= set(inputs) and found.get("tokens") != "flops / (6 * params)" and _has(table, "flops"):
+        flops = find_column(table, "flops", {})
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = flops / (6 * inputs["params"] * inputs["tokens"])
+        ratio = ratio[np.isfinite(ratio) & (ratio > 0)]
+        if len(ratio) and (np.median(ratio) > 300 or np.median(ratio) < 1 / 300):
+            raise InputError(
+                f"flops are {np.median(ratio):.3g} times 6 * params * tokens: units seem to be mixed",
+                where=table.source,
+                expected="counts of parameters, tokens and floating-point operations",
+            )
+
+
+def _check_enough(rows: Rows, law: Law) -> None:
+    for name in law.inputs if law.varying is None else law.varying:
+        if np.all(rows.inputs[name] == rows.inputs[name][0]):
+            raise InputError(
+                f"every row has {name} = {rows.inputs[name][0]:g}",
+                where=rows.source,
+                expected=f"at least two values: {law.name} cannot learn how {rows.target} depends on a quantity that does not change",
+            )
+    p = len(law.parameters)
+    distinct = len(np.unique(np.stack([*rows.inputs.values()]), axis=1).T) if rows.inputs else len(rows)
+    if distinct < p:
+        raise InputError(
+            f"{len(rows)} rows with {distinct} different inputs cannot determine the {p} parameters of {law.name}",
+            where=rows.source,
+            expected=f"at least {p} different rows",
+            hint="use a law with fewer parameters (power has 3), or train more sizes",
+        )
+
+
+def spans(inputs: dict[str, np.ndarray]) -> dict[str, tuple[float, float]]:
+    """Smallest and largest value of each input."""
+    return {name: (float(np.min(values)), float(np.max(values))) for name, values in inputs.items() if values.dtype.kind == "f"}
+
+
+def decades_beyond(inputs: dict[str, np.ndarray], ranges: dict[str, tuple[float, float]]) -> np.ndarray:
+    """How many powers of ten each row lies beyond the fitted range, in its worst input; 0 inside."""
+    out: np.ndarray | None = None
+    for name, (low, high) in ranges.items():
+        if name not in inputs or low <= 0:
+            continue
+        with np.errstate(divide="ignore", invalid="ignore"):
+            size = np.log10(inputs[name])
+        beyond = np.maximum(np.maximum(size - math.log10(high), math.log10(low) - size), 0.0)
+        out = beyond if out is None else np.maximum(out, beyond)
+    if out is None:
+        return np.zeros(len(next(iter(inputs.values()))))
+    return out
+
+
+def parse_points(points: Sequence[str] | str) -> dict[str, np.ndarray]:
+    """``"params=1e9,tokens=2e10"``, one text per row, as columns.
+
+    Raises :class:`~scalebound.core.errors.UsageError` for anything that is not name=number.
+    """
+    texts = [points] if isinstance(points, str) else list(points)
+    records = []
+    for text in texts:
+        record = {}
+        for part in filter(None, (piece.strip() for piece in text.split(","))):
+            name, sign, value = (piece.strip() for piece in part.partition("="))
+            try:
+                record[name] = float(value)
+            except ValueError:
+                sign = ""
+            if not sign or not name or not math.isfinite(record.get(name, math.nan)):
+                raise UsageError(f"--at has {part!r}", expected="name=number, for example params=1e9,tokens=2e10")
+        records.append(record)
+    names = list(records[0])
+    for record in records:
+        if set(record) != set(names):
+            raise UsageError(f"--at gives {sorted(record)} once and {sorted(names)} another time", expected="the same names every time")
+    return {name: np.array([record[name] for record in records]) for name in names}

@@ -1,0 +1,34 @@
+"""Planted truths for every law: parameters as printed in the papers, and designs on which they can be recovered."""
+
+import numpy as np
+
+_N = np.repeat(np.geomspace(1e7, 1e10, 8), 6) * np.exp(0.05 * np.cos(np.arange(48.0)))
+_D = np.tile(np.geomspace(1e9, 1e12, 6), 8) * np.exp(0.2 * np.sin(np.arange(48.0)))
+DESIGN = {
+    "params": _N,
+    "tokens": _D,
+    "unique_tokens": np.minimum(_D, np.tile([1e9, 5e9, 2e10], 16)),
+    "loss": np.linspace(2.0, 5.0, 48),
+}
+TRUTHS = {
+    "power": [1.7, 40.0, 0.3],
+    "chinchilla": [1.7, 400.0, 2000.0, 0.34, 0.36],
+    "overtraining": [1.7, 150.0, 250.0, 0.13],
+    "kaplan": [6.4e13, 1.8e13, 0.076, 0.103],
+    "repetition": [1.7, 400.0, 2000.0, 0.34, 0.36, 15.0, 5.0],
+    "exponential-error": [0.85, 2.2, 0.75],
+    "sigmoid": [-0.7, 0.95, 2.5, 3.0],
+}
+NOISE = {"exponential-error": 0.002, "sigmoid": 0.005}
+
+
+def table(law, noise=None, seed=0, design=None):
+    """Columns of the planted law with noise of the law's own kind (relative for losses, plain for errors)."""
+    design = DESIGN if design is None else design
+    inputs = {name: design[name] for name in law.inputs}
+    y = law.predict(np.array(TRUTHS[law.name]), inputs)
+    noise = NOISE.get(law.name, 0.003) if noise is None else noise
+    z = noise * np.random.default_rng(seed).standard_normal(len(y))
+    y = y * np.exp(z) if law.residual == "log" else y + z
+    target = law.target if law.target not in inputs else "explained"
+    return {**inputs, target: y}
