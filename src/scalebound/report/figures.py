@@ -18,7 +18,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from scalebound.core.certificate import Terms
-from scalebound.core.demo import Forecast
+from scalebound.core.demo import Forecast, Point
 from scalebound.report.folder import FitSummary, Folder, Log, Points
 from scalebound.report.words import count, method_name, nats, percent, short, target_name
 
@@ -243,7 +243,8 @@ def forecasts(folder: Folder) -> Figure:
 
 def _forecast_panel(forecast: Forecast, fit: FitSummary, points: Points) -> Panel:
     plot = _plot(height=300)
-    curve, found = forecast.curve, forecast.prediction
+    found = forecast.prediction
+    curve = [point for point in forecast.curve if point.params <= 1.05 * found.params]  # the part beyond is a projection nothing was held against
     x = [point.params for point in curve]
     if curve:
         plot.add_scatter(x=x + x[::-1], y=[p.high for p in curve] + [p.low for p in curve][::-1], fill="toself", fillcolor="rgba(86,180,233,0.28)", line={"width": 0}, mode="lines", hoverinfo="skip")
@@ -254,7 +255,7 @@ def _forecast_panel(forecast: Forecast, fit: FitSummary, points: Points) -> Pane
     plot.add_scatter(x=list(points.params), y=list(points.values), mode="markers", marker={"color": GREY, "size": 8}, hovertemplate="%{y:.4f}<extra>seen by the fit</extra>")
     plot.add_scatter(x=[found.params], y=[forecast.truth], mode="markers", marker={"color": RED, "size": 10, "symbol": "diamond"}, hovertemplate="%{y:.4f}<extra>what happened</extra>")
     _size_axis(plot, [*points.params, found.params])
-    frame, cut = _frame(forecast, points)
+    frame, cut = _frame(forecast, curve, points)
     _y_axis(plot, "")
     plot.update_yaxes(range=frame)
     name, unit = target_name(forecast.target)
@@ -262,10 +263,10 @@ def _forecast_panel(forecast: Forecast, fit: FitSummary, points: Points) -> Pane
     return Panel(f"{name}, {unit}", plot, "; ".join([*notes, *fit.warnings]))
 
 
-def _frame(forecast: Forecast, points: Points) -> tuple[list[float], bool]:
+def _frame(forecast: Forecast, curve: Sequence[Point], points: Points) -> tuple[list[float], bool]:
     """The y-range: all values, and as much of the interval as leaves them legible. True when some of the interval is cut."""
-    values = [*points.values, forecast.truth, forecast.prediction.value, *(point.value for point in forecast.curve)]
-    ends = [end for point in (forecast.prediction, *forecast.curve) for end in (point.low, point.high)]
+    values = [*points.values, forecast.truth, forecast.prediction.value, *(point.value for point in curve)]
+    ends = [end for point in (forecast.prediction, *curve) for end in (point.low, point.high)]
     low, high = min(values), max(values)
     room = 0.75 * ((high - low) or abs(high) or 1.0)
     frame = [max(min(values + ends), low - room), min(max(values + ends), high + room)]
