@@ -93,18 +93,10 @@ def inside(folder: str, path: str, where: str) -> str:
 
 def read(path: str, limit: int = 256 << 20) -> bytes:
     """All bytes of an ordinary file of at most ``limit`` bytes."""
-<<<<<<< HEAD
-    size = regular(path)
-    if size > limit:
-        raise Refused(f"has {size:,} bytes", path, f"at most {limit:,}")
-    with open(path, "rb") as file:
-        return file.read(size + 1)
-=======
     if (size := regular(path)) > limit:
         raise Refused(f"has {size:,} bytes", path, f"at most {limit:,}")
     with open(path, "rb") as file:
         return file.read(size)
->>>>>>> verify
 
 
 def sha256(path: str) -> str:

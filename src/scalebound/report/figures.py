@@ -222,7 +222,7 @@ def forecasts(folder: Folder) -> Figure:
     inside = sum(forecast.prediction.low <= forecast.truth <= forecast.prediction.high for forecast, _, _ in everything)
     levels = " and ".join(dict.fromkeys(percent(forecast.level) for forecast, _, _ in everything))
     rows = []
-    for forecast, fit, points in everything:
+    for forecast, _fit, points in everything:
         name, unit = target_name(forecast.target)
         found = forecast.prediction
         rows += [(name, short(n), f"{y:.4f}", "", "", "", "seen by the fit") for n, y in zip(points.params, points.values, strict=True)]
