@@ -49,7 +49,7 @@ def forecast(target, *, law, value, low, high, truth):
 
 def write_folder(root, *, text_name="Python sources", rung_name="rung-{}", law="power", hashes=None):
     root.mkdir(parents=True, exist_ok=True)
-    rungs, table = [], ["name,params,tokens,flops,loss,variation,quantization"]
+    rungs, table = [], ["name,params,tokens,flops,loss,novelty,quantization"]
     for size in SIZES:
         name = rung_name.format(size)
         base = root / "rungs" / str(size)
@@ -76,7 +76,7 @@ def write_folder(root, *, text_name="Python sources", rung_name="rung-{}", law="
     (root / "table.csv").write_text("\n".join(table) + "\n")
     forecasts = (
         forecast("loss", law=law, value=lambda n: loss_at(n) + 0.03, low=0.03, high=0.04, truth=loss_at(SIZES[-1]) + 0.02),
-        forecast("variation", law=law, value=lambda n: 0.26 + 80 * n**-0.54, low=0.01, high=0.01, truth=0.27 + 80 * SIZES[-1] ** -0.54),
+        forecast("novelty", law=law, value=lambda n: 0.26 + 80 * n**-0.54, low=0.01, high=0.01, truth=0.27 + 80 * SIZES[-1] ** -0.54),
         forecast("quantization", law=law, value=lambda n: 0.09 * (15e3 / n) ** 0.1, low=0.3, high=0.9, truth=0.2),
     )
     (root / "fits").mkdir(exist_ok=True)

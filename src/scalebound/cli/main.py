@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("scalebound.cli.compare:compare", "Decide which of two models predicts a stream better."),
     "fit": ("scalebound.cli.fit:fit", "Fit a scaling law to a table of runs."),
     "forecast": ("scalebound.cli.forecast:forecast", "Predict at sizes not trained, with intervals."),
+    "report": ("scalebound.cli.report:report", "Put a finished demo on one offline HTML page."),
 }
 
 # one progress bar, ours; and no library looks for a network

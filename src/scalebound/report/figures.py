@@ -18,7 +18,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from scalebound.core.certificate import Terms
-from scalebound.core.demo import Forecast
+from scalebound.core.demo import Forecast, Point
 from scalebound.report.folder import FitSummary, Folder, Log, Points
 from scalebound.report.words import count, method_name, nats, percent, short, target_name
 
@@ -46,11 +46,12 @@ CURVE_POINTS = 60  # a curve is thinned to at most this many means
 
 @dataclass(frozen=True)
 class Key:
-    """A row of the legend: ``mark`` is line, dash, dot, square, or band."""
+    """A row of the legend: ``mark`` is line, dash, box, band or none; ``symbol`` one of plotly's, drawn over it."""
 
     label: str
     colour: str
     mark: str = "line"
+    symbol: str = ""
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def loss_curves(folder: Folder) -> Figure:
         units="Across: training tokens seen. Up: loss of each step on tokens not trained on yet, nats per token, averaged over neighbouring steps.",
         band="No band: each line is one run, and every token of it was counted.",
         panels=(Panel("", plot),),
-        legend=tuple(Key(f"{short(rung.params)} parameters", colour) for rung, colour in zip(rungs, colours, strict=True)) + (Key("held-out loss of the finished model", GREY, "dot"),),
+        legend=tuple(Key(f"{short(rung.params)} parameters", colour) for rung, colour in zip(rungs, colours, strict=True)) + (Key("held-out loss of the finished model", GREY, "none", "diamond"),),
         columns=("parameters", "tokens seen", "training loss, nats per token", "held-out loss, nats per token"),
         rows=tuple(rows),
     )
@@ -146,10 +147,10 @@ def bound_against_size(folder: Folder) -> Figure:
         points = [(rung.params, found[name].bound) for rung, found in zip(rungs, folder.certificates, strict=True) if name in found]
         colour, symbol, dash = METHOD_STYLE[_method(folder, name)]
         _line(plot, points, html.escape(method_name(name)), colour, symbol, dash)
-        legend.append(Key(f"{method_name(name)} bound", colour, "dash" if dash == "dot" else "line"))
+        legend.append(Key(f"{method_name(name)} bound", colour, "dash" if dash == "dot" else "line", symbol))
     _line(plot, [(rung.params, rung.heldout_loss) for rung in rungs], "held-out loss", GREY, "x", "dot")
     _line(plot, [(rung.params, rung.train_loss) for rung in rungs], "training loss", GREY, "circle-open", "solid")
-    legend += [Key("held-out loss", GREY, "dash"), Key("training loss", GREY)]
+    legend += [Key("held-out loss", GREY, "dash", "x"), Key("training loss", GREY, "line", "circle-open")]
     _size_axis(plot, sizes)
     _y_axis(plot, "nats per token")
     last = folder.certificates[-1]
@@ -190,7 +191,7 @@ def decomposition(folder: Folder) -> Figure:
             plot.add_bar(x=places, y=[getattr(certificate.terms, term) for _, certificate in chosen], marker={"color": colour}, customdata=ticks, name=label, hovertemplate="%{customdata}: %{y:.4f}<extra>" + label + "</extra>")
         plot.add_scatter(x=places, y=[certificate.bound for _, certificate in chosen], mode="text", text=[f"{certificate.bound:.2f}" for _, certificate in chosen], textposition="top center", cliponaxis=False, hoverinfo="skip")
         plot.update_layout(barmode="relative", bargap=0.25)
-        plot.update_xaxes(tickvals=places, ticktext=ticks, title={"text": "parameters"}, range=[-0.6, len(places) - 0.4])
+        plot.update_xaxes(tickvals=places, ticktext=ticks, title={"text": "parameters", "standoff": 6}, range=[-0.6, len(places) - 0.4])
         _y_axis(plot, "nats per token")
         plot.update_yaxes(range=[min(0.0, *(_below_zero(certificate.terms) for _, certificate in chosen)) * 1.1, top * 1.1])
         panels.append(Panel(f"{method_name(name)} bound", plot))
@@ -200,7 +201,7 @@ def decomposition(folder: Folder) -> Figure:
         sentence = f"The largest model has no certificate that pays for its code; the bars show the others, up to {nats(top)}."
     else:
         last = folder.certificates[-1][last_name]
-        parts = " + ".join(f"{getattr(last.terms, term):.3f} {TERM_STYLE[term][0]}" for term in used)
+        parts = "".join(f" {'−' if getattr(last.terms, term) < 0 else '+'} {abs(getattr(last.terms, term)):.3f} {TERM_STYLE[term][0]}" for term in used).removeprefix(" + ")
         sentence = f"For the largest model the {method_name(last_name)} bound of {nats(last.bound)} is {parts}."
     return Figure(
         id="decomposition",
@@ -209,7 +210,7 @@ def decomposition(folder: Folder) -> Figure:
         units="Across: parameters. Up: nats per token; the number above each bar is the bound. All panels share one scale.",
         band="No band: the terms are computed exactly from the statistics and the file, and add up to the bound.",
         panels=tuple(panels),
-        legend=tuple(Key(TERM_STYLE[term][0], TERM_STYLE[term][1], "square") for term in used),
+        legend=tuple(Key(TERM_STYLE[term][0], TERM_STYLE[term][1], "box") for term in used),
         columns=("method", "parameters", *(TERM_STYLE[term][0] for term in used), "bound"),
         rows=tuple(rows),
     )
@@ -221,7 +222,7 @@ def forecasts(folder: Folder) -> Figure:
     inside = sum(forecast.prediction.low <= forecast.truth <= forecast.prediction.high for forecast, _, _ in everything)
     levels = " and ".join(dict.fromkeys(percent(forecast.level) for forecast, _, _ in everything))
     rows = []
-    for forecast, fit, points in everything:
+    for forecast, _fit, points in everything:
         name, unit = target_name(forecast.target)
         found = forecast.prediction
         rows += [(name, short(n), f"{y:.4f}", "", "", "", "seen by the fit") for n, y in zip(points.params, points.values, strict=True)]
@@ -234,7 +235,7 @@ def forecasts(folder: Folder) -> Figure:
         units="Across: parameters. Up: the unit named above each panel.",
         band=f"Band: the {levels} interval of the forecast, over the whole curve.",
         panels=tuple(_forecast_panel(*one) for one in everything),
-        legend=(Key("fitted law", BLUE), Key("its interval", SKY, "band"), Key("seen by the fit", GREY, "dot"), Key("left out: what happened", RED, "dot")),
+        legend=(Key("fitted law", BLUE), Key("its interval", SKY, "band"), Key("seen by the fit", GREY, "none", "circle"), Key("left out: what happened", RED, "none", "diamond")),
         columns=("quantity", "parameters", "measured", "forecast", "low", "high", "verdict"),
         rows=tuple(rows),
     )
@@ -242,7 +243,8 @@ def forecasts(folder: Folder) -> Figure:
 
 def _forecast_panel(forecast: Forecast, fit: FitSummary, points: Points) -> Panel:
     plot = _plot(height=300)
-    curve, found = forecast.curve, forecast.prediction
+    found = forecast.prediction
+    curve = [point for point in forecast.curve if point.params <= 1.05 * found.params]  # the part beyond is a projection nothing was held against
     x = [point.params for point in curve]
     if curve:
         plot.add_scatter(x=x + x[::-1], y=[p.high for p in curve] + [p.low for p in curve][::-1], fill="toself", fillcolor="rgba(86,180,233,0.28)", line={"width": 0}, mode="lines", hoverinfo="skip")
@@ -253,7 +255,7 @@ def _forecast_panel(forecast: Forecast, fit: FitSummary, points: Points) -> Pane
     plot.add_scatter(x=list(points.params), y=list(points.values), mode="markers", marker={"color": GREY, "size": 8}, hovertemplate="%{y:.4f}<extra>seen by the fit</extra>")
     plot.add_scatter(x=[found.params], y=[forecast.truth], mode="markers", marker={"color": RED, "size": 10, "symbol": "diamond"}, hovertemplate="%{y:.4f}<extra>what happened</extra>")
     _size_axis(plot, [*points.params, found.params])
-    frame, cut = _frame(forecast, points)
+    frame, cut = _frame(forecast, curve, points)
     _y_axis(plot, "")
     plot.update_yaxes(range=frame)
     name, unit = target_name(forecast.target)
@@ -261,10 +263,10 @@ def _forecast_panel(forecast: Forecast, fit: FitSummary, points: Points) -> Pane
     return Panel(f"{name}, {unit}", plot, "; ".join([*notes, *fit.warnings]))
 
 
-def _frame(forecast: Forecast, points: Points) -> tuple[list[float], bool]:
+def _frame(forecast: Forecast, curve: Sequence[Point], points: Points) -> tuple[list[float], bool]:
     """The y-range: all values, and as much of the interval as leaves them legible. True when some of the interval is cut."""
-    values = [*points.values, forecast.truth, forecast.prediction.value, *(point.value for point in forecast.curve)]
-    ends = [end for point in (forecast.prediction, *forecast.curve) for end in (point.low, point.high)]
+    values = [*points.values, forecast.truth, forecast.prediction.value, *(point.value for point in curve)]
+    ends = [end for point in (forecast.prediction, *curve) for end in (point.low, point.high)]
     low, high = min(values), max(values)
     room = 0.75 * ((high - low) or abs(high) or 1.0)
     frame = [max(min(values + ends), low - room), min(max(values + ends), high + room)]
@@ -304,7 +306,7 @@ def _y_axis(plot: go.Figure, title: str) -> None:
 def _log_axis(plot: go.Figure, title: str, ticks: Sequence[float], *, span: tuple[float, float], pad: float) -> None:
     low, high = math.log10(span[0]), math.log10(span[1])
     room = pad * (high - low) or 0.1
-    plot.update_xaxes(type="log", title={"text": title}, tickvals=list(ticks), ticktext=[short(tick) for tick in ticks], range=[low - room, high + room], zeroline=False, fixedrange=True)
+    plot.update_xaxes(type="log", title={"text": title, "standoff": 6}, tickvals=list(ticks), ticktext=[short(tick) for tick in ticks], range=[low - room, high + room], zeroline=False, fixedrange=True)
 
 
 def _size_axis(plot: go.Figure, sizes: Sequence[float]) -> None:

@@ -27,6 +27,15 @@ from scalebound.report import words
 from scalebound.report.figures import all_figures, to_json
 from scalebound.report.folder import Folder, read_folder
 
+# the legend's symbols, in a box of 24 x 12
+SYMBOL_PATHS = {
+    "circle": "M8 6a4 4 0 1 0 8 0a4 4 0 1 0 -8 0",
+    "square": "M8.5 2.5h7v7h-7z",
+    "diamond": "M12 1L17 6L12 11L7 6z",
+    "triangle-up": "M12 1.5L16.5 9.5H7.5z",
+    "triangle-down": "M12 10.5L16.5 2.5H7.5z",
+}
+
 
 @dataclass(frozen=True)
 class Page:
@@ -91,6 +100,8 @@ def build_page(folder: str | os.PathLike) -> Page:
         methods=[words.method_name(name) for name in found.methods],
         versions=_versions(found.demo),
         guess=math.log(found.demo.vocab_size),
+        shown=(words.headline_certificate(found) or (None, None))[0],
+        symbols=SYMBOL_PATHS,
         words=words,
     )
     return Page(html, tuple(figure.id for figure in figures))

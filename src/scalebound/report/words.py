@@ -22,13 +22,18 @@ METHOD_NAMES = {
     "heldout": "held-out",
 }
 
-# columns of table.csv that a forecast may be about: (name, unit)
+ANCHOR_NAMES = {"model": "the anchor (a small model trained on other documents)", "checkpoint": "the anchor (an earlier checkpoint)"}
+
+# columns of table.csv that a forecast may be about, all in nats per token
 TARGETS = {
-    "loss": ("held-out loss", "nats per token"),
-    "train_loss": ("training loss", "nats per token"),
-    "heldout_loss": ("held-out loss", "nats per token"),
-    "quantized_loss": ("loss of the compressed model", "nats per token"),
+    "loss": "held-out loss",
+    "heldout_loss": "held-out loss",
+    "train_loss": "training loss",
+    "quantized_loss": "loss of the compressed model",
+    **{method: f"{name} bound" for method, name in METHOD_NAMES.items()},
+    **{term: f"{term}, a term of the product bound" for term in ("quantization", "smoothing", "complexity", "variance")},
 }
+FORECAST_ORDER = ("heldout_loss", "loss", "train_loss")  # what the summary's forecast is about: the first of these there is
 
 
 def nats(value: float) -> str:
@@ -57,7 +62,7 @@ def method_name(name: str) -> str:
 
 def target_name(target: str) -> tuple[str, str]:
     """(name, unit) of a column; a column this page does not know keeps its name, and its unit is said to be the table's."""
-    return TARGETS.get(target, (target.replace("_", " "), "in the table's units"))
+    return (TARGETS[target], "nats per token") if target in TARGETS else (target.replace("_", " "), "in the table's units")
 
 
 def headline_certificate(folder: Folder) -> tuple[Certificate, Entry] | None:
@@ -91,7 +96,7 @@ def proof_sentences(folder: Folder) -> list[str]:
     certificate, entry = found
     rung = folder.largest
     smoothing = f"mixed with {percent(certificate.smoothing.alpha)} of "
-    smoothing += "the anchor, a small model trained on other text" if certificate.method == "anchored" else "uniform guessing"
+    smoothing += ANCHOR_NAMES.get(certificate.anchor.kind, "the anchor") if certificate.method == "anchored" else "uniform guessing"
     state = "With" if entry.verified else "If the check had passed: with"
     sentences = [
         f"{state} probability at least {percent(1 - certificate.delta)} over the training stream, the model decoded from its file of {count(rung.file_bytes)} bytes, "
@@ -113,17 +118,17 @@ def check_sentence(folder: Folder) -> str:
     joint = f"all of them together with at least {percent(together)}" if together > 0 else "no joint confidence follows from so many at once"
     return (
         f"{passed} of {len(entries)} certificates were verified by a program that shares no code with the one that made them "
-        f"({count(sum(entry.checks for entry in entries))} checks); {vacuous} of {len(entries)} are vacuous. "
+        f"({count(sum(entry.checks for entry in entries))} checks). Vacuous: {vacuous}. "
         f"Each holds with the confidence it states; {joint}."
     )
 
 
 def forecast_sentence(folder: Folder) -> str:
-    """What the smaller rungs said of the largest one's loss (or of the first target, when loss was not forecast), and what happened."""
+    """What the smaller rungs said of the largest one's loss (of the first target, when no loss was forecast), and what happened."""
     forecasts = folder.demo.forecasts
     if not forecasts:
         return "No forecast was made."
-    chosen = next((forecast for forecast in forecasts if forecast.target == "loss"), forecasts[0])
+    chosen = next((forecast for target in FORECAST_ORDER for forecast in forecasts if forecast.target == target), forecasts[0])
     name, unit = target_name(chosen.target)
     low, high, truth = chosen.prediction.low, chosen.prediction.high, chosen.truth
     verdict = "inside" if low <= truth <= high else "outside"
