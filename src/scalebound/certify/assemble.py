@@ -44,7 +44,7 @@ from scalebound.core.certificate import (
 from scalebound.core.errors import InputError, UsageError
 from scalebound.core.stats import Stats
 
-MEAN_READ = 1 << 20
+MEAN_READ = 1 << 16
 
 
 def certify(stats: Stats, *, method: str = "product", code_bits: int | None = None, delta: float = 0.01, alpha: float | None = None,
@@ -208,7 +208,7 @@ def _settle(stats: Stats, method: str, code_bits: int | None, delta: float, alph
     elif eps is not None or reference is not None:
         raise UsageError(f"a reference has no place in the method {method!r}", where="--eps or --reference", expected="--method anchored")
     kl = anchored and bool(measured) and set(candidates) <= set(measured)
-    if centres is not None and any(c.kind == "kl" for c in centres) and not kl:
+    if anchored and centres is not None and any(c.kind == "kl" for c in centres) and not kl:
         raise InputError("holds no centre for these settings", where=stats.path, expected="alphas and eps that `measure --anchor` computed it for")
     if full is not None:
         _check_same_stream(stats, full, "the full-precision model")
