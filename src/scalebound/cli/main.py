@@ -22,6 +22,7 @@ from scalebound.core.errors import MissingExtra, ScaleboundError, UsageError, fr
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("scalebound.cli.train:train", "Train a model or a ladder of them, keeping the loss of every token."),
     "measure": ("scalebound.cli.measure:measure", "Score every token of a text with a model."),
+    "verify": ("scalebound.cli.verify:verify", "Check a certificate with independent code."),
     "fit": ("scalebound.cli.fit:fit", "Fit a scaling law to a table of runs."),
     "forecast": ("scalebound.cli.forecast:forecast", "Predict at sizes not trained, with intervals."),
 }
