@@ -9,11 +9,15 @@ from scalebound.certify.assemble import certify as certify
 from scalebound.certify.bound import Bound as Bound
 from scalebound.certify.codelength import choice_bits as choice_bits
 from scalebound.certify.codelength import package_code_bits as package_code_bits
+from scalebound.certify.compare import Comparison as Comparison
+from scalebound.certify.compare import compare as compare
 from scalebound.certify.freedman import freedman_bound as freedman_bound
 from scalebound.certify.grid import DEFAULT_GRID as DEFAULT_GRID
 from scalebound.certify.grid import default_grid as default_grid
 from scalebound.certify.grid import paper_grid as paper_grid
 from scalebound.certify.grid import peaked_grid as peaked_grid
+from scalebound.certify.interval import Interval as Interval
+from scalebound.certify.interval import interval as interval
 from scalebound.certify.logsums import LogSums as LogSums
 from scalebound.certify.mixture import mixture_bound as mixture_bound
 from scalebound.certify.mixture import mixture_lower_bound as mixture_lower_bound

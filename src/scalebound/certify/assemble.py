@@ -64,7 +64,7 @@ def certify(stats: Stats, *, method: str = "product", code_bits: int | None = No
     code_bits : bits        length of the prefix-free code, see :func:`~scalebound.certify.codelength.package_code_bits`; needed by product, freedman and anchored
     delta : in (0, 1)       probability that the statement fails
     alpha, alphas           one share fixed in advance (free), or a list from which the best is taken (paid: ``log2`` of its length, in bits). Default: a list of 8
-                            (``settings.UNIFORM_ALPHAS``), the ones measured for anchored, and 2^-10 fixed for heldout and trajectory
+                            (``settings.UNIFORM_ALPHAS``), the ones measured for anchored, and 2^-13 fixed for heldout and trajectory
     eps : in (0, 1)         share of uniform inside the reference; default: what the reference was measured with, else 0.01
     centres                 the mixture of centres; default: ``settings.default_centres``
     grid, weights, horizon  values of s, their weights (None: uniform) and the n0 they were made for; default: ``default_grid(window length)``, the paper's for freedman

@@ -53,7 +53,7 @@ def paper_grid(size: int = 1000) -> np.ndarray:
 def peaked_grid(*, range_: float, sigma: float | None, horizon: int, delta: float) -> tuple[np.ndarray, np.ndarray]:
     """Values and weights of s for an interval at code length 0, concentrated where a normal approximation has its optimum.
 
-    With ``s* = range_ sqrt(2 log(1/delta)/horizon)/sigma``: when ``sigma`` was named in advance, weight 0.96 on s* and 0.04 spread over eight octaves on either
+    With ``s* = range_ sqrt(2 log(1/delta)/horizon)/sigma``: when ``sigma`` was named in advance, weight 0.98 on s* and 0.02 spread over eight octaves on either
     side, so that a wrong sigma costs little and a right one nothing; with ``sigma=None``, equal weights on values a factor 1.5 apart for every sigma from 0.05 to 8 nats.
 
     Parameters
@@ -81,6 +81,6 @@ def peaked_grid(*, range_: float, sigma: float | None, horizon: int, delta: floa
         weights = np.ones(len(values))
     else:
         values = scale / sigma * 2.0 ** np.concatenate([[0.0], np.arange(-8, 0), np.arange(1, 9)])
-        weights = np.concatenate([[0.96], np.full(16, 0.04 / 16)])
+        weights = np.concatenate([[0.98], np.full(16, 0.02 / 16)])
     # values beyond 0.99 are brought back to it: several may then coincide and simply share their weight
     return np.minimum(values, 0.99), weights / weights.sum()

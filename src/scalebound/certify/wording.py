@@ -15,8 +15,8 @@ def statement_of(method: str, bound: float, delta: float, smoothing: Smoothing, 
     with_what = f"the uniform distribution over {vocab_size:,} tokens"
     if method == "anchored":
         with_what = f"{REFERENCES[anchor.kind]} (itself {smoothing.eps:.4g} uniform)"
-    who = "the predictions made while training, each before its token was learned," if method == "trajectory" else "the measured model"
-    return (f"{confidence}, {who} mixed with a share {smoothing.alpha:.4g} of {with_what} have a mean expected loss of at most {bound:.6f} nats per token; "
+    who, have = ("the predictions made while training, each before its token was learned,", "have") if method == "trajectory" else ("the measured model", "has")
+    return (f"{confidence}, {who} mixed with a share {smoothing.alpha:.4g} of {with_what} {have} a mean expected loss of at most {bound:.6f} nats per token; "
             "this is about the mixture, not about the raw predictions.")  # fmt: skip
 
 

@@ -20,11 +20,18 @@ from scalebound.core.errors import MissingExtra, ScaleboundError, UsageError, fr
 
 # name: (where its function is, what it does); the order is the way data passes through the product
 COMMANDS: dict[str, tuple[str, str]] = {
+    "demo": ("scalebound.cli.demo:demo", "From text to verified certificates, a forecast and a page, in one command."),
     "train": ("scalebound.cli.train:train", "Train a model or a ladder of them, keeping the loss of every token."),
     "measure": ("scalebound.cli.measure:measure", "Score every token of a text with a model."),
+    "merge": ("scalebound.cli.merge:merge", "Join stats files of one measurement."),
+    "compress": ("scalebound.cli.compress:compress", "Write a model as one small file that decodes to exactly its rounded weights."),
+    "certify": ("scalebound.cli.certify:certify", "Prove a bound on the expected loss and write it as a certificate."),
     "verify": ("scalebound.cli.verify:verify", "Check a certificate with independent code."),
+    "interval": ("scalebound.cli.interval:interval", "A two-sided anytime interval for a mean loss."),
+    "compare": ("scalebound.cli.compare:compare", "Decide which of two models predicts a stream better."),
     "fit": ("scalebound.cli.fit:fit", "Fit a scaling law to a table of runs."),
     "forecast": ("scalebound.cli.forecast:forecast", "Predict at sizes not trained, with intervals."),
+    "report": ("scalebound.cli.report:report", "Put a finished demo on one offline HTML page."),
 }
 
 # one progress bar, ours; and no library looks for a network

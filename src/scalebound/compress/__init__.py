@@ -1,7 +1,7 @@
 """Weights become a file whose size is the model's code length, and the file becomes exactly those weights again.
 
 In: a configuration and arrays (or a model folder). Out: a package, ``.sbz`` (docs/package-format.md), decoded without a rounding anywhere.
-Start reading at :mod:`~scalebound.compress.quantize` (weights to integers), then :mod:`~scalebound.compress.encoder` (integers to bytes),
+Start reading at :mod:`~scalebound.compress.rounding` (weights to integers), then :mod:`~scalebound.compress.encoder` (integers to bytes),
 :mod:`~scalebound.compress.tables` (frequencies) and :mod:`~scalebound.compress.decoder` (what is refused). Only numpy and constriction needed.
 """
 
@@ -19,4 +19,4 @@ from scalebound.compress.package import code_bits as code_bits
 from scalebound.compress.package import load_package as load_package
 from scalebound.compress.package import read_package as read_package
 from scalebound.compress.package import save_package as save_package
-from scalebound.compress.quantize import quantize as quantize
+from scalebound.compress.rounding import quantize as quantize

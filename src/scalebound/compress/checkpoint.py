@@ -1,6 +1,6 @@
-"""Reading a model folder as numpy arrays: ``config.json`` and safetensors files, whatever precision they hold.
+"""Reading a model as numpy arrays: ``config.json`` and safetensors files, whatever precision they hold.
 
-Needs neither torch nor transformers. A run folder stands for its newest checkpoint.
+A run folder stands for its newest checkpoint. Folders and packages need neither torch nor transformers; ``.gguf`` files need both.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from scalebound.compress.model import bfloat16
-from scalebound.core.errors import InputError, from_os_error
+from scalebound.compress.package import read_package
+from scalebound.core.errors import InputError, from_os_error, require_extra
 from scalebound.core.io import parse_json, read_json
 
 MAX_HEADER_BYTES = 100 << 20
@@ -24,7 +25,7 @@ DTYPES = {
 
 
 def read_checkpoint(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Configuration and tensors of a Hugging Face folder, a checkpoint, or a run (its newest checkpoint).
+    """Configuration and tensors of a Hugging Face folder, a checkpoint, a run (its newest checkpoint), a package or a ``.gguf`` file.
 
     Returns
     -------
@@ -36,6 +37,10 @@ def read_checkpoint(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, 
     InputError
         No ``config.json`` or no safetensors file there; a header that does not fit its file; a dtype this library does not know; a tensor in two files.
     """
+    if Path(path).suffix == ".sbz":
+        return read_package(path)
+    if Path(path).suffix == ".gguf":
+        return _read_gguf(Path(path))
     folder = _model_folder(Path(path))
     config = read_json(folder / "config.json")
     if not isinstance(config, dict):
@@ -61,6 +66,28 @@ def _model_folder(path: Path) -> Path:
     if not path.exists():
         raise InputError("no such file or folder", where=str(path), expected="a model folder")
     raise InputError("holds no model", where=str(path), expected="config.json and model.safetensors, or checkpoints/step-N with them")
+
+
+def _read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What ``transformers`` makes of a ``.gguf`` file: its configuration, and its weights as float32, tied ones once."""
+    if not path.is_file():
+        raise InputError("no such file", where=str(path), expected="a .gguf file")
+    require_extra("gguf")
+    require_extra("transformers")
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True, trust_remote_code=False, dtype=torch.float32)
+    except Exception as error:  # the library raises whatever its readers raise; each means the file is not a model it can read
+        raise InputError(f"cannot be read as a causal language model ({' '.join(str(error).split())[:200]})", where=str(path)) from error
+    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+    config = parse_json(model.config.to_json_string(use_diff=False), where=str(path))
+    config["architectures"] = [type(model).__name__]
+    return config, {name: tensor.numpy() for name, tensor in model.state_dict().items() if name not in tied}
 
 
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:

@@ -125,13 +125,13 @@ def _merge(clusters: list[list[Message]], other_bits: float) -> list[list[Messag
             saved[i, later] = own[i] + own[later] + other_bits - bits(histograms[i] + histograms[later])
     members = [list(cluster) for cluster in clusters]
     while len(alive) > 1:
-        i, j = np.unravel_index(int(np.argmax(saved)), saved.shape)
+        i, j = divmod(int(np.argmax(saved)), len(clusters))
         if saved[i, j] <= 0:
             break
         members[i] += members[j]
         histograms[i] += histograms[j]
         own[i] = bits(histograms[i])
-        alive.remove(int(j))
+        alive.remove(j)
         saved[j, :] = saved[:, j] = -np.inf
         others = np.array([k for k in alive if k != i], dtype=int)
         if len(others):
