@@ -23,6 +23,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "measure": ("scalebound.cli.measure:measure", "Score every token of a text with a model."),
     "fit": ("scalebound.cli.fit:fit", "Fit a scaling law to a table of runs."),
     "forecast": ("scalebound.cli.forecast:forecast", "Predict at sizes not trained, with intervals."),
+    "plan": ("scalebound.cli.plan:plan", "Choose model and data size for a budget or a loss."),
+    "backtest": ("scalebound.cli.backtest:backtest", "Test a law: would it have predicted your larger runs?"),
+    "crossover": ("scalebound.cli.crossover:crossover", "Find the compute at which two recipes swap order."),
 }
 
 SHARED = """Every command takes --json (one JSON object on stdout), --quiet (no progress) and --debug (tracebacks).
