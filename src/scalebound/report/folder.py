@@ -12,6 +12,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 import numpy as np
@@ -84,7 +85,11 @@ class _Reader:
         data = read_bytes(self.root / relative, limit=MAX_JSON_BYTES)
         recorded = self.hashes.get(relative)
         if recorded is not None and sha256_bytes(data) != recorded:
-            raise InputError("is not the file the manifest names (its SHA-256 differs)", where=str(self.root / relative), hint=f"run scalebound demo --out {self.root} again")
+            raise InputError(
+                "is not the file the manifest names (its SHA-256 differs)",
+                where=str(self.root / relative),
+                hint=f"run scalebound demo --out {self.root} again",
+            )
         return data
 
     def json(self, relative: str) -> object:
@@ -101,7 +106,12 @@ def read_folder(folder: str | os.PathLike) -> Folder:
     """
     root = Path(folder)
     if not (root / MANIFEST).is_file():
-        raise InputError(f"holds no {MANIFEST}", where=str(root), expected="the folder of a finished demo", hint="scalebound demo --out FOLDER writes one")
+        raise InputError(
+            f"holds no {MANIFEST}",
+            where=str(root),
+            expected="the folder of a finished demo",
+            hint="scalebound demo --out FOLDER writes one",
+        )
     value = _Reader(root, {}).json(MANIFEST)
     _require_schema(value, DEMO_SCHEMA, root / MANIFEST)
     demo = to_struct(value, Demo, where=str(root / MANIFEST))
@@ -134,26 +144,30 @@ def _read_certificates(reader: _Reader, rung: Rung) -> dict[str, Certificate]:
         _require_schema(value, CERTIFICATE_SCHEMA, path)
         certificate = to_struct(value, Certificate, where=str(path))
         if (certificate.bound, certificate.vacuous) != (entry.bound, entry.vacuous):
-            raise InputError(f"states a bound of {certificate.bound!r}, {MANIFEST} one of {entry.bound!r}", where=str(path), expected="one and the same")
+            raise InputError(
+                f"states a bound of {certificate.bound!r}, {MANIFEST} one of {entry.bound!r}", where=str(path), expected="one and the same"
+            )
         if not 0.0 < certificate.delta < 1.0:
             raise InputError(f"has delta {certificate.delta!r}", where=str(path), expected="a number between 0 and 1")
         found[name] = certificate
     return found
 
 
+class _Step(msgspec.Struct, frozen=True):
+    """A line of a log; its other fields (learning rate, gradient norm) are left alone."""
+
+    tokens: Annotated[int, msgspec.Meta(gt=0)]
+    loss: float
+
+
 def _read_log(reader: _Reader, relative: str) -> Log:
     where = str(reader.root / relative)
-    tokens, losses = [], []
-    for number, line in enumerate(reader.bytes(relative).splitlines(), start=1):
-        row = parse_json(line, where=f"{where}, line {number}")
-        pair = [row.get(key) for key in ("tokens", "loss")] if isinstance(row, dict) else []
-        if len(pair) != 2 or not all(type(x) in (int, float) for x in pair) or pair[0] <= 0:
-            raise InputError("is not a step of a run", where=f"{where}, line {number}", expected='{"tokens": a positive number, "loss": a number, ...}')
-        tokens.append(float(pair[0]))
-        losses.append(float(pair[1]))
-    if not tokens:
+    lines = reader.bytes(relative).splitlines()
+    places = [f"{where}, line {number}" for number in range(1, len(lines) + 1)]
+    steps = [to_struct(parse_json(line, where=place), _Step, where=place) for line, place in zip(lines, places, strict=True)]
+    if not steps:
         raise InputError("holds no step", where=where, expected="at least one line")
-    return Log(np.array(tokens), np.array(losses))
+    return Log(np.array([step.tokens for step in steps], dtype=float), np.array([step.loss for step in steps], dtype=float))
 
 
 def _read_table(reader: _Reader, columns: list[str]) -> dict[str, list[float]]:
@@ -179,5 +193,9 @@ def _read_table(reader: _Reader, columns: list[str]) -> dict[str, list[float]]:
 def _points_seen(table: dict[str, list[float]], forecast: Forecast, *, where: str) -> Points:
     rows = [(n, y) for n, y in zip(table["params"], table[forecast.target], strict=True) if n < forecast.prediction.params]
     if len(rows) != forecast.rows:
-        raise InputError(f"has {len(rows)} rows below {forecast.prediction.params:,.0f} parameters", where=where, expected=f"{forecast.rows}, as {MANIFEST} says of {forecast.target!r}")
+        raise InputError(
+            f"has {len(rows)} rows below {forecast.prediction.params:,.0f} parameters",
+            where=where,
+            expected=f"{forecast.rows}, as {MANIFEST} says of {forecast.target!r}",
+        )
     return Points(tuple(n for n, _ in rows), tuple(y for _, y in rows))
