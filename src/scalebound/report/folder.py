@@ -12,7 +12,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import msgspec
 import numpy as np
@@ -26,6 +26,9 @@ from scalebound.core.io import MAX_JSON_BYTES, parse_json, read_bytes, sha256_by
 
 MANIFEST = "demo.json"
 TABLE = "table.csv"
+FIT_SCHEMA = "scalebound.fit/1"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -92,8 +95,13 @@ class _Reader:
             )
         return data
 
-    def json(self, relative: str) -> object:
-        return parse_json(self.bytes(relative), where=str(self.root / relative))
+    def struct(self, relative: str, kind: type[T], schema: str) -> T:
+        where = str(self.root / relative)
+        value = parse_json(self.bytes(relative), where=where)
+        found = value.get("schema") if isinstance(value, dict) else None
+        if found != schema:
+            raise InputError(f"has schema {found!r}", where=where, expected=repr(schema))
+        return to_struct(value, kind, where=where)
 
 
 def read_folder(folder: str | os.PathLike) -> Folder:
@@ -112,37 +120,39 @@ def read_folder(folder: str | os.PathLike) -> Folder:
             expected="the folder of a finished demo",
             hint="scalebound demo --out FOLDER writes one",
         )
-    value = _Reader(root, {}).json(MANIFEST)
-    _require_schema(value, DEMO_SCHEMA, root / MANIFEST)
-    demo = to_struct(value, Demo, where=str(root / MANIFEST))
+    demo = _Reader(root, {}).struct(MANIFEST, Demo, DEMO_SCHEMA)
     if not demo.rungs:
         raise InputError("names no rung", where=str(root / MANIFEST), expected="at least one")
     if [rung.params for rung in demo.rungs] != sorted(rung.params for rung in demo.rungs):
         raise InputError("its rungs are not ordered by size", where=str(root / MANIFEST), expected="the smallest first")
+    _require_sizes(demo, where=str(root / MANIFEST))
     reader = _Reader(root, demo.hashes)
     table = _read_table(reader, [forecast.target for forecast in demo.forecasts]) if demo.forecasts else {}
     return Folder(
         demo=demo,
         certificates=tuple(_read_certificates(reader, rung) for rung in demo.rungs),
         logs=tuple(_read_log(reader, f"{rung.run}/log.jsonl") for rung in demo.rungs),
-        fits=tuple(to_struct(reader.json(forecast.fit), FitSummary, where=str(root / forecast.fit)) for forecast in demo.forecasts),
+        fits=tuple(reader.struct(forecast.fit, FitSummary, FIT_SCHEMA) for forecast in demo.forecasts),
         points=tuple(_points_seen(table, forecast, where=str(root / TABLE)) for forecast in demo.forecasts),
     )
 
 
-def _require_schema(value: object, schema: str, path: Path) -> None:
-    found = value.get("schema") if isinstance(value, dict) else None
-    if found != schema:
-        raise InputError(f"has schema {found!r}", where=str(path), expected=repr(schema))
+def _require_sizes(demo: Demo, *, where: str) -> None:
+    """Sizes go on logarithmic axes."""
+    points = [point for forecast in demo.forecasts for point in (forecast.prediction, *forecast.curve)]
+    sizes = [size for rung in demo.rungs for size in (rung.params, rung.tokens)] + [point.params for point in points] + [demo.vocab_size]
+    wrong = next((size for size in sizes if not 1 <= size <= 1e30), None)
+    if wrong is not None:
+        raise InputError(
+            f"a size is {wrong:.6g}" if isinstance(wrong, float) else "a size is out of range", where=where, expected="1 to 1e30"
+        )
 
 
 def _read_certificates(reader: _Reader, rung: Rung) -> dict[str, Certificate]:
     found = {}
     for name, entry in rung.certificates.items():
         path = reader.root / entry.path
-        value = reader.json(entry.path)
-        _require_schema(value, CERTIFICATE_SCHEMA, path)
-        certificate = to_struct(value, Certificate, where=str(path))
+        certificate = reader.struct(entry.path, Certificate, CERTIFICATE_SCHEMA)
         if (certificate.bound, certificate.vacuous) != (entry.bound, entry.vacuous):
             raise InputError(
                 f"states a bound of {certificate.bound!r}, {MANIFEST} one of {entry.bound!r}", where=str(path), expected="one and the same"
@@ -156,7 +166,7 @@ def _read_certificates(reader: _Reader, rung: Rung) -> dict[str, Certificate]:
 class _Step(msgspec.Struct, frozen=True):
     """A line of a log; its other fields (learning rate, gradient norm) are left alone."""
 
-    tokens: Annotated[int, msgspec.Meta(gt=0)]
+    tokens: Annotated[int, msgspec.Meta(gt=0, lt=2**63)]
     loss: float
 
 
@@ -184,8 +194,12 @@ def _read_table(reader: _Reader, columns: list[str]) -> dict[str, list[float]]:
                 value = float(row.get(column) or "missing")
             except ValueError:
                 value = math.nan
-            if not math.isfinite(value):
-                raise InputError(f"column {column!r} is {row.get(column)!r}", where=f"{where}, line {number}", expected="a finite number")
+            if not math.isfinite(value) or (column == "params" and not 1 <= value <= 1e30):
+                raise InputError(
+                    f"column {column!r} is {row.get(column)!r}",
+                    where=f"{where}, line {number}",
+                    expected="a finite number, a size positive",
+                )
             table[column].append(value)
     return table
 
