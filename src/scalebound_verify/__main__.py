@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         record = verify(asked.certificate, asked.replay, asked.seed)
     except Refused as error:
         if asked.json:
-            print(json.dumps(error.record()))
+            print(json.dumps({"error": {key: getattr(error, key) for key in ("what", "where", "expected", "hint")}, "status": error.status}))
         print(f"error: {error}" + (f"\nhint: {error.hint}" if error.hint else ""), file=sys.stderr)
         return error.status
     except (OSError, MemoryError) as error:

@@ -4,8 +4,6 @@ Every size in a header is checked against the file before anything is allocated.
 at one slice whatever the file's size, and a file cut short while it is read is an error, not a crash.
 """
 
-from __future__ import annotations
-
 import csv
 import math
 from typing import Any
@@ -14,13 +12,12 @@ import numpy as np
 
 from scalebound_verify.strict import Refused, conform, parse, read, regular
 
-PER_TOKEN = ("nll", "entropy", "varentropy", "reference_nll")
 ANCHOR = {"kind": ("model", "checkpoint", "ngram", "online"), "deployable": bool, "sha256": str, "name": str, "predictable": str,
-          "eps": float, "alphas": [float]}
+          "eps": float, "alphas": [float]}  # fmt: skip
 FORM = {"schema": ("scalebound.stats/1",), "kind": ("model", "online", "bare"), "model": {"name": str, "sha256": str, "params": int},
         "stream": {"path": str, "sha256": str, "num_tokens": int}, "window": [int, int], "vocab_size": int,
         "policy": {"name": str, "context": int, "first_token": int}, "block_tokens": int, "tokens": int, "text_bytes": int,
-        "predictable": str, "anchor": (None, ANCHOR), "version": str}
+        "predictable": str, "anchor": (None, ANCHOR), "version": str}  # fmt: skip
 
 
 def safetensors_header(path: str) -> tuple[dict[str, tuple[str, list[int], int]], dict[str, Any]]:
@@ -30,10 +27,10 @@ def safetensors_header(path: str) -> tuple[dict[str, tuple[str, list[int], int]]
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(size - 8, 100 << 20):
             raise Refused(f"names a header of {length:,} bytes in a file of {size:,}", path, "a safetensors file")
-        header = conform(parse(file.read(length), path), dict, path, "the header") if length else {}
+        header = conform(parse(file.read(length), path), dict, path, "the header")
     metadata, at = conform(header.pop("__metadata__", {}), dict, path, "the metadata"), 8 + length
-    entry_form = {"dtype": ("F64", "F32", "I64"), "shape": [int], "data_offsets": [int, int]}
-    entries = [(name, conform(entry, entry_form, path, ascii(name))) for name, entry in header.items()]
+    form = {"dtype": ("F64", "F32", "I64"), "shape": [int], "data_offsets": [int, int]}
+    entries = [(name, conform(entry, form, path, ascii(name))) for name, entry in header.items()]
     for name, entry in sorted(entries, key=lambda item: item[1]["data_offsets"]):
         shape, (begin, end), width = entry["shape"], entry["data_offsets"], 4 if entry["dtype"] == "F32" else 8
         if 8 + length + begin != at or min(shape, default=0) < 0 or end - begin != width * math.prod(shape):
@@ -63,49 +60,50 @@ def bare_losses(path: str) -> np.ndarray:
 class Statistics:
     """An open statistics file: ``info`` as in docs/formats.md; arrays by :meth:`slice`; ``blocks``, the ids of the evaluated blocks.
 
-    ``width`` and ``sampled``: tokens of an equal block, and how many of them were evaluated. Raises :class:`Refused` unless every array
-    has its type and shape and the blocks account for every token exactly once.
+    ``width`` and ``sampled``: tokens of an equal block, and how many of them were evaluated. Bare losses take vocabulary and window from
+    the certificate. Raises :class:`Refused` unless all arrays have their type and shape and the blocks account for every token once.
     """
 
-    def __init__(self, path: str, vocab_size: int) -> None:
-        self.path, self.bare, info = path, np.zeros(0), None
+    def __init__(self, path: str, vocab_size: int, window: list[int]) -> None:
+        self.path, self.bare = path, np.zeros(0)
         if path.lower().endswith((".npy", ".csv")):
             self.bare = bare_losses(path)
             n = len(self.bare)
-            self.arrays = {"nll": ("F32", [n], 0)}
-            info = {"kind": "bare", "model": {"sha256": "", "params": 0}, "stream": {"sha256": "", "num_tokens": n}, "window": [0, n],
-                    "tokens": n, "vocab_size": vocab_size, "policy": {"name": ""}, "block_tokens": 0, "text_bytes": 0, "anchor": None}
+            self.arrays, model = {"nll": ("F32", [n], 0)}, {"sha256": "", "params": 0}
+            info = {"kind": "bare", "model": model, "stream": {"sha256": ""}, "window": window, "vocab_size": vocab_size, "tokens": n,
+                    "policy": {"name": ""}, "block_tokens": 0, "text_bytes": 0, "anchor": None}  # fmt: skip
         else:
             self.arrays, metadata = safetensors_header(path)
-            entry = conform(metadata.get("scalebound"), str, path, "the metadata entry 'scalebound'")
-            info = conform(parse(entry.encode(), path), FORM, path)
+            text = conform(metadata.get("scalebound"), str, path, "the metadata entry 'scalebound'")
+            info = conform(parse(text.encode(), path), FORM, path)
         self.info, self.tokens, self.window = info, info["tokens"], info["window"]
         self.length, self.width = self.window[1] - self.window[0], info["block_tokens"]
         if "nll" not in self.arrays or not (1 <= self.tokens <= self.length and self.window[0] >= 0 <= self.width and info["vocab_size"] >= 2):
-            raise Refused(f"says {self.tokens} tokens, window {self.window}, vocabulary {info['vocab_size']}", path, "losses inside a window")
-        rows = len(info["anchor"]["alphas"]) if info["anchor"] else 0
-        right: dict[str, Any] = {name: ("F32", [self.tokens]) for name in PER_TOKEN} | {"centre": ("F32", [rows, self.tokens])}
+            raise Refused(f"says {self.tokens} tokens, window {self.window}, vocabulary {info['vocab_size']}", path, "losses in a window")
+        right: dict[str, Any] = dict.fromkeys(("nll", "entropy", "varentropy", "reference_nll"), [self.tokens])
+        right["centre"] = [len(info["anchor"]["alphas"]) if info["anchor"] else 0, self.tokens]
         for name, (dtype, shape, _) in self.arrays.items():
-            if (dtype, shape) != right.get(name) and not (name == "blocks" and dtype == "I64" and len(shape) == 1 and self.width):
-                raise Refused(f"array {name!a} has type {dtype} and shape {shape}", path, str(right.get(name, "no such array")))
+            if (dtype, shape) != ("F32", right.get(name)) and not (name == "blocks" and dtype == "I64" and len(shape) == 1 and self.width):
+                raise Refused(f"array {name!a} has type {dtype} and shape {shape}", path, f"F32 {right.get(name, '(no such array)')}")
         self._count_blocks()
 
     def _count_blocks(self) -> None:
-        self.complete, self.blocks, given = self.tokens == self.length, np.zeros(0, np.int64), "blocks" in self.arrays
-        if self.width and not (given or self.complete):
-            raise Refused("holds some tokens of its window and does not say which", self.path, "an array 'blocks'")
+        self.complete, self.blocks = self.tokens == self.length, np.zeros(0, np.int64)
         if not self.width:  # losses without blocks: each is a block of its own
             self.width, self.sampled, self.last_there = 1, self.tokens, True
             return
         ragged, whole = self.length % self.width, self.length // self.width  # a shorter last block has the id ``whole``
-        self.blocks = blocks = self._raw("blocks", 0, self.arrays["blocks"][1][0]) if given else np.arange(whole + bool(ragged))
+        if "blocks" in self.arrays:
+            self.blocks = self._raw("blocks", 0, self.arrays["blocks"][1][0])
+        elif self.complete:
+            self.blocks = np.arange(whole + bool(ragged))
+        blocks = self.blocks
         if not len(blocks) or blocks[0] < 0 or blocks[-1] >= whole + bool(ragged) or (np.diff(blocks) <= 0).any():
-            raise Refused("block ids must ascend, each once, inside the window: a token counts once", self.path)
+            raise Refused("block ids must be there and ascend, each once, inside the window: a token counts once", self.path)
         self.last_there = not ragged or int(blocks[-1]) == whole
         self.sampled = len(blocks) - (1 if ragged and self.last_there else 0)
-        held = self.sampled * self.width + (ragged if self.last_there else 0)
-        if held != self.tokens:
-            raise Refused(f"holds {self.tokens:,} tokens, its blocks account for {held:,}", self.path)
+        if self.sampled * self.width + (ragged if self.last_there else 0) != self.tokens:
+            raise Refused(f"holds {self.tokens:,} tokens, its blocks account for another number", self.path)
 
     def _raw(self, name: str, start: int, stop: int, row: int = 0) -> np.ndarray:
         if len(self.bare):

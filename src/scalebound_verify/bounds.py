@@ -5,8 +5,6 @@ X_k loss, Y_k centre with X_k - Y_k <= Delta, A_k = (Y_k - X_k)/Delta >= -1, s i
 mean conditional loss, so the root of equality bounds it; it is never above ``mean Y_j + Delta_j``.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

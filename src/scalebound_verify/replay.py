@@ -5,21 +5,20 @@ The blocks are drawn from a seed nobody knew when the certificate was made, unle
 certificate are not replayed: its model is not among the certificate's files.
 """
 
-from __future__ import annotations
-
 import secrets
 from typing import Any
 
 import numpy as np
 
 from scalebound_verify.arrays import Statistics
+from scalebound_verify.package import Tensors
 from scalebound_verify.strict import Refused
 
 # Two correct float32 implementations differ by about 1e-5 a token; what these admit moves a bound by far less than a nat's thousandth.
 PER_TOKEN, MEAN = 2e-3, 2e-4
 
 
-def load(config: dict[str, Any], tensors: dict[str, np.ndarray]) -> Any:
+def load(config: dict[str, Any], tensors: Tensors) -> Any:
     """The causal model of a configuration with exactly these tensors; sizes are compared before memory is allocated."""
     try:
         import torch
@@ -32,13 +31,13 @@ def load(config: dict[str, Any], tensors: dict[str, np.ndarray]) -> Any:
         settings = AutoConfig.for_model(**plain)
         with torch.device("meta"):
             shapes = {name: tuple(tensor.shape) for name, tensor in AutoModelForCausalLM.from_config(settings).state_dict().items()}
-        wrong = [name for name, tensor in tensors.items() if shapes.get(name) != tensor.shape]
+        wrong = [name for name, (_, array) in tensors.items() if shapes.get(name) != array.shape]
         if wrong:
             raise Refused(f"the tensor {wrong[0]!a} does not fit the configuration", "package")
         model = AutoModelForCausalLM.from_config(settings, dtype=torch.float32, attn_implementation="eager").eval()
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise Refused(f"transformers cannot build a model from its configuration ({str(error)[:200]})", "package") from error
-    model.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in tensors.items()}, strict=False)
+    model.load_state_dict({name: torch.from_numpy(np.array(value)) for name, (_, value) in tensors.items()}, strict=False)
     held = model.state_dict()
     given = {held[name].data_ptr() for name in tensors}
     missing = [name for name in held if held[name].data_ptr() not in given]
@@ -58,7 +57,7 @@ def score(model: Any, first: int, block: np.ndarray) -> tuple[np.ndarray, np.nda
     return nll.numpy(), -(log_p.exp() * log_p.clamp(min=-1e4)).sum(-1).numpy()
 
 
-def replay(config: dict[str, Any], tensors: dict[str, np.ndarray], stats: Statistics, tokens: np.ndarray, blocks: int, seed: int | None) -> tuple[bool, str]:
+def replay(config: dict[str, Any], tensors: Tensors, stats: Statistics, tokens: np.ndarray, blocks: int, seed: int | None) -> tuple[bool, str]:
     """Whether losses and entropies agree on ``blocks`` random blocks, and whether no loss depends on tokens after its own."""
     if stats.info["policy"]["name"] != "packed" or not stats.block_tokens:
         raise Refused(f"--replay knows the policy 'packed' only, not {stats.info['policy']['name']!a}", stats.path, status=2)

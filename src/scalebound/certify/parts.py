@@ -148,7 +148,7 @@ def difference_part(stats: Stats, reference: Stats | None, vocab_size: int, alph
     def read(start: int, stop: int) -> tuple[np.ndarray, list[np.ndarray | float]]:
         r = smooth_reference(_reference_losses(stats, reference, start, stop), vocab_size, eps)
         x = anchored_difference(losses_of(stats, "nll", start, stop), r, alpha)
-        kl = np.minimum(stats.read("centre", start, stop)[row], 0.0, dtype=np.float64) if row >= 0 else None
+        kl = np.minimum(stats.read("centre", start, stop, row=row), 0.0, dtype=np.float64) if row >= 0 else None
         return x, [np.maximum(kl, c.y_min) if kl is not None and c.kind == "kl" else 0.0 for c in centres]
 
     ranges = tuple(top - c.y_min for c in centres)

@@ -36,7 +36,7 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
 
     next: scalebound measure small.sbz STREAM --out small.safetensors, then scalebound certify small.safetensors --package small.sbz
     """
-    from scalebound.core.errors import UsageError, require_extra
+    from scalebound.core.errors import InputError, UsageError, require_extra
 
     require_extra("constriction")
     from scalebound.cli.numbers import parse_numbers
@@ -53,6 +53,10 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
     settings += [(f"{value:g}step", {"step": value}) for value in steps]
     if len({name for name, _ in settings}) < len(settings):
         raise UsageError("a setting is given twice", expected="different values")
+    if tokens < 2:
+        raise UsageError(f"--tokens {tokens}", expected="at least 2")
+    if stream is not None and not stream.exists():
+        raise InputError("no such file or folder", where=str(stream), expected="a stream or a text")
     config, tensors = read_checkpoint(model)
     records, rows = [], []
     loss_before: float | None = None
@@ -72,12 +76,12 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
             "breakdown": {"header": parts.header_bytes, "tables": parts.table_bytes, "scales": parts.scale_bytes, "raw": parts.raw_bytes, "weights": parts.weight_bytes},
         })  # fmt: skip
         shown = ["not measured" if loss is None else f"{loss:.4f}" for loss in (loss_before, loss_after)]
-        rows.append([str(path), f"{parts.file_bytes:,}", f"{8 * parts.file_bytes / quantized.num_params:.3f}", *shown, *(f"{part:,}" for part in records[-1]["breakdown"].values())])
-    headers = ["package", "bytes", "bits/parameter", "loss before", "loss after", "header", "tables", "scales", "raw", "weights"]
+        rows.append([name, f"{parts.file_bytes:,}", f"{8 * parts.file_bytes / quantized.num_params:.3f}", *shown, *(f"{part:,}" for part in records[-1]["breakdown"].values())])
+    headers = ["rounding", "bytes", "bits/parameter", "loss before", "loss after", "header", "tables", "scales", "raw", "weights"]
     if len(records) > 1:
         note(f"Picking one of these {len(records)} after looking costs log2({len(records)}) choice bits in a certificate.")
     record = records[0] if len(records) == 1 else {"packages": records}
-    return Result(record, [table(headers, rows, caption=f"{records[0]['params']:,} parameters; losses in nats/token; parts in bytes")])
+    return Result(record, [table(headers, rows, caption=f"{records[0]['params']:,} parameters; losses in nats/token; parts in bytes"), *(f"Wrote {entry['package']}" for entry in records)])
 
 
 def _loss(model: Path, stream: Path, tokens: int) -> float:

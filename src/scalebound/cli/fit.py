@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 from cyclopts import Parameter
 
 from scalebound.cli.output import Result, table
@@ -27,6 +28,8 @@ def fit(
     level: float = 0.95,
     seed: int = 0,
     drop_bad: bool = False,
+    fix: str = "",
+    diagnose: bool = False,
     out: Path | None = None,
 ) -> Result:
     """Fit a scaling law to a table of runs (CSV, JSONL or Parquet), to the global optimum of its objective.
@@ -63,6 +66,10 @@ def fit(
         Seed of the bootstrap.
     drop_bad
         Leave out rows that cannot be used, and say so.
+    fix
+        Parameters given instead of fitted: alpha=0.35,beta=0.35.
+    diagnose
+        Profile every parameter, refit under other choices, find the rows that decide.
     out
         Save the fit here, with its bootstrap draws.
 
@@ -75,6 +82,7 @@ def fit(
     """
     from scalebound import scaling
     from scalebound.core.errors import UsageError
+    from scalebound.scaling.rows import parse_points
 
     if (huber is not None) + squares + absolute > 1:
         raise UsageError("--huber, --squares and --absolute exclude one another", expected="one of them")
@@ -93,6 +101,8 @@ def fit(
         level=level,
         seed=seed,
         drop_bad=drop_bad,
+        fix={name: float(values[0]) for name, values in parse_points(fix, flag="--fix").items()} if fix else None,
+        diagnose=diagnose,
     )
     if out is not None:
         found.save(out)
@@ -125,6 +135,7 @@ def record(found) -> dict:
         "columns": found.data.columns,
         "notes": list(found.notes),
         "warnings": list(found.warnings),
+        "diagnosis": None if found.diagnosis is None else msgspec.to_builtins(found.diagnosis),
     }
 
 
@@ -152,6 +163,13 @@ def view(found, out) -> list:
     if found.scale is not None:
         unit = "relative" if objective.residual == "log" else "in units of the target"
         lines.append(f"residual spread {found.scale:.3g} ({unit}); intervals from {found.bootstrap.count:,} refits, resampling {found.bootstrap.method}")
+    if found.diagnosis is not None:
+        lines.append("what the data identify:")
+        lines += [f"  {one.words}" for one in found.diagnosis.profiles]
+        shown = [[one.choice, one.n, *[f"{one.params[name]:.4g}{'*' if name in one.moved else ''}" for name in found.params]] for one in found.diagnosis.refits]
+        if shown:
+            lines.append(table(["other choice", "rows", *found.params], shown, caption="* outside its interval above"))
+        lines.append("rows that decide most: " + "; ".join(f"row {one.row} moves {one.parameter} by {one.shift:.2f} standard errors" for one in found.diagnosis.influence))
     lines += [f"warning: {warning}" for warning in found.warnings]
     if out is not None:
         at = ",".join(f"{name}={high:.3g}" for name, (low, high) in found.data.ranges.items())

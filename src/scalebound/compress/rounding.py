@@ -97,7 +97,7 @@ def quantize(
 def _finite(data: np.ndarray, name: str) -> np.ndarray:
     """float32, checked."""
     with np.errstate(over="ignore"):
-        data = np.ascontiguousarray(data, dtype=np.float32)
+        data = np.asarray(data, dtype=np.float32, order="C")
     if not np.isfinite(data).all():
         index = tuple(int(k) for k in np.argwhere(~np.isfinite(data))[0])
         raise InputError(f"{name}{list(index)} is {data[index]}", where=name, expected="finite float32 weights", hint="the checkpoint is damaged or its training diverged")

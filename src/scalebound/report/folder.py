@@ -166,7 +166,7 @@ def _read_certificates(reader: _Reader, rung: Rung) -> dict[str, Certificate]:
 class _Step(msgspec.Struct, frozen=True):
     """A line of a log; its other fields (learning rate, gradient norm) are left alone."""
 
-    tokens: Annotated[int, msgspec.Meta(gt=0, lt=2**63)]
+    tokens: Annotated[int, msgspec.Meta(gt=0, le=10**18)]
     loss: float
 
 

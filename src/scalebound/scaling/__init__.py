@@ -5,6 +5,11 @@ from it. One law a file in ``laws/``; needs numpy and msgspec only. Start readin
 :mod:`scalebound.scaling.optimum` (why it is the optimum) and :mod:`scalebound.scaling.forecast`.
 """
 
+from scalebound.scaling.backtest import Backtest as Backtest
+from scalebound.scaling.backtest import backtest as backtest
+from scalebound.scaling.backtest import widened as widened
+from scalebound.scaling.crossover import Crossover as Crossover
+from scalebound.scaling.crossover import crossover as crossover
 from scalebound.scaling.fit import fit as fit
 from scalebound.scaling.fitted import Fit as Fit
 from scalebound.scaling.fitted import load_fit as load_fit
@@ -16,6 +21,10 @@ from scalebound.scaling.laws import get_law as get_law
 from scalebound.scaling.laws.protocol import Law as Law
 from scalebound.scaling.laws.protocol import Parameter as Parameter
 from scalebound.scaling.objective import Objective as Objective
+from scalebound.scaling.plan import Plan as Plan
+from scalebound.scaling.plan import cheapest_for_loss as cheapest_for_loss
+from scalebound.scaling.plan import overtraining_cost as overtraining_cost
+from scalebound.scaling.plan import plan as plan
 from scalebound.scaling.table import Table as Table
 from scalebound.scaling.table import from_columns as from_columns
 from scalebound.scaling.table import read_table as read_table

@@ -50,7 +50,7 @@ def resample_weights(method: str, n: int, count: int, rng: np.random.Generator, 
     return np.bincount(flat, minlength=count * n).reshape(count, n).astype(float)
 
 
-def refit(bound: Bound, starts: np.ndarray, y: np.ndarray, weights: np.ndarray, objective: Objective, *, iterations: int = 60) -> tuple[np.ndarray, np.ndarray]:
+def refit(bound: Bound, starts: np.ndarray, y: np.ndarray, weights: np.ndarray, objective: Objective, *, held: np.ndarray | None = None, iterations: int = 60) -> tuple[np.ndarray, np.ndarray]:
     """Minima (B, p) and values (B,) for a batch of weights (B, n) and targets (n,) or (B, n), worked on in cache-sized parts.
 
     ``starts`` is (S, p); every member runs from each and keeps its best.
@@ -65,7 +65,7 @@ def refit(bound: Bound, starts: np.ndarray, y: np.ndarray, weights: np.ndarray, 
         target = y[part] if y.ndim == 2 else y
         count = part.stop - part.start
         for start in starts:
-            found = minimise(bound, np.broadcast_to(start, (count, p)), target, w, objective, iterations=iterations, tolerance=1e-10)
+            found = minimise(bound, np.broadcast_to(start, (count, p)), target, w, objective, held=held, iterations=iterations, tolerance=1e-10)
             better = found.value < value[part]
             theta[part] = np.where(better[:, None], found.theta, theta[part])
             value[part] = np.where(better, found.value, value[part])
@@ -83,6 +83,7 @@ def bootstrap(
     seed: int,
     groups: np.ndarray | None = None,
     others: np.ndarray | None = None,
+    held: np.ndarray | None = None,
 ) -> tuple[np.ndarray, str]:
     """Draws of the parameters (count, p), internal coordinates, and the method used.
 
@@ -90,11 +91,13 @@ def bootstrap(
     ----------
     theta : (p,)             the optimum, where every refit starts
     others : (k, p)          further starts (the other basins), so that a resample can change basin
+    held : (p,) bool         parameters that were given, not fitted
     """
-    n, p = bound.n, len(theta)
+    n = bound.n
+    p = len(theta) if held is None else int((~held).sum())
     method = choose_method(int(np.count_nonzero(weights)), p, groups)
     if count == 0 or method == "none":
-        return np.zeros((0, p)), "none"
+        return np.zeros((0, len(theta))), "none"
     rng = generator(seed, "bootstrap", method)
     starts = theta[None] if others is None else np.concatenate([theta[None], others])
     if method == "residuals":
@@ -105,6 +108,6 @@ def bootstrap(
         spread = np.sqrt(np.sum(r * r) / rng.chisquare(freedom, size=count))
         noise = spread[:, None] * rng.standard_normal((count, n))
         new = fitted * np.exp(noise) if objective.residual == "log" else fitted + noise
-        return refit(bound, starts, new, weights, objective)[0], method
+        return refit(bound, starts, new, weights, objective, held=held)[0], method
     tally = resample_weights(method, n, count, rng, groups)
-    return refit(bound, starts, y, tally * weights, objective)[0], method
+    return refit(bound, starts, y, tally * weights, objective, held=held)[0], method

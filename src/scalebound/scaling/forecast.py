@@ -103,7 +103,14 @@ def forecast(
     check_level(level)
     law = law_of(fit)
     table = as_table(rows, columns=columns, where=where)
-    inputs = input_columns(table, law)
+    return forecast_inputs(fit, law, input_columns(table, law), level=level, noise=noise, seed=seed)
+
+
+def forecast_inputs(
+    fit: Fit, law: Law, inputs: dict[str, np.ndarray], *, level: float | None = None, noise: bool = True, seed: int = 0
+) -> Forecast:
+    """:func:`forecast` for inputs already checked."""
+    level = fit.level if level is None else level
     value = law.predict(fit.vector, inputs)
     beyond = decades_beyond(inputs, fit.data.ranges)
     warnings = []
@@ -150,10 +157,10 @@ def sample(fit: Fit, law: Law, inputs: dict[str, np.ndarray], *, noise: bool = T
 def noise_residuals(fit: Fit) -> np.ndarray:
     """The fit's residuals, scaled to the size that noise has outside the fitted rows."""
     r = np.array(fit.residuals)
-    n, p = len(r), len(fit.params)
+    n, p = len(r), len(fit.params) - len(fit.fixed)
     return r * np.sqrt(n / max(n - p, 1))
 
 
 def _student(fit: Fit, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    freedom = max(fit.n - len(fit.params), 1)
+    freedom = max(fit.n - len(fit.params) + len(fit.fixed), 1)
     return (fit.scale or 0.0) * rng.standard_t(freedom, size=shape)

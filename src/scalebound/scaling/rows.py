@@ -273,7 +273,7 @@ def decades_beyond(inputs: dict[str, np.ndarray], ranges: dict[str, tuple[float,
     return out
 
 
-def parse_points(points: Sequence[str] | str) -> dict[str, np.ndarray]:
+def parse_points(points: Sequence[str] | str, *, flag: str = "--at") -> dict[str, np.ndarray]:
     """``"params=1e9,tokens=2e10"``, one text per row, as columns.
 
     Raises :class:`~scalebound.core.errors.UsageError` for anything that is not name=number.
@@ -289,10 +289,10 @@ def parse_points(points: Sequence[str] | str) -> dict[str, np.ndarray]:
             except ValueError:
                 sign = ""
             if not sign or not name or not math.isfinite(record.get(name, math.nan)):
-                raise UsageError(f"--at has {part!r}", expected="name=number, for example params=1e9,tokens=2e10")
+                raise UsageError(f"{flag} has {part!r}", expected="name=number, for example params=1e9,tokens=2e10")
         records.append(record)
     names = list(records[0])
     for record in records:
         if set(record) != set(names):
-            raise UsageError(f"--at gives {sorted(record)} once and {sorted(names)} another time", expected="the same names every time")
+            raise UsageError(f"{flag} gives {sorted(record)} once and {sorted(names)} another time", expected="the same names every time")
     return {name: np.array([record[name] for record in records]) for name in names}
