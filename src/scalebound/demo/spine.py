@@ -157,7 +157,8 @@ def _forecasts(columns: dict[str, list[float]], out: Path, say: Callable[[str], 
             continue
         law.save(out / "fits" / f"{target}.json")
         curve = forecast(law, {"params": np.append(at, sizes[-1])})
-        if curve.low is None or curve.high is None:
+        if curve.low is None or curve.high is None or not (np.isfinite(curve.low) & np.isfinite(curve.high)).all():
+            say(f"no forecast of {target}: too few or too noisy rungs for an interval")
             continue
         points = [Point(params=float(p), value=float(v), low=float(a), high=float(b)) for p, v, a, b in zip(curve.inputs["params"], curve.value, curve.low, curve.high, strict=True)]
         found.append(Forecast(target=target, law=law.law, fit=f"fits/{target}.json", level=LEVEL, rows=len(sizes) - 1, prediction=points[-1], truth=float(values[-1]), curve=tuple(points[:-1])))
