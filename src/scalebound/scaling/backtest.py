@@ -36,8 +36,10 @@ class Backtest:
     """One entry per (limit, row above it), in the order of limits and then of rows."""
 
     law: str
+    target: str
     order: str  # what runs were ordered by
     limits: tuple[float, ...]
+    trained: tuple[int, ...]  # rows behind each limit
     level: float
     row: np.ndarray  # number in the source
     size: np.ndarray  # of the row, in the quantity it was ordered by
@@ -46,9 +48,6 @@ class Backtest:
     low: np.ndarray
     high: np.ndarray
     truth: np.ndarray
-    trained: tuple[int, ...]  # rows behind each limit
-    target: str = "loss"
-    relative: bool = True
 
     @property
     def errors(self) -> np.ndarray:
@@ -195,8 +194,22 @@ def backtest_rows(
                 above.y,
             )
         )
-    joined = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    return Backtest(law.name, order, tuple(limits), level, *joined, trained=tuple(trained), target=rows.target)
+    row, sized, cuts, value, low, high, truth = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Backtest(
+        law=law.name,
+        target=rows.target,
+        order=order,
+        limits=tuple(limits),
+        trained=tuple(trained),
+        level=level,
+        row=row,
+        size=sized,
+        limit=cuts,
+        value=value,
+        low=low,
+        high=high,
+        truth=truth,
+    )
 
 
 def widening(seen: Backtest) -> float:

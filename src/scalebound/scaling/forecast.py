@@ -151,7 +151,8 @@ def sample(fit: Fit, law: Law, inputs: dict[str, np.ndarray], *, noise: bool = T
     rng = generator(seed, "forecast noise")
     r = noise_residuals(fit)
     picked = r[rng.integers(0, len(r), size=values.shape)] if fit.bootstrap.method != "residuals" else _student(fit, values.shape, rng)
-    return values * np.exp(picked) if fit.objective.residual == "log" else values + picked
+    with np.errstate(over="ignore"):  # noise beyond floating point is an infinite end of an interval, which its reader handles
+        return values * np.exp(picked) if fit.objective.residual == "log" else values + picked
 
 
 def noise_residuals(fit: Fit) -> np.ndarray:
