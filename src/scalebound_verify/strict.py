@@ -39,29 +39,25 @@ def parse(text: bytes, where: str) -> Any:
         raise Refused(f"is not valid JSON ({type(error).__name__}: {str(error)[:120]})", where) from error
 
 
-def conform(value: Any, form: Any, where: str, key: str = "") -> Any:
-    """Return ``value`` if it has exactly the given form, else raise naming the key.
-
-    A form is a type; a dict (exactly these keys); a one-element list (an array of that form); a longer list (that many elements of
-    these forms); or a tuple: one of its texts, None if it holds None, or its last element's form. An integer may stand for a float.
-    """
-    if isinstance(form, tuple):
-        if (value is None and None in form) or (isinstance(value, str) and value in form):
-            return value
-        if form[-1] is None or isinstance(form[-1], str):
-            raise Refused(f"{key} is {str(value)[:40]!a}", where, "one of " + ", ".join(map(str, form)))
+def conform(value: Any, form: Any, where: str, key: str = "it") -> Any:
+    """Return ``value`` if it has exactly the given form, else raise naming the key. A form is a type; a dict (exactly these keys); a list
+    of one form (an array of it) or of several (one each); or a tuple: one of its texts, None if it holds None, or its last element's form.
+    An integer may stand for a float."""
+    if isinstance(form, tuple) and ((value is None and None in form) or (isinstance(value, str) and value in form)):
+        return value
+    if isinstance(form, tuple) and not isinstance(form[-1], str):
         return conform(value, form[-1], where, key)
     if isinstance(form, dict) and isinstance(value, dict):
         for name in sorted(form.keys() ^ value.keys()):
-            raise Refused(f"{key} {'lacks' if name in form else 'has the unknown key'} {name!a}".strip(), where, "the keys " + ", ".join(form))
-        return {name: conform(value[name], form[name], where, f"{key}.{name}".lstrip(".")) for name in form}
+            raise Refused(f"{key} {'lacks' if name in form else 'has the unknown key'} {name!a}", where, "the keys " + ", ".join(form))
+        return {name: conform(value[name], form[name], where, f"{key}.{name}".removeprefix("it.")) for name in form}
     if isinstance(form, list) and isinstance(value, list) and len(form) in (1, len(value)):
         forms = form * len(value) if len(form) == 1 else form
         return [conform(item, each, where, f"{key}[{k}]") for k, (item, each) in enumerate(zip(value, forms, strict=True))]
     if form is float and type(value) is int:
         return float(value)
     if form is not object and type(value) is not form:
-        raise Refused(f"{key} is {type(value).__name__}".strip(), where, getattr(form, "__name__", f"a {type(form).__name__} of its length"))
+        raise Refused(f"{key} is {type(value).__name__} {str(value)[:40]!a}", where, getattr(form, "__name__", str(form)[:200]))
     return value
 
 
