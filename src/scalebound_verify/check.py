@@ -205,4 +205,7 @@ def verify(path: str | os.PathLike[str], replay_blocks: int = 0, seed: int | Non
             raise Refused("--replay needs a package and its stream", checker.path, status=2)
         good, detail = replay(*checker.decoded, checker.stats, checker.tokens, replay_blocks, seed)
         checker.say("replay", detail, {detail: good})
-    return {"holds": bound is not None and all(check["ok"] for check in checker.checks), "bound": bound, "checks": checker.checks}
+    claim = f"with probability at least {1 - checker.c['delta']:g}, the smoothed predictor's mean expected loss over the tokens " \
+        f"{checker.c['window']} of the stream is at most {checker.c['bound']:.6g} nats/token"  # fmt: skip
+    holds = bound is not None and all(check["ok"] for check in checker.checks)
+    return {"holds": holds, "bound": bound, "claim": claim, "checks": checker.checks}

@@ -8,10 +8,8 @@ from typing import Any
 
 
 class Refused(Exception):
-    """A file is missing, malformed or cannot be read, so nothing can be said about the claim (exit status 3).
-
-    ``what`` is wrong at ``where``; ``expected`` would be right; ``status`` is 2 for wrong usage, 4 for a missing package.
-    """
+    """A file is missing or malformed, so nothing can be said about the claim (exit status 3; 2 for wrong usage, 4 for a missing package).
+    ``what`` is wrong at ``where``; ``expected`` would be right."""
 
     def __init__(self, what: str, where: str = "", expected: str = "", hint: str = "", status: int = 3) -> None:
         super().__init__(f"{where}: {what}".removeprefix(": ") + (f"; expected {expected}" if expected else ""))
@@ -73,10 +71,8 @@ def regular(path: str) -> int:
 
 
 def inside(folder: str, path: str, where: str) -> str:
-    """The file a certificate in ``folder`` names by ``path``: relative, no symbolic link below the folder both have in common.
-
-    ``..`` is allowed, since certificates lie in a folder beside the statistics they name; it is taken literally, as a reader would.
-    """
+    """The file a certificate in ``folder`` names by ``path``: relative, no symbolic link below the folder both have in common. ``..`` is
+    allowed, since certificates lie in a folder beside the statistics they name; it is taken literally, as a reader would."""
     if not path or os.path.isabs(path) or "\\" in path or "\0" in path:
         raise Refused(f"names the file {path!a}", where, "a path relative to the certificate's folder")
     target = os.path.normpath(os.path.join(folder, path))
