@@ -36,16 +36,16 @@ class Annealing(FormulaLaw):
     title = "Learning-rate annealing law"
     equation = "L(s) = L0 + A S1^-alpha - C S2"
     source = "arXiv:2408.11029"
-    inputs = ("step", "lr", "curve")
-    positive = ("lr",)
-    varying = ("step",)
-    parameters = (
+    inputs: tuple[str, ...] = ("step", "lr", "curve")
+    positive: tuple[str, ...] = ("lr",)
+    varying: tuple[str, ...] = ("step",)
+    parameters: tuple[Parameter, ...] = (
         Parameter("L0", 0.0, 1e6, "loss after endless training at a constant rate"),
         Parameter("A", 1e-12, 1e12, "size of the part that falls with progress", "log"),
         Parameter("alpha", 0.0, 3.0, "exponent of progress"),
         Parameter("C", 0.0, 1e12, "loss gained per unit of annealing"),
     )
-    linear = ("L0", "A", "C")
+    linear: tuple[str, ...] = ("L0", "A", "C")
 
     def data(self, inputs: Inputs) -> dict[str, Any]:
         sums = schedules(inputs)

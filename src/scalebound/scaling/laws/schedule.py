@@ -79,7 +79,7 @@ def _curve(step: np.ndarray, lr: np.ndarray, decay: float) -> tuple[np.ndarray, 
             m = m * keep + drop * (1 - keep) / (1 - decay)
         momentum[k + 1] = momentum[k] + added
     offset = len(at) - len(step)
-    moving = np.flatnonzero(rate[1:] != rate[:-1])
+    moving = [int(k) for k in np.flatnonzero(rate[1:] != rate[:-1])]
     coarse = [_pieces(at, rate, jump, total, k, WARMUP_PIECES if k == 0 and offset else 1) for k in moving]
     fine = [_pieces(at, rate, jump, total, k, WARMUP_PIECES if k == 0 and offset else PIECES) for k in moving]
     rows = []
