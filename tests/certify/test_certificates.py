@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import tracemalloc
 
 import msgspec
 import numpy as np
@@ -158,6 +159,7 @@ def test_bad_input_is_refused_with_the_place(stats, online):
         (InputError, "before each token", lambda: certify(stats, code_bits=10, method="anchored", reference=with_arrays(online, {"predictable": ""}))),
         (InputError, "itself", lambda: certify(stats, code_bits=10, method="anchored", reference=stats)),
         (InputError, "other places", lambda: certify(stats, code_bits=10, method="anchored", reference=sample_blocks(online, 10))),
+        (InputError, "other places", lambda: certify(stats, code_bits=10, full=sample_blocks(stats, 10))),
         (InputError, "another stream", lambda: certify(stats, code_bits=10, full=with_arrays(online, {"stream": msgspec.structs.replace(online.info.stream, sha256="dd" * 32)}))),
         (InputError, "online losses", lambda: certify(online, code_bits=10)),
         (InputError, "kind", lambda: certify(stats, method="trajectory")),
@@ -193,3 +195,18 @@ def test_bad_input_is_refused_with_the_place(stats, online):
             assert re.search(message, str(error) + error.where + error.expected), (message, str(error))
         else:
             pytest.fail(f"nothing raised for {message!r}")
+
+
+def test_memory_does_not_grow_with_tokens(tmp_path):
+    peaks = []
+    for n in (400_000, 1_600_000):
+        rng = np.random.default_rng(0)
+        losses, entropy = rng.gamma(2.0, 0.5, n).astype("f4"), rng.uniform(0.1, 2.5, n).astype("f4")
+        info = StatsInfo(tokens=n, window=(0, n), vocab_size=16, block_tokens=100)
+        path = Stats(info, {"nll": losses, "entropy": entropy}).save(tmp_path / f"{n}.safetensors")
+        del losses, entropy
+        tracemalloc.start()
+        certify(Stats.load(path), code_bits=10_000)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] * 1.05 < 100e6
