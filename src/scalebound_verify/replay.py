@@ -1,8 +1,6 @@
-"""``--replay m``: score m random blocks again with the decoded model, through plain transformers, and compare with the statistics.
-
-The only part that needs torch and transformers, and the only one that would notice statistics invented together with their hash. The
-blocks are drawn from a seed nobody knew before, unless one is given. A reference's losses are not replayed: its model is not at hand.
-"""
+"""``--replay m``: score m random blocks again with the decoded model, through plain transformers, and compare with the statistics. The only
+part that would notice statistics invented together with their hash. The blocks are drawn from a seed nobody knew before, unless one is
+given. A reference's losses are not replayed: its model is not at hand."""
 
 import secrets
 from typing import Any

@@ -94,6 +94,43 @@ def test_text_shorter_than_a_context_is_refused(capsys, tmp_path):
     assert status == 3 and "text" in err and not (tmp_path / "run").exists()
 
 
+def test_disk_full_is_said_and_leaves_nothing(capsys, losses, tmp_path, monkeypatch):
+    import os
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    status, out, err = run(capsys, "certify", losses, "--vocab-size", "256", "--code-bits", "800", "--out", tmp_path / "c.json", "--json")
+    assert status == 5 and "no space left" in err and json.loads(out)["status"] == 5
+    assert [path.name for path in tmp_path.iterdir()] == ["l.npy"]
+
+
+def test_statistics_of_another_vocabulary_are_refused(capsys, tmp_path):
+    from scalebound.core.stats import Stats, StatsInfo
+
+    values = np.full(5000, 1.0, dtype=np.float32)
+    Stats(StatsInfo(tokens=5000, window=(0, 5000), vocab_size=256), {"nll": values}).save(tmp_path / "a.safetensors")
+    Stats(StatsInfo(tokens=5000, window=(0, 5000), vocab_size=300, predictable="a model fixed before"), {"nll": values}).save(tmp_path / "b.safetensors")
+    status, _, err = run(capsys, "certify", tmp_path / "a.safetensors", "--code-bits", "800", "--vocab-size", "300")
+    assert status == 3 and "256" in err and "300" in err
+    status, _, err = run(capsys, "certify", tmp_path / "a.safetensors", "--code-bits", "800", "--method", "anchored", "--reference", tmp_path / "b.safetensors")
+    assert status == 3 and "256" in err and "300" in err
+
+
+def test_ctrl_c_prints_the_command_that_goes_on(tmp_path):
+    import signal
+
+    command = [sys.executable, "-m", "scalebound", "train", "--sizes", "60k", "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "run" / "log.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130 and f"scalebound train --sizes 60k --out {tmp_path / 'run'}" in err and "Traceback" not in err and not out
+
+
 def test_dry_run_writes_nothing(capsys, tmp_path):
     status, out, _ = run(capsys, "train", "--sizes", "15k,30k", "--out", tmp_path / "run", "--dry-run", "--json")
     assert status == 0 and len(json.loads(out)["rungs"]) == 2 and not (tmp_path / "run").exists()

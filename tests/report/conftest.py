@@ -3,6 +3,7 @@ are not measurements."""
 
 import json
 import math
+import shutil
 
 import pytest
 
@@ -153,13 +154,13 @@ def write_folder(root, *, text_name="Python sources", rung_name="rung-{}", law="
     return root
 
 
-@pytest.fixture
-def make_folder(tmp_path):
-    """``make_folder(name, **changes)`` writes a folder and returns its path."""
-    return lambda name="demo", **changes: write_folder(tmp_path / name, **changes)
-
-
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
     """One folder for the tests that only read it."""
     return write_folder(tmp_path_factory.mktemp("report") / "demo")
+
+
+@pytest.fixture
+def make_folder(folder, tmp_path):
+    """``make_folder(**changes)`` gives a folder of the test's own."""
+    return lambda **changes: write_folder(tmp_path / "demo", **changes) if changes else shutil.copytree(folder, tmp_path / "demo")

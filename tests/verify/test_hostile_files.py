@@ -36,7 +36,7 @@ TEXTS = {
     "a number as text": (lambda text: text.replace('"delta": 0.01', '"delta": "0.01"'), "delta is str"),
     "a truth value as a number": (lambda text: text.replace('"delta": 0.01', '"delta": true'), "delta is bool"),
     "a fraction of a token": (lambda text: text.replace('"evaluated": 40000', '"evaluated": 40000.0'), "tokens.evaluated is float"),
-    "another method": (lambda text: text.replace('"method": "product"', '"method": "hearsay"'), "method is 'hearsay'"),
+    "another method": (lambda text: text.replace('"method": "product"', '"method": "hearsay"'), "method is str 'hearsay'"),
     "a lone surrogate": (lambda text: text.replace("nats/token", "\\ud800"), "unit is"),
 }  # fmt: skip
 

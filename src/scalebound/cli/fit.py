@@ -29,6 +29,7 @@ def fit(
     seed: int = 0,
     drop_bad: bool = False,
     fix: str = "",
+    start: str = "",
     diagnose: bool = False,
     widen: bool = False,
     out: Path | None = None,
@@ -42,7 +43,9 @@ def fit(
     data
         Table with columns params, tokens, loss, ... (usual other names are recognised and shown).
     law
-        power, power:flops, chinchilla, overtraining, ...
+        power, power:flops, chinchilla, overtraining, kaplan, repetition, exponential-error, sigmoid:COLUMN, annealing,
+        annealing-sized, multipower, critical-batch, passuntil; "auto" compares the laws that suit the columns by backtest;
+        or an expression of columns and parameters, "E + A/params**a + B/tokens**b".
     target
         Column to explain; the law's own (loss, error) when not given.
     columns
@@ -69,6 +72,8 @@ def fit(
         Leave out rows that cannot be used, and say so.
     fix
         Parameters given instead of fitted: alpha=0.35,beta=0.35.
+    start
+        Values to start from, for an own law whose parameters are far from one: Nc=1e13.
     diagnose
         Profile every parameter, refit under other choices, find the rows that decide.
     widen
@@ -100,6 +105,7 @@ def fit(
         seed=seed,
         drop_bad=drop_bad,
         fix=given(fix),
+        start=given(start),
         diagnose=diagnose,
     )
     if widen:

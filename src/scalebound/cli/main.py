@@ -53,6 +53,7 @@ def build_app(chosen: str = "") -> App:
         help_epilogue=SHARED,
         help_format="plaintext",
         result_action="return_value",
+        suppress_keyboard_interrupt=False,  # main says how to go on
     )
     for name, (path, summary) in COMMANDS.items():
         if name != chosen:

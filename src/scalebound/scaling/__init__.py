@@ -20,6 +20,7 @@ from scalebound.scaling.forecast import law_of as law_of
 from scalebound.scaling.isoflop import IsoFlop as IsoFlop
 from scalebound.scaling.isoflop import isoflop as isoflop
 from scalebound.scaling.laws import LAWS as LAWS
+from scalebound.scaling.laws import function_law as function_law
 from scalebound.scaling.laws import get_law as get_law
 from scalebound.scaling.laws.protocol import Law as Law
 from scalebound.scaling.laws.protocol import Parameter as Parameter

@@ -150,12 +150,13 @@ def backtest(
     >>> seen.mean_abs_relative_error < 1e-6
     True
     """
-    law = get_law(law)
     check_level(level)
     if folds < 1:
         raise UsageError(f"folds is {folds}", expected="at least 1")
+    data = as_table(table, columns=columns, where=where)
+    law = get_law(law, data.columns)
     how = objective_for(law, objective, delta)
-    rows = prepare(as_table(table, columns=columns, where=where), law, target=target, group=group, weights=weights, drop_bad=drop_bad)
+    rows = prepare(data, law, target=target, group=group, weights=weights, drop_bad=drop_bad)
     return backtest_rows(rows, law, how, limit=limit, folds=folds, bootstrap=bootstrap, level=level, seed=seed, fix=fix)
 
 
