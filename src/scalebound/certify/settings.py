@@ -33,11 +33,11 @@ def default_centres(method: str, stats: Stats, vocab_size: int, alphas: Sequence
     """The mixture of centres of a method, given which arrays the file holds.
 
     product: zero, and the entropy clipped below at 0.5, 1 and 2; heldout: zero and the entropy; freedman: the entropy alone, as in the
-    paper; anchored: zero, and with the centres measured, those clipped at -0.5, -1 and -2; trajectory, and whatever has no entropy: zero.
+    paper; anchored: zero, and with the centres measured, those clipped at -0.25, -0.5 and -1; trajectory, and whatever has no entropy: zero.
     Clips at or above ``log V`` are left out.
     """
     if method == "anchored":
-        return equal(("zero", 0.0), ("kl", -0.5), ("kl", -1.0), ("kl", -2.0)) if kl else zero()
+        return equal(("zero", 0.0), ("kl", -0.25), ("kl", -0.5), ("kl", -1.0)) if kl else zero()
     if method == "trajectory" or "entropy" not in stats:
         return zero()
     if method == "freedman":
