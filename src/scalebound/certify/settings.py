@@ -1,7 +1,7 @@
 """Settings of a certificate that are fixed in advance, and what each method takes when nothing was said.
 
-Every default here was written down before any stream was seen, so it costs nothing; what is picked from a list after looking is paid for
-in bits.
+Defaults are constants of this file: the same for every stream, they depend on which arrays a file holds and never on its values, so they cost
+nothing. What is picked from a list after looking is paid for in bits; so is a default changed after looking.
 """
 
 from __future__ import annotations
