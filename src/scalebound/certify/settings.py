@@ -1,7 +1,7 @@
 """Settings of a certificate that are fixed in advance, and what each method takes when nothing was said.
 
-Defaults are constants of this file: the same for every stream, they depend on which arrays a file holds and never on its values, so they cost
-nothing. What is picked from a list after looking is paid for in bits; so is a default changed after looking.
+Defaults are constants of this file: the same for every stream, they depend on which arrays a file holds and never on its values, so they
+cost nothing. What is picked from a list after looking is paid for in bits; so is a default changed after looking.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def default_centres(method: str, stats: Stats, vocab_size: int, alphas: Sequence
     """The mixture of centres of a method, given which arrays the file holds.
 
     product: zero, and the entropy clipped below at 0.5, 1 and 2; heldout: zero and the entropy; freedman: the entropy alone, as in the
-    paper; anchored: zero, and with the centres measured, those clipped at -0.25, -0.5 and -1; trajectory, and whatever has no entropy: zero.
+    paper; anchored: zero, and with the centres measured, those clipped at -0.25, -0.5 and -1; trajectory, and whatever has no entropy:
+    zero.
     Clips at or above ``log V`` are left out.
     """
     if method == "anchored":
