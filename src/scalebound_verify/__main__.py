@@ -1,4 +1,4 @@
-"""``scalebound-verify C.json [--json] [--replay M [--seed S]]``: exit status 0 the claim holds, 1 it does not, 2 usage, 3 a malformed file."""
+"""``scalebound-verify C.json [--json] [--replay M [--seed S]]``: exit status 0 holds, 1 does not, 2 usage, 3 a malformed file."""
 
 import argparse
 import json
@@ -14,7 +14,7 @@ def lines(record: dict[str, Any]) -> list[str]:
     """What people read: one line a check, and a last one."""
     marks = [f"{'ok ' if check['ok'] else 'NOT'}  {check['name']:<11} {check['detail']}" for check in record["checks"]]
     bad = ", ".join(check["name"] for check in record["checks"] if not check["ok"])
-    return [*marks, f"holds: the certificate's bound is {record['bound']:.6g} nats/token" if record["holds"] else f"does NOT hold: {bad}"]
+    return [*marks, f"holds: {record['claim']}" if record["holds"] else f"does NOT hold: {bad}"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,9 +34,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(json.dumps({"error": {key: getattr(error, key) for key in ("what", "where", "expected", "hint")}, "status": error.status}))
         print(f"error: {error}" + (f"\nhint: {error.hint}" if error.hint else ""), file=sys.stderr)
         return error.status
-    except (OSError, MemoryError) as error:
-        print(f"error: the machine failed ({type(error).__name__}: {error})", file=sys.stderr)
-        return 5
     print(json.dumps(record) if asked.json else "\n".join(lines(record)))
     return 0 if record["holds"] else 1
 

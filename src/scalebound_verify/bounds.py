@@ -1,9 +1,7 @@
-"""The inequalities of docs/mathematics.md (C3, C5), recomputed: one pass over the tokens, then one equation solved by bisection.
-
-X_k loss, Y_k centre with X_k - Y_k <= Delta, A_k = (Y_k - X_k)/Delta >= -1, s in (0,1) with weights w. With probability 1 - delta
-``logsumexp_{j,s}( log w_{j,s} - n log(1 - (s/Delta_j)(m - mean Y_j)) + sum_k log(1 + s A_{j,k}) ) <= log(1/delta) + L log 2`` at m = the
-mean conditional loss, so the root of equality bounds it; it is never above ``mean Y_j + Delta_j``.
-"""
+"""The inequalities of docs/mathematics.md (C3, C5), recomputed: one pass over the tokens, then one equation solved by bisection. With X_k
+the loss, Y_k the centre, X_k - Y_k <= Delta, A_k = (Y_k - X_k)/Delta and weights w over s in (0,1), with probability 1 - delta at m = the
+mean conditional loss, ``logsumexp_{j,s}(log w_js - n log(1 - (s/Delta_j)(m - mean Y_j)) + sum_k log(1 + s A_jk)) <= log(1/delta) + L log 2``.
+So the root of equality bounds it; and it is never above ``mean Y_j + Delta_j``."""
 
 import math
 from collections.abc import Callable
@@ -17,11 +15,8 @@ Slices = Callable[[int, int], tuple[np.ndarray, list[np.ndarray]]]
 
 
 def log_factors(a: np.ndarray, s: float) -> float:
-    """``sum_k log(1 + s a_k)``, 16 factors before each logarithm, without loss of digits at either end of s.
-
-    For small s the running product minus one is kept (``1 + s a`` would round s away); near 1 the product itself is (the other
-    would cancel when sixteen losses sit at their ceiling).
-    """
+    """``sum_k log(1 + s a_k)``, 16 factors before each logarithm. For small s the running product minus one is kept (``1 + s a`` would
+    round s away); near 1 the product itself is (the other would cancel when sixteen losses sit at their ceiling)."""
     rows = np.zeros((16, -(-len(a) // 16)))
     rows.reshape(-1)[: len(a)] = a
     if s < 0.1:
@@ -37,8 +32,8 @@ def log_factors(a: np.ndarray, s: float) -> float:
 
 
 def gather(slices: Slices, start: int, stop: int, ranges: np.ndarray, grid: np.ndarray, width: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Sums over tokens [start, stop) of X, Y_j, (Y_j - X)^2 and log(1 + s A_js), as one row; with ``width``, sums of the means of
-    blocks of that many tokens instead, and the standard deviations of those means (divisor: their number)."""
+    """Sums over tokens [start, stop) of X, Y_j, (Y_j - X)^2 and log(1 + s A_js), as one row; with ``width``, sums of the means of blocks
+    of that many tokens instead, and the standard deviations of those means (divisor: their number)."""
     rows, squares, shift, step = [], [], np.zeros(0), max(1, CHUNK // max(width, 1)) * max(width, 1)
     for begin in range(start, stop, step):
         x, ys = slices(begin, min(begin + step, stop))
@@ -74,10 +69,8 @@ def left_side(m: float, n: int, y: np.ndarray, g: np.ndarray, ranges: np.ndarray
 
 
 def product(low: float, n: int, y: np.ndarray, g: np.ndarray, ranges: np.ndarray, grid: np.ndarray, log_w: np.ndarray, right: float) -> float:
-    """Smallest double at which the left side reaches ``right``, or the ceiling ``min(mean Y_j + Delta_j)`` when that is smaller.
-
-    ``low`` = mean X starts the bracket: there the left side is at most 0 by Jensen's inequality.
-    """
+    """Smallest double at which the left side reaches ``right``, or the ceiling ``min(mean Y_j + Delta_j)`` when that is smaller. The
+    bracket starts at ``low`` = mean X, where the left side is at most 0 by Jensen's inequality."""
     high, fixed = float((y + ranges).min()), (n, y, g, ranges, grid, log_w)
     if left_side(high, *fixed) <= right:
         return high

@@ -13,8 +13,8 @@ IN_REFERENCE = {"eps", "reference", "anchor", "window", "grid", "weights", "hori
 
 
 class Part(NamedTuple):
-    """One supermartingale: its losses and centres; per centre the range Delta, the largest A, the interval it lies in (None for the
-    centre 0, whose mean needs no bounding) and its weight; the bits and the share of delta it pays."""
+    """One supermartingale: losses and centres; per centre the range Delta, the largest A, the interval it lies in (None for the centre 0,
+    whose mean needs no bounding) and its weight; the bits and the share of delta it pays."""
 
     slices: bounds.Slices
     ranges: list[float]
@@ -85,14 +85,12 @@ def solve(c: dict[str, Any], stats: Statistics, part: Part, quantities: int) -> 
         low, high, mean = 0.0 * row, 0.0 * row, row / m
         low[sums], high[sums] = np.array([interval or (0.0, 0.0) for interval in part.intervals]).T
         low[logs], high[logs] = np.tile(np.log1p(-grid), j), np.log1p(np.outer(part.largest, grid)).ravel()
-        off = bounds.radius(m, whole, high - low, sd, c["delta"] * c["delta_shares"]["subsampling"] / quantities)
-        far = mean.copy()
+        off, far = bounds.radius(m, whole, high - low, sd, c["delta"] * c["delta_shares"]["subsampling"] / quantities), mean.copy()
         far[sums], far[logs] = np.minimum(mean + off, high)[sums], np.maximum(mean - off, low)[logs]
         plain = (mean * m * width + rest) / stats.tokens
         near, total = ((values * whole * width + rest) / n for values in (mean, far))
-    weights = np.full(len(grid), 1 / len(grid)) if c["weights"] is None else c["weights"]
     with np.errstate(divide="ignore"):
-        log_w = np.log(np.outer(part.weights, weights))
+        log_w = np.log(np.outer(part.weights, np.full(len(grid), 1 / len(grid)) if c["weights"] is None else c["weights"]))
     right = math.log(1 / (c["delta"] * part.share)) + part.bits * math.log(2)
 
     def bound(row: np.ndarray) -> float:

@@ -8,10 +8,8 @@ from typing import Any
 
 
 class Refused(Exception):
-    """A file is missing, malformed or cannot be read, so nothing can be said about the claim (exit status 3).
-
-    ``what`` is wrong at ``where``; ``expected`` would be right; ``status`` is 2 for wrong usage, 4 for a missing package.
-    """
+    """A file is missing or malformed, so nothing can be said about the claim (exit status 3; 2 for wrong usage, 4 for a missing package).
+    ``what`` is wrong at ``where``; ``expected`` would be right."""
 
     def __init__(self, what: str, where: str = "", expected: str = "", hint: str = "", status: int = 3) -> None:
         super().__init__(f"{where}: {what}".removeprefix(": ") + (f"; expected {expected}" if expected else ""))
@@ -39,29 +37,25 @@ def parse(text: bytes, where: str) -> Any:
         raise Refused(f"is not valid JSON ({type(error).__name__}: {str(error)[:120]})", where) from error
 
 
-def conform(value: Any, form: Any, where: str, key: str = "") -> Any:
-    """Return ``value`` if it has exactly the given form, else raise naming the key.
-
-    A form is a type; a dict (exactly these keys); a one-element list (an array of that form); a longer list (that many elements of
-    these forms); or a tuple: one of its texts, None if it holds None, or its last element's form. An integer may stand for a float.
-    """
-    if isinstance(form, tuple):
-        if (value is None and None in form) or (isinstance(value, str) and value in form):
-            return value
-        if form[-1] is None or isinstance(form[-1], str):
-            raise Refused(f"{key} is {str(value)[:40]!a}", where, "one of " + ", ".join(map(str, form)))
+def conform(value: Any, form: Any, where: str, key: str = "it") -> Any:
+    """Return ``value`` if it has exactly the given form, else raise naming the key. A form is a type; a dict (exactly these keys); a list
+    of one form (an array of it) or of several (one each); or a tuple: one of its texts, None if it holds None, or its last element's form.
+    An integer may stand for a float."""
+    if isinstance(form, tuple) and ((value is None and None in form) or (isinstance(value, str) and value in form)):
+        return value
+    if isinstance(form, tuple) and not isinstance(form[-1], str):
         return conform(value, form[-1], where, key)
     if isinstance(form, dict) and isinstance(value, dict):
         for name in sorted(form.keys() ^ value.keys()):
-            raise Refused(f"{key} {'lacks' if name in form else 'has the unknown key'} {name!a}".strip(), where, "the keys " + ", ".join(form))
-        return {name: conform(value[name], form[name], where, f"{key}.{name}".lstrip(".")) for name in form}
+            raise Refused(f"{key} {'lacks' if name in form else 'has the unknown key'} {name!a}", where, "the keys " + ", ".join(form))
+        return {name: conform(value[name], form[name], where, f"{key}.{name}".removeprefix("it.")) for name in form}
     if isinstance(form, list) and isinstance(value, list) and len(form) in (1, len(value)):
         forms = form * len(value) if len(form) == 1 else form
         return [conform(item, each, where, f"{key}[{k}]") for k, (item, each) in enumerate(zip(value, forms, strict=True))]
     if form is float and type(value) is int:
         return float(value)
     if form is not object and type(value) is not form:
-        raise Refused(f"{key} is {type(value).__name__}".strip(), where, getattr(form, "__name__", f"a {type(form).__name__} of its length"))
+        raise Refused(f"{key} is {type(value).__name__} {str(value)[:40]!a}", where, getattr(form, "__name__", str(form)[:200]))
     return value
 
 
@@ -77,10 +71,8 @@ def regular(path: str) -> int:
 
 
 def inside(folder: str, path: str, where: str) -> str:
-    """The file a certificate in ``folder`` names by ``path``: relative, no symbolic link below the folder both have in common.
-
-    ``..`` is allowed, since certificates lie in a folder beside the statistics they name; it is taken literally, as a reader would.
-    """
+    """The file a certificate in ``folder`` names by ``path``: relative, no symbolic link below the folder both have in common. ``..`` is
+    allowed, since certificates lie in a folder beside the statistics they name; it is taken literally, as a reader would."""
     if not path or os.path.isabs(path) or "\\" in path or "\0" in path:
         raise Refused(f"names the file {path!a}", where, "a path relative to the certificate's folder")
     target = os.path.normpath(os.path.join(folder, path))

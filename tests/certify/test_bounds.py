@@ -31,9 +31,9 @@ def loop(x, y, range_, grid):
     return np.array([math.fsum(math.log1p(s * (b - a) / range_) for a, b in zip(x, y, strict=True)) for s in grid])
 
 
-@pytest.mark.parametrize("n", [1, 15, 16, 17, 1000, 70_001])
+@pytest.mark.parametrize("n", [1, 15, 16, 17, 1000, 66_001])
 def test_fast_sums_equal_the_loop(n):
-    x, y, grid = losses(n), np.random.default_rng(1).uniform(0, 3, n), default_grid()
+    x, y, grid = losses(n), np.random.default_rng(1).uniform(0, 3, n), default_grid()[::4]
     sums = LogSums(grid, [8.0, 8.0])
     sums.add(x, [y, 0.0])
     assert np.allclose(sums.log_sums[0], loop(x, y, 8.0, grid), rtol=1e-12, atol=1e-15 * n)

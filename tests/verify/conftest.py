@@ -18,6 +18,7 @@ from scalebound.compress import encode, quantize
 from scalebound.core.certificate import Choice, FileRef, Inputs
 from scalebound.core.hashing import model_sha256
 from scalebound.core.stats import AnchorRef, ModelRef, Policy, Stats, StatsInfo, StreamRef
+from scalebound.data.tokenizer import load_tokenizer
 
 V, BLOCK, ALPHAS, EPS = 256, 64, (0.05, 0.1), 0.01
 CONFIG = {"architectures": ["LlamaForCausalLM"], "attention_bias": False, "bos_token_id": None, "eos_token_id": None, "head_dim": 4, "hidden_act": "silu",
@@ -42,7 +43,8 @@ def make_tensors(seed: int) -> dict[str, np.ndarray]:
 
 def write_stream(path: Path, tokens: np.ndarray) -> StreamRef:
     path.with_suffix(".bin").write_bytes(tokens.astype("<u2").tobytes())
-    info = {"schema": "scalebound.stream/1", "tokenizer": {"kind": "byte", "sha256": "0" * 64, "path": ""}, "vocab_size": V, "separator": 255,
+    byte = load_tokenizer("byte").sha256
+    info = {"schema": "scalebound.stream/1", "tokenizer": {"kind": "byte", "sha256": byte, "path": ""}, "vocab_size": V, "separator": 255,
             "dtype": "uint16", "num_tokens": len(tokens), "sequence_tokens": BLOCK, "seed": 7, "documents": [0], "num_documents": 1,
             "text_bytes": len(tokens), "split": "train", "source": {"name": "drawn", "sha256": "1" * 64},
             "bin_sha256": sha(path.with_suffix(".bin")), "version": "0"}  # fmt: skip

@@ -86,7 +86,7 @@ CHANGES = {
     "y_min above the range": ("running", lambda c: c["centres"][0].update(y_min=20.0), {"mixture"}),
     "y_min beyond doubles": ("running", lambda c: c["centres"][0].update(y_min=-1e300), {"mixture"}),
     "y_min lowered": ("running", lambda c: c["centres"][0].update(y_min=-3.0), {"terms"}),
-    "y_min raised": ("running", lambda c: c["centres"][0].update(y_min=3.0), {"bound"}),
+    "y_min raised": ("running", lambda c: c["centres"][0].update(y_min=3.0), {"terms"}),
     "a kl centre above zero": ("anchored", lambda c: c["centres"][-1].update(kind="kl", y_min=0.1), {"mixture"}),
     "a kl centre without an anchor": ("product", lambda c: c["centres"][-1].update(kind="kl", y_min=-1.0), {"mixture", "anchor"}),
     "a running mean of a sample": ("sampled", lambda c: c["centres"][-1].update(kind="running"), {"mixture"}),

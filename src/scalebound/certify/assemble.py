@@ -44,7 +44,7 @@ from scalebound.core.certificate import (
 from scalebound.core.errors import InputError, UsageError
 from scalebound.core.stats import Stats
 
-MEAN_READ = 1 << 20
+MEAN_READ = 1 << 16
 
 
 def certify(stats: Stats, *, method: str = "product", code_bits: int | None = None, delta: float = 0.01, alpha: float | None = None,
@@ -208,10 +208,10 @@ def _settle(stats: Stats, method: str, code_bits: int | None, delta: float, alph
     elif eps is not None or reference is not None:
         raise UsageError(f"a reference has no place in the method {method!r}", where="--eps or --reference", expected="--method anchored")
     kl = anchored and bool(measured) and set(candidates) <= set(measured)
-    if centres is not None and any(c.kind == "kl" for c in centres) and not kl:
+    if anchored and centres is not None and any(c.kind == "kl" for c in centres) and not kl:
         raise InputError("holds no centre for these settings", where=stats.path, expected="alphas and eps that `measure --anchor` computed it for")
     if full is not None:
-        _check_same_stream(stats, full, "the full-precision model")
+        _check_same_tokens(stats, full, "the full-precision model")
     chosen = tuple(centres) if centres is not None else default_centres(method, stats, vocab, candidates, kl=kl)
     if any(c.kind == "entropy" for c in chosen) and "entropy" not in stats:
         raise InputError("has no array 'entropy', which the centre 'entropy' needs", where=stats.path, hint="measure again with `scalebound measure`, or use --centres zero")
@@ -252,12 +252,17 @@ def _check_method(stats: Stats, method: str, code_bits: int | None) -> None:
         raise InputError("holds online losses: a different predictor at every token, which no code describes", where=stats.path, hint="use --method trajectory")
 
 
-def _check_same_stream(stats: Stats, other: Stats, what: str) -> None:
+def _check_same_tokens(stats: Stats, other: Stats, what: str) -> None:
     a, b = stats.info, other.info
     if a.stream.sha256 and b.stream.sha256 and a.stream.sha256 != b.stream.sha256:
         raise InputError(f"{what} was measured on another stream", where=other.path, expected=f"stream {a.stream.sha256[:12]}.. of {stats.path}")
     if "bare" not in (a.kind, b.kind) and a.window != b.window:
         raise InputError(f"{what} was measured on the window {b.window[0]}:{b.window[1]}", where=other.path, expected=f"{a.window[0]}:{a.window[1]} of {stats.path}")
+    # block ids say which tokens only when both files are cut into blocks of one size
+    cut = a.block_tokens == b.block_tokens and a.block_tokens > 0
+    if len(other) != len(stats) or (cut and not np.array_equal(other.blocks, stats.blocks)) or (not cut and not (stats.complete and other.complete)):
+        raise InputError(f"{what} has losses of {len(other):,} tokens in other places", where=other.path, expected=f"the same {len(stats):,} tokens as {stats.path}",
+                         hint="measure both in full, or with the same --sample and --seed")
 
 
 def _check_reference(stats: Stats, reference: Stats | None, predictable: str) -> str:
@@ -267,9 +272,7 @@ def _check_reference(stats: Stats, reference: Stats | None, predictable: str) ->
             raise InputError("has no reference losses", where=stats.path, hint="measure with `scalebound measure --anchor MODEL`, or give --reference STATS")
         why, sha256, where = predictable or stats.info.anchor.predictable, stats.info.anchor.sha256, stats.path
     else:
-        _check_same_stream(stats, reference, "the reference")
-        if len(reference) != len(stats) or not np.array_equal(reference.blocks, stats.blocks):
-            raise InputError(f"has losses of {len(reference):,} tokens in other places", where=reference.path, expected=f"the same {len(stats):,} tokens as {stats.path}")
+        _check_same_tokens(stats, reference, "the reference")
         why, sha256, where = predictable or reference.info.predictable, reference.info.model.sha256, reference.path
     if sha256 and sha256 == stats.info.model.sha256:
         raise InputError("the reference is the certified model itself", where=where, expected="a predictor that does not depend on the model the code describes")

@@ -23,7 +23,7 @@ MIXED = 0.01
 class Comparison:
     """``difference`` is the observed mean loss of A minus that of B, both mixed; ``[low, high]`` holds its conditional mean with probability ``level``.
 
-    ``e_value`` is evidence against equal conditional means, valid at every length; ``p_value = min(1, 1/e_value)``. ``log_e_value`` does not overflow.
+    ``e_value`` is evidence against equal conditional means, valid at every length; ``p_value = min(1, 1/e_value)``. Both stop at ``exp(700)``; ``log_e_value`` does not.
     """
 
     difference: float
@@ -110,7 +110,7 @@ def compare(a: Stats, b: Stats, *, level: float = 0.95, alpha: float = MIXED, ep
         verdict = "better_a"
     elif low > 0:
         verdict = "better_b"
-    return Comparison(difference=upper.mean_x, low=low, high=high, level=level, e_value=math.exp(min(log_e, 700.0)), log_e_value=log_e, p_value=min(1.0, math.exp(-log_e)) if log_e > -700 else 1.0,
+    return Comparison(difference=upper.mean_x, low=low, high=high, level=level, e_value=math.exp(min(log_e, 700.0)), log_e_value=log_e, p_value=min(1.0, math.exp(-max(min(log_e, 700.0), 0.0))),
                       verdict=verdict, n=len(a), alpha=alpha)  # fmt: skip
 
 

@@ -103,7 +103,8 @@ def interval(stats: Stats, *, level: float = 0.95, alpha: float = STREAM_ALPHA, 
         entropy = np.minimum(stats.read("entropy", start, stop), math.log(vocab), dtype=np.float64) if own else None
         smooth = raw if maximum is not None else smooth_uniform(raw, vocab, alpha)
         upper.add(smooth, [0.0] if entropy is None else [(1 - alpha) * entropy + alpha * math.log(vocab), 0.0])
-        below: list[np.ndarray | float] = [0.0] if entropy is None else [-entropy, 0.0]
+        # losses in [0, maximum] are mirrored, so that the lower end is as sharp at the maximum as the upper end is at 0
+        below: list[np.ndarray | float] = [0.0 if maximum is None else -maximum] if entropy is None else [-entropy, 0.0]
         lower.add(-raw, below)
         if maximum is None:
             lower_smooth.add(-smooth, below)

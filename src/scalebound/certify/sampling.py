@@ -16,7 +16,7 @@ from scalebound.certify.parts import Part
 from scalebound.core.errors import InputError
 from scalebound.core.stats import Stats
 
-READ = 1 << 18  # tokens read at a time
+READ = 1 << 16  # tokens read at a time: larger arrays make the system clear fresh pages at every step
 ENOUGH = 600.0  # blocks times rho from which the empirical Bernstein-Serfling inequality is used
 
 
@@ -159,7 +159,7 @@ def evaluate(part: Part, grid: np.ndarray, layout: Layout, *, start: int = 0, de
     if any(c.kind == "running" for c in part.centres):
         raise InputError("the running mean needs every token of the window", where="centres", expected="complete statistics for this centre")
     moments, size = BlockMoments(part, grid), layout.block_tokens
-    batch = max(1, READ // 4 // size)
+    batch = max(1, READ // size)
     for first in range(0, layout.drawn, batch):
         moments.add(first * size, min(batch, layout.drawn - first), size)
     ragged = collect(part, grid, layout.drawn * size, layout.evaluated)

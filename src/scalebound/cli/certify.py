@@ -111,17 +111,25 @@ def certify(stats: Path, *, package: Path | None = None, code_bits: int | None =
     return Result(msgspec.to_builtins(certificate), view_of(certificate, out, require), status=0 if met else 1)
 
 
+def decoded_sha256(package: Path) -> str | None:
+    """The hash of the model a package decodes to; None when this installation cannot decode (the ``lm`` extra is missing)."""
+    import importlib.util
+
+    if importlib.util.find_spec("constriction") is None:
+        return None
+    from scalebound.compress import load_package
+
+    return load_package(package).sha256()
+
+
 def check_package(package: Path, stats: Stats) -> None:
     """Raise unless the package decodes to the measured model; say so when that cannot be known here."""
     from scalebound.core.errors import InputError
 
-    try:
-        from scalebound.compress import load_package  # type: ignore[attr-defined]
-    except ImportError:
+    found, measured = decoded_sha256(package), stats.info.model.sha256
+    if found is None:
         note("note: the package was not decoded (needs scalebound[lm]); `scalebound verify` does it")
-        return
-    found, measured = load_package(package).sha256(), stats.info.model.sha256
-    if not measured:
+    elif not measured:
         note(f"note: {stats.path} names no model; that the package decodes to the one measured is your word")
     elif found != measured:
         raise InputError(f"decodes to model {found[:12]}..", where=str(package), expected=f"{measured[:12]}.., the model measured in {stats.path}",

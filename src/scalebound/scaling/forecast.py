@@ -14,7 +14,7 @@ from scalebound.scaling.fit import check_level
 from scalebound.scaling.fitted import Fit, load_fit
 from scalebound.scaling.laws import get_law
 from scalebound.scaling.laws.protocol import Law
-from scalebound.scaling.rows import decades_beyond, find_column
+from scalebound.scaling.rows import decades_beyond, input_column
 from scalebound.scaling.table import Table, as_table
 
 FAR_DECADES = 1.5
@@ -51,8 +51,11 @@ class Forecast:
 
 
 def law_of(fit: Fit) -> Law:
-    """The law a fit was made with, on its own columns."""
-    law = get_law(fit.law)
+    """The law a fit was made with, on its own columns.
+
+    Raises :class:`~scalebound.core.errors.UsageError` for a law that was a Python function: it is not in the file.
+    """
+    law = get_law(fit.law, fit.inputs)
     if tuple(law.inputs) != fit.inputs:
         law = get_law(f"{fit.law}:{fit.inputs[0]}")
     return law
@@ -65,6 +68,8 @@ def forecast(
     columns: str = "",
     where: str = "",
     level: float | None = None,
+    group: str | None = None,
+    law: Law | None = None,
     noise: bool = True,
     seed: int = 0,
 ) -> Forecast:
@@ -79,6 +84,8 @@ def forecast(
     fit : a Fit or its file
     rows : a table (or mapping of arrays) with the law's input columns
     level : in (0, 1); that of the fit when not given
+    group : column naming the curve of a row, for the laws of whole curves; that of the fit when not given
+    law : needed only when the fitted law was a Python function
     noise : False for the uncertainty of the curve alone
 
     Raises
@@ -101,9 +108,9 @@ def forecast(
         fit = load_fit(fit)
     level = fit.level if level is None else level
     check_level(level)
-    law = law_of(fit)
+    law = law_of(fit) if law is None else law
     table = as_table(rows, columns=columns, where=where)
-    return forecast_inputs(fit, law, input_columns(table, law), level=level, noise=noise, seed=seed)
+    return forecast_inputs(fit, law, input_columns(table, law, group or fit.bootstrap.group), level=level, noise=noise, seed=seed)
 
 
 def forecast_inputs(
@@ -126,10 +133,11 @@ def forecast_inputs(
     return Forecast(fit.target, level, value, np.minimum(low, value), np.maximum(high, value), beyond, inputs, tuple(warnings), samples)
 
 
-def input_columns(table: Table, law: Law) -> dict[str, np.ndarray]:
+def input_columns(table: Table, law: Law, group: str | None = None) -> dict[str, np.ndarray]:
     """The law's inputs from a table, checked to be finite and positive."""
     found: dict[str, str] = {}
-    inputs = {name: find_column(table, name, found) for name in law.inputs}
+    group = group if group is not None and group in table else None
+    inputs = {name: input_column(table, name, found, group) for name in law.inputs}
     positive = law.inputs if law.positive is None else law.positive
     for name, values in inputs.items():
         wrong = ~np.isfinite(values) | ((values <= 0) if name in positive else np.zeros(len(values), dtype=bool))
@@ -151,7 +159,8 @@ def sample(fit: Fit, law: Law, inputs: dict[str, np.ndarray], *, noise: bool = T
     rng = generator(seed, "forecast noise")
     r = noise_residuals(fit)
     picked = r[rng.integers(0, len(r), size=values.shape)] if fit.bootstrap.method != "residuals" else _student(fit, values.shape, rng)
-    return values * np.exp(picked) if fit.objective.residual == "log" else values + picked
+    with np.errstate(over="ignore"):  # noise beyond floating point is an infinite end of an interval, which its reader handles
+        return values * np.exp(picked) if fit.objective.residual == "log" else values + picked
 
 
 def noise_residuals(fit: Fit) -> np.ndarray:

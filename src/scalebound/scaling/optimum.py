@@ -125,9 +125,7 @@ def _judge(bound: Bound, minima: Minima, first: int, y: np.ndarray, weights: np.
     theta = minima.theta[best]
     reached = int(np.sum(minima.value <= value * (1 + SAME_VALUE) + floor))
     _, gradient, hessian, _ = gradient_and_hessian(bound, theta[None], y, weights, objective)
-    width = np.where(np.isfinite(high - low), high - low, 1.0)
-    near = 1e-9 * width
-    stuck = ((theta - low <= near) & (gradient[0] >= 0)) | ((high - theta <= near) & (gradient[0] <= 0))
+    stuck = ((theta <= low + 1e-9 * (1 + np.abs(low))) & (gradient[0] >= 0)) | ((theta >= high - 1e-9 * (1 + np.abs(high))) & (gradient[0] <= 0))
     at_limit = tuple(name for name, flag in zip(law.names, stuck & ~frozen, strict=True) if flag)
     free = ~(stuck | frozen)
     part = hessian[0][np.ix_(free, free)]

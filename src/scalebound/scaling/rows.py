@@ -86,6 +86,16 @@ def find_column(table: Table, name: str, found: dict[str, str]) -> np.ndarray:
     )
 
 
+def input_column(table: Table, name: str, found: dict[str, str], group: str | None) -> np.ndarray:
+    """An input of a law; ``curve`` is a number per value of the group column (one curve when there is none)."""
+    if name != "curve":
+        return find_column(table, name, found)
+    if group is None:
+        return np.zeros(len(table))
+    found[name] = group
+    return _group_codes(table, group).astype(float)
+
+
 def _has(table: Table, name: str) -> bool:
     return any(alias in table for alias in (name, *ALIASES.get(name, ())))
 
@@ -132,7 +142,7 @@ def prepare(
         With the row and column named, for each of the faults in the module's docstring.
     """
     found: dict[str, str] = {}
-    inputs = {name: np.array(find_column(table, name, found)) for name in law.inputs}
+    inputs = {name: np.array(input_column(table, name, found, group)) for name in law.inputs}
     name, y = find_target(table, law, target, found)
     heft = np.ones(len(y)) if weights is None else np.array(_numbers(table, weights))
     groups = None if group is None else _group_codes(table, group)
