@@ -1,1 +1,29 @@
-"""certify: not written yet."""
+"""From per-token statistics and a code length to a certificate, an interval or a comparison: pure functions on arrays.
+
+In: losses in stream order (arrays, or :class:`scalebound.core.stats.Stats`), a code length in bits. Out: :class:`~scalebound.certify.bound.Bound`, or a
+:class:`scalebound.core.certificate.Certificate` that a program sharing no code with this one can check.
+Start reading at :mod:`~scalebound.certify.product` (the theorem) and :mod:`~scalebound.certify.logsums` (what is summed).
+"""
+
+from scalebound.certify.assemble import certify as certify
+from scalebound.certify.bound import Bound as Bound
+from scalebound.certify.codelength import choice_bits as choice_bits
+from scalebound.certify.codelength import package_code_bits as package_code_bits
+from scalebound.certify.compare import Comparison as Comparison
+from scalebound.certify.compare import compare as compare
+from scalebound.certify.freedman import freedman_bound as freedman_bound
+from scalebound.certify.grid import DEFAULT_GRID as DEFAULT_GRID
+from scalebound.certify.grid import default_grid as default_grid
+from scalebound.certify.grid import paper_grid as paper_grid
+from scalebound.certify.grid import peaked_grid as peaked_grid
+from scalebound.certify.interval import Interval as Interval
+from scalebound.certify.interval import interval as interval
+from scalebound.certify.logsums import LogSums as LogSums
+from scalebound.certify.mixture import mixture_bound as mixture_bound
+from scalebound.certify.mixture import mixture_lower_bound as mixture_lower_bound
+from scalebound.certify.product import product_bound as product_bound
+from scalebound.certify.product import product_lower_bound as product_lower_bound
+from scalebound.certify.smoothing import smooth_anchored as smooth_anchored
+from scalebound.certify.smoothing import smooth_reference as smooth_reference
+from scalebound.certify.smoothing import smooth_uniform as smooth_uniform
+from scalebound.certify.smoothing import uniform_range as uniform_range

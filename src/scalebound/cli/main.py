@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import os
 import sys
 from collections.abc import Sequence
 
@@ -19,14 +20,25 @@ from scalebound.core.errors import MissingExtra, ScaleboundError, UsageError, fr
 
 # name: (where its function is, what it does); the order is the way data passes through the product
 COMMANDS: dict[str, tuple[str, str]] = {
+    "demo": ("scalebound.cli.demo:demo", "From text to verified certificates, a forecast and a page, in one command."),
     "train": ("scalebound.cli.train:train", "Train a model or a ladder of them, keeping the loss of every token."),
     "measure": ("scalebound.cli.measure:measure", "Score every token of a text with a model."),
+    "merge": ("scalebound.cli.merge:merge", "Join stats files of one measurement."),
+    "compress": ("scalebound.cli.compress:compress", "Write a model as one small file that decodes to exactly its rounded weights."),
+    "certify": ("scalebound.cli.certify:certify", "Prove a bound on the expected loss and write it as a certificate."),
+    "verify": ("scalebound.cli.verify:verify", "Check a certificate with independent code."),
+    "interval": ("scalebound.cli.interval:interval", "A two-sided anytime interval for a mean loss."),
+    "compare": ("scalebound.cli.compare:compare", "Decide which of two models predicts a stream better."),
     "fit": ("scalebound.cli.fit:fit", "Fit a scaling law to a table of runs."),
     "forecast": ("scalebound.cli.forecast:forecast", "Predict at sizes not trained, with intervals."),
     "plan": ("scalebound.cli.plan:plan", "Choose model and data size for a budget or a loss."),
     "backtest": ("scalebound.cli.backtest:backtest", "Test a law: would it have predicted your larger runs?"),
     "crossover": ("scalebound.cli.crossover:crossover", "Find the compute at which two recipes swap order."),
+    "report": ("scalebound.cli.report:report", "Put a finished demo on one offline HTML page."),
 }
+
+# one progress bar, ours; and no library looks for a network
+QUIET_LIBRARIES = {"TQDM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 SHARED = """Every command takes --json (one JSON object on stdout), --quiet (no progress) and --debug (tracebacks).
 Exit status: 0 done; 1 the claim does not hold; 2 usage; 3 bad input; 4 an extra is missing; 5 the machine or run failed; 130 interrupted."""
@@ -34,13 +46,14 @@ Exit status: 0 done; 1 the claim does not hold; 2 usage; 3 bad input; 4 an extra
 
 def build_app(chosen: str = "") -> App:
     """The cyclopts application. Only the ``chosen`` command is imported; the others are given by path."""
-    shared = {"help_format": "plaintext", "result_action": "return_value"}
     app = App(
         name="scalebound",
         help="Forecast the loss of language models you have not trained, and prove bounds for those you have.",
         version=scalebound.__version__,
         help_epilogue=SHARED,
-        **shared,
+        help_format="plaintext",
+        result_action="return_value",
+        suppress_keyboard_interrupt=False,  # main says how to go on
     )
     for name, (path, summary) in COMMANDS.items():
         if name != chosen:
@@ -49,7 +62,7 @@ def build_app(chosen: str = "") -> App:
         module, function_name = path.split(":")
         function = getattr(importlib.import_module(module), function_name)
         description, examples = _split_docstring(function.__doc__ or "")
-        app.command(function, name=name, help=description or summary, help_epilogue=f"{examples}\n\n{SHARED}".strip(), **shared)
+        app.command(function, name=name, help=description or summary, help_epilogue=f"{examples}\n\n{SHARED}".strip(), help_format="plaintext")
     return app
 
 
@@ -89,6 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     typed = list(arguments)
     as_json, be_quiet, debug = _take(arguments, "--json"), _take(arguments, "--quiet"), _take(arguments, "--debug")
     quiet.set(be_quiet)
+    for variable, value in QUIET_LIBRARIES.items():
+        os.environ.setdefault(variable, value)
     try:
         result = build_app(arguments[0] if arguments else "")(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:

@@ -64,24 +64,20 @@ def measure(model: Path, text: Path, *, out: Path, context: int | None = None, t
 
     require_extra("torch")
     from scalebound.cli.numbers import parse_numbers
-    from scalebound.data.stream import is_stream
     from scalebound.measure import DEFAULT_ALPHAS, DEFAULT_EPS, stream_of
     from scalebound.measure import measure as run
     from scalebound.models import load_model
 
     out = Path(out)
-    if is_stream(text):
-        stream_path = text
-    else:
-        loaded = load_model(model)
-        stream_path = stream_of(text, loaded, out.with_suffix(".stream"), context=context or min(1024, loaded.max_context), max_tokens=tokens).path
-        del loaded
+    threads = threads or (cores() if workers == 1 else 1)
+    loaded = load_model(model)
+    stream = stream_of(text, loaded, out.with_suffix(".stream"), context=context or min(1024, loaded.max_context), max_tokens=tokens)
     began = time.monotonic()
     with progress_bar(f"measure {Path(model).name}") as progress:
         stats = run(
-            model, stream_path, out, context=context, window=window, sample=sample, seed=seed, anchor=anchor, eps=DEFAULT_EPS if anchor_eps is None else anchor_eps,
+            loaded, stream.path, out, context=context, window=window, sample=sample, seed=seed, anchor=anchor, eps=DEFAULT_EPS if anchor_eps is None else anchor_eps,
             alphas=parse_numbers(anchor_alphas, "--anchor-alphas") if anchor_alphas else DEFAULT_ALPHAS, workers=workers,
-            threads=threads or (cores() if workers == 1 else 1), fresh=fresh, progress=progress,
+            threads=threads, fresh=fresh, progress=progress,
         )  # fmt: skip
     spent = time.monotonic() - began
     mean = {name: float(stats.read(name).mean(dtype="f8")) for name in ("nll", "entropy")}

@@ -1,1 +1,22 @@
-"""compress: not written yet."""
+"""Weights become a file whose size is the model's code length, and the file becomes exactly those weights again.
+
+In: a configuration and arrays (or a model folder). Out: a package, ``.sbz`` (docs/package-format.md), decoded without a rounding anywhere.
+Start reading at :mod:`~scalebound.compress.rounding` (weights to integers), then :mod:`~scalebound.compress.encoder` (integers to bytes),
+:mod:`~scalebound.compress.tables` (frequencies) and :mod:`~scalebound.compress.decoder` (what is refused). Only numpy and constriction needed.
+"""
+
+from scalebound.compress.checkpoint import read_checkpoint as read_checkpoint
+from scalebound.compress.decoder import decode as decode
+from scalebound.compress.decoder import decode_model as decode_model
+from scalebound.compress.encoder import Breakdown as Breakdown
+from scalebound.compress.encoder import encode as encode
+from scalebound.compress.encoder import encode_with_breakdown as encode_with_breakdown
+from scalebound.compress.model import Coded as Coded
+from scalebound.compress.model import QuantizedModel as QuantizedModel
+from scalebound.compress.model import Raw as Raw
+from scalebound.compress.model import tensors_sha256 as tensors_sha256
+from scalebound.compress.package import code_bits as code_bits
+from scalebound.compress.package import load_package as load_package
+from scalebound.compress.package import read_package as read_package
+from scalebound.compress.package import save_package as save_package
+from scalebound.compress.rounding import quantize as quantize

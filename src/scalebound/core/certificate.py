@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from scalebound.core.io import load_struct, save_struct
+from scalebound.core.io import load_struct, save_struct, sha256_file
 
 SCHEMA = "scalebound.certificate/1"
 
@@ -138,3 +138,10 @@ def load_certificate(path: str | os.PathLike) -> Certificate:
 
 
 Certificate.SCHEMA = SCHEMA  # type: ignore[attr-defined]
+
+
+def file_ref(path: str | os.PathLike | None, folder: str | os.PathLike) -> FileRef:
+    """How a certificate saved in ``folder`` names a file: relative path and hash; empty for None."""
+    if path is None:
+        return FileRef()
+    return FileRef(path=Path(os.path.relpath(path, folder)).as_posix(), sha256=sha256_file(path))

@@ -46,7 +46,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 Plan.SCHEMA = "scalebound.plan/1"  # type: ignore[attr-defined]
 
 
-def measure(model: str | os.PathLike, stream: str | os.PathLike, out: str | os.PathLike, *, context: int | None = None, window: tuple[int, int] | None = None,
+def measure(model: str | os.PathLike | LanguageModel, stream: str | os.PathLike, out: str | os.PathLike, *, context: int | None = None, window: tuple[int, int] | None = None,
             sample: int | None = None, seed: int = 0, anchor: str | os.PathLike | None = None, anchor_is: AnchorRef | None = None, eps: float = DEFAULT_EPS, alphas: Sequence[float] = DEFAULT_ALPHAS,
             workers: int = 1, threads: int = 1, fresh: bool = False, progress: Progress = silent) -> Stats:  # fmt: skip
     """Score every token of a window (or a random sample of its blocks) and write one stats file.
@@ -54,7 +54,7 @@ def measure(model: str | os.PathLike, stream: str | os.PathLike, out: str | os.P
     Parameters
     ----------
     model, anchor
-        What :func:`~scalebound.models.load_model` loads. With an anchor the file also holds ``reference_nll`` and ``centre``.
+        What :func:`~scalebound.models.load_model` loads (``model`` may be loaded already). With an anchor the file also holds ``reference_nll`` and ``centre``.
     stream
         A stream (see :func:`~scalebound.measure.stream_of` for text).
     context
@@ -85,7 +85,7 @@ def measure(model: str | os.PathLike, stream: str | os.PathLike, out: str | os.P
     """
     out, opened = Path(out), Stream(stream)
     torch.set_num_threads(threads)
-    loaded = load_model(model)
+    loaded = model if isinstance(model, LanguageModel) else load_model(model)
     reference = load_model(anchor) if anchor is not None else None
     context = context or min(opened.info.sequence_tokens, loaded.max_context)
     window = window or (0, len(opened))
@@ -105,7 +105,7 @@ def measure(model: str | os.PathLike, stream: str | os.PathLike, out: str | os.P
             raise InputError("holds another measurement", where=str(out), hint="choose another --out, or measure again with --fresh")
         return found
     _claim(out, plan)
-    tasks = [(str(model), str(stream), str(out), None if anchor is None else str(anchor), plan, blocks, number, workers, threads) for number in range(workers)]
+    tasks = [(loaded.name, str(stream), str(out), None if anchor is None else str(anchor), plan, blocks, number, workers, threads) for number in range(workers)]
     if workers == 1:
         _work(*tasks[0], progress=progress, models=(loaded, reference))
     else:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from scalebound.core.errors import InputError
 from scalebound.models.folder import hash_tensors, read_config, read_tensors
@@ -113,7 +114,7 @@ def _transformers(path: Path, dtype: torch.dtype, device: str, sha256: str = "")
         state = {name: tensor for name, tensor in model.state_dict().items() if name not in names}
         config = {key: value for key, value in model.config.to_dict().items() if key in ("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "rms_norm_eps", "rope_theta", "rope_parameters")}
         sha256 = hash_tensors(config, state)
-    return _wrap(model.to(dtype=dtype), str(path), sha256, sum(p.numel() for p in model.parameters()), device, str(path))
+    return _wrap(model, str(path), sha256, sum(p.numel() for p in model.parameters()), device, str(path), dtype)
 
 
 def _from_config(config: dict, tensors: dict[str, Tensor], name: str, sha256: str, num_params: int, dtype: torch.dtype, device: str, tokenizer: str) -> LanguageModel:
@@ -129,11 +130,11 @@ def _from_config(config: dict, tensors: dict[str, Tensor], name: str, sha256: st
     if absent or report.unexpected_keys:
         raise InputError(f"does not fit its configuration (tensor {(absent + report.unexpected_keys)[0]!r})", where=name)
     model.tie_weights()
-    return _wrap(model.to(dtype=dtype), name, sha256, num_params, device, tokenizer)
+    return _wrap(model, name, sha256, num_params, device, tokenizer, dtype)
 
 
-def _wrap(model: nn.Module, name: str, sha256: str, num_params: int, device: str, tokenizer: str) -> LanguageModel:
-    model = model.to(device).eval().requires_grad_(False)
+def _wrap(model: Any, name: str, sha256: str, num_params: int, device: str, tokenizer: str, dtype: torch.dtype) -> LanguageModel:
+    model = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
     config = model.config
     head = model.get_output_embeddings()
     decoder = getattr(model, model.base_model_prefix, None)

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scalebound.core.hashing import canonical_config
 from scalebound.models.shape import Shape
 
 EPS = 1e-5
@@ -35,6 +36,8 @@ def rotate(x_BHTK: Tensor, cos_TK: Tensor, sin_TK: Tensor) -> Tensor:
 
 class Layer(nn.Module):
     """Attention and feed-forward, each on the normalized residual stream."""
+
+    qkv: nn.Parameter
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -63,6 +66,9 @@ class Transformer(nn.Module):
     Every matrix starts normal with standard deviation 1/sqrt(fan in); those that write to the residual stream are divided by sqrt(2 L); the
     embedding, which is also the head, starts at 1/sqrt(D) so that first logits are of order one.
     """
+
+    cos_TK: Tensor
+    sin_TK: Tensor
 
     def __init__(self, shape: Shape, context: int, generator: torch.Generator | None = None) -> None:
         super().__init__()
@@ -98,8 +104,9 @@ class Transformer(nn.Module):
 
     def tensors(self) -> dict[str, Tensor]:
         """The weights under the names of a Llama-style folder."""
-        out = {"model.embed_tokens.weight": self.embedding, "model.norm.weight": self.norm}
+        out: dict[str, Tensor] = {"model.embed_tokens.weight": self.embedding, "model.norm.weight": self.norm}
         for number, layer in enumerate(self.layers):
+            assert isinstance(layer, Layer)
             prefix = f"model.layers.{number}."
             q, k, v = layer.qkv.chunk(3)
             gate, up = layer.gate_up.chunk(2)
@@ -124,4 +131,5 @@ def own_shape(config: dict) -> Shape | None:
         shape = Shape(config["vocab_size"], config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"], config["intermediate_size"])
     except KeyError:
         return None
-    return shape if config == {**config, **shape.config(config.get("max_position_embeddings", 0)), "torch_dtype": config.get("torch_dtype")} else None
+    # every key must be one we write, with our value: anything else (scaled rotary angles, biases) is another function
+    return shape if canonical_config(config) == canonical_config(shape.config(config.get("max_position_embeddings", 0))) else None

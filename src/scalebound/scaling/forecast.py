@@ -204,7 +204,8 @@ def _with_noise(fit: Fit, values: np.ndarray, rng: np.random.Generator) -> np.nd
     """One run's noise on each value: a residual of the fit, or Student's when there are few rows."""
     r = noise_residuals(fit)
     picked = r[rng.integers(0, len(r), size=values.shape)] if fit.bootstrap.method != "residuals" else _student(fit, values.shape, rng)
-    return values * np.exp(picked) if fit.objective.residual == "log" else values + picked
+    with np.errstate(over="ignore"):  # noise beyond floating point is an infinite end of an interval, which its reader handles
+        return values * np.exp(picked) if fit.objective.residual == "log" else values + picked
 
 
 def noise_residuals(fit: Fit) -> np.ndarray:

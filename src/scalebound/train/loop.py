@@ -157,7 +157,7 @@ def _train(recipe: Recipe, stream: Stream, window: tuple[int, int], out: Path, t
     except OSError as error:
         raise from_os_error(error, out) from error
     sha256 = _checkpoint(model, optimizer, recipe, step, out, resumable=False)
-    losses = np.fromfile(out / ONLINE_PART, dtype="<f4")
+    online_losses = np.fromfile(out / ONLINE_PART, dtype="<f4")
     model_ref = ModelRef(name=str(out), sha256="", params=recipe.params)  # a different predictor at every step: no single model's hash
     Stats(
         StatsInfo(
@@ -165,10 +165,10 @@ def _train(recipe: Recipe, stream: Stream, window: tuple[int, int], out: Path, t
             policy=Policy("packed", T, stream.info.separator), text_bytes=stream.tokenizer().count_bytes(sequences.reshape(-1)),
             predictable="the loss of each token before the update that used it", version=scalebound.__version__,
         ),
-        {"nll": losses},
+        {"nll": online_losses},
     ).save(out / "online.safetensors")  # fmt: skip
     info = RunInfo(
-        params=recipe.params, steps=step, tokens=recipe.tokens, flops=recipe.flops, train_loss=float(losses[-max(1, len(losses) // 10) :].mean(dtype=np.float64)),
+        params=recipe.params, steps=step, tokens=recipe.tokens, flops=recipe.flops, train_loss=float(online_losses[-max(1, len(online_losses) // 10) :].mean(dtype=np.float64)),
         model_sha256=sha256, stream=stream.ref, window=window, checkpoint=f"checkpoints/step-{step}", host=f"{platform.machine()} {platform.system()}",
         threads=threads, train_s=round(time.monotonic() - began, 3) if not started_at else 0.0, version=scalebound.__version__,
     )  # fmt: skip

@@ -3,10 +3,10 @@
 ==================  =====================================================================================================
 tokens              tokens_per_param * N, rounded down to whole sequences
 shape               :func:`scalebound.models.shape.shape_for`
-batch               the power of two of sequences nearest to tokens / (context * 1000), between 4 and 256
-learning rate       0.5 / width, at most 0.016: found best within a factor of 1.5 for widths 24 to 64 (benchmarks/LOG.md)
+batch               4 sequences, doubled while tokens / (context * batch) is above 1500, at most 256
+learning rate       0.3 / width, within a factor of 1.6 of the best of three to five tried at widths 24 to 64 (benchmarks/LOG.md)
 schedule            2% warmup (at least 10 steps), linear decay over the last half
-optimizer           AdamW, betas 0.9 and 0.95 (0.99 under 1000 steps would average too long), weight decay 0.1, clip 1
+optimizer           AdamW, betas 0.9 and 0.95, weight decay 0.1 on matrices, gradient norm clipped at 1
 ==================  =====================================================================================================
 """
 
@@ -88,6 +88,6 @@ def derive_recipe(params: int, *, tokens_per_param: float = 20.0, vocab_size: in
     steps = -(-tokens // (batch * context))
     return Recipe(
         params=shape.num_params, vocab_size=vocab_size, width=shape.width, depth=shape.depth, heads=shape.heads, feed_forward=shape.feed_forward,
-        context=context, tokens=tokens, batch_sequences=batch, learning_rate=min(0.5 / shape.width, 0.016), warmup=max(0.02, min(0.1, 10 / steps)),
+        context=context, tokens=tokens, batch_sequences=batch, learning_rate=0.3 / shape.width, warmup=max(0.02, min(0.1, 10 / steps)),
         decay=0.5, seed=seed,
     )  # fmt: skip

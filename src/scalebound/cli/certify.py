@@ -1,0 +1,203 @@
+"""``scalebound certify``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from scalebound.cli.output import Result, note, table
+
+if TYPE_CHECKING:
+    from scalebound.core.certificate import Certificate, Choice, FileRef
+    from scalebound.core.stats import Stats
+
+
+def certify(stats: Path, *, package: Path | None = None, code_bits: int | None = None, full: Path | None = None, reference: Path | None = None,
+            predictable: str = "", method: Literal["product", "freedman", "anchored", "heldout", "trajectory"] = "product", alpha: float | None = None,
+            alphas: str | None = None, eps: float | None = None, delta: float = 0.01, window: str | None = None, centres: str | None = None,
+            horizon: int | None = None, choice: Annotated[tuple[str, ...], Parameter(consume_multiple=False)] = (), vocab_size: int = 0,
+            stream_tokens: int = 0, require: float | None = None, out: Path | None = None) -> Result:  # fmt: skip
+    """Prove a bound on the mean expected loss of a (smoothed) model on a stream, and write it as a certificate.
+
+    product: from training losses and the size of the model's package. anchored: the same, relative to a reference known beforehand; usually tightest.
+    freedman: the published inequality, for comparison. heldout: a stream the model never saw, no package. trajectory: online losses of one epoch, no package.
+
+    Parameters
+    ----------
+    stats
+        Losses in stream order: a stats file, .npy, or .csv with a column nll.
+    package
+        The .sbz file that decodes to the measured model; its size is the code length.
+    code_bits
+        The code length in bits, self-delimitation included, when there is no package.
+    full
+        Statistics of the full-precision model, for the decomposition.
+    reference
+        Statistics of the reference on the same tokens (anchored). Default: the anchor's losses in STATS.
+    predictable
+        Why the reference was known before each token, unless its file says so.
+    method
+        The form of the certificate.
+    alpha
+        Share mixed in, fixed in advance.
+    alphas
+        Shares separated by commas, of which the best is taken and paid for. Default: a list of 8; anchored: the measured ones; heldout and trajectory: 2^-13 fixed.
+    eps
+        Share of uniform inside the reference. Default: as measured.
+    delta
+        Probability that the statement fails.
+    window
+        trajectory: the last fraction of the tokens (default 0.1) or START:STOP in stream tokens, fixed in advance.
+    centres
+        The mixture of centres, such as zero,entropy:0.5,running:1 (kind and clip). Default: by method.
+    horizon
+        Number of tokens the grid is made for. Default: the window's length.
+    choice
+        Another setting picked after looking and its number of options, such as bits=7. May be repeated.
+    vocab_size
+        For losses from a bare array.
+    stream_tokens
+        The stream's length, when a bare array is a uniform sample of its tokens.
+    require
+        Exit with status 1 unless the bound is at most this many nats per token.
+    out
+        The certificate to write (.json).
+
+    Examples
+    --------
+    scalebound certify runs/demo/rungs/60k/train.safetensors --package runs/demo/rungs/60k/model.sbz --out product.json
+
+    scalebound certify runs/small/online.safetensors --method trajectory --window 0.1 --out trajectory.json
+
+    next: scalebound verify product.json
+    """
+    import msgspec
+
+    from scalebound.certify import certify as run
+    from scalebound.certify import package_code_bits
+    from scalebound.certify.parts import parse_centres
+    from scalebound.core.certificate import Inputs
+    from scalebound.core.errors import UsageError
+    from scalebound.core.io import sha256_file
+    from scalebound.core.stats import open_losses
+
+    losses = open_losses(stats, vocab_size=vocab_size)
+    if package is not None and code_bits is not None:
+        raise UsageError("a package and a code length were given", where="--package and --code-bits", expected="one of them")
+    package_sha256 = ""
+    if package is not None:
+        package_sha256 = sha256_file(package)
+        check_package(package, losses)
+        if method not in ("heldout", "trajectory"):
+            code_bits = package_code_bits(os.stat(package).st_size)
+    folder = out.parent if out is not None else Path()
+    stream = find_stream(losses)
+    inputs = Inputs(
+        stats=file_ref(stats, folder), reference=file_ref(reference, folder), full=file_ref(full, folder), package=file_ref(package, folder), stream=file_ref(stream, folder),
+        stream_sha256=losses.info.stream.sha256, model_sha256=losses.info.model.sha256,
+    )  # fmt: skip
+    certificate = run(
+        losses, method=method, code_bits=code_bits, delta=delta, alpha=alpha, alphas=parse_list(alphas, "--alphas") if alphas is not None else None, eps=eps,
+        centres=parse_centres(centres) if centres is not None else None, horizon=horizon, choices=[parse_choice(text) for text in choice],
+        reference=open_losses(reference, vocab_size=vocab_size) if reference else None, predictable=predictable, full=open_losses(full, vocab_size=vocab_size) if full else None,
+        window=parse_window(window), vocab_size=vocab_size, stream_tokens=stream_tokens, package_sha256=package_sha256, inputs=inputs,
+    )  # fmt: skip
+    if out is not None:
+        certificate.save(out)
+    met = require is None or certificate.bound <= require
+    return Result(msgspec.to_builtins(certificate), view_of(certificate, out, require), status=0 if met else 1)
+
+
+def decoded_sha256(package: Path) -> str | None:
+    """The hash of the model a package decodes to; None when this installation cannot decode (the ``lm`` extra is missing)."""
+    import importlib.util
+
+    if importlib.util.find_spec("constriction") is None:
+        return None
+    from scalebound.compress import load_package
+
+    return load_package(package).sha256()
+
+
+def check_package(package: Path, stats: Stats) -> None:
+    """Raise unless the package decodes to the measured model; say so when that cannot be known here."""
+    from scalebound.core.errors import InputError
+
+    found, measured = decoded_sha256(package), stats.info.model.sha256
+    if found is None:
+        note("note: the package was not decoded (needs scalebound[lm]); `scalebound verify` does it")
+    elif not measured:
+        note(f"note: {stats.path} names no model; that the package decodes to the one measured is your word")
+    elif found != measured:
+        raise InputError(f"decodes to model {found[:12]}..", where=str(package), expected=f"{measured[:12]}.., the model measured in {stats.path}",
+                         hint="measure the package itself: scalebound measure M.sbz STREAM --out S.safetensors")
+
+
+def find_stream(stats: Stats) -> Path | None:
+    """The stream's .json, when it is where the statistics say and is still the same."""
+    from scalebound.core.io import sha256_file
+
+    named = stats.info.stream.path
+    for path in (Path(named), Path(stats.path).parent / named) if named else ():
+        if path.is_file() and sha256_file(path) == stats.info.stream.sha256:
+            return path
+    return None
+
+
+def file_ref(path: Path | None, folder: Path) -> FileRef:
+    """Path relative to the certificate's folder, and hash."""
+    from scalebound.core.certificate import FileRef
+    from scalebound.core.io import sha256_file
+
+    return FileRef() if path is None else FileRef(path=Path(os.path.relpath(path, folder)).as_posix(), sha256=sha256_file(path))
+
+
+def parse_list(text: str, flag: str) -> tuple[float, ...]:
+    from scalebound.core.errors import UsageError
+
+    try:
+        return tuple(float(word) for word in text.split(","))
+    except ValueError:
+        raise UsageError(f"{text!r} is no list of numbers", where=flag, expected="for example 0.05,0.1,0.2") from None
+
+
+def parse_choice(text: str) -> Choice:
+    from scalebound.core.certificate import Choice
+    from scalebound.core.errors import UsageError
+
+    setting, _, options = text.partition("=")
+    if not setting or not options.isdecimal():
+        raise UsageError(f"{text!r} is no choice", where="--choice", expected="a setting and its number of options, such as bits=7")
+    return Choice(setting=setting, options=int(options))
+
+
+def parse_window(text: str | None) -> float | tuple[int, int] | None:
+    from scalebound.core.errors import UsageError
+
+    if text is None:
+        return None
+    try:
+        if ":" in text:
+            start, stop = text.split(":")
+            return int(start), int(stop)
+        return float(text)
+    except ValueError:
+        raise UsageError(f"{text!r} is no window", where="--window", expected="a fraction such as 0.1, or START:STOP") from None
+
+
+def view_of(certificate: Certificate, out: Path | None, require: float | None) -> list[Any]:
+    """What people see: the sentence, the decomposition, where it was written."""
+    c, terms = certificate, certificate.terms
+    rows = [["loss at full precision", terms.full_precision_loss], ["quantization", terms.quantization], [f"smoothing (alpha {c.smoothing.alpha:g})", terms.smoothing],
+            ["complexity", terms.complexity], ["variance", terms.variance], ["subsampling", terms.subsampling], ["bound", c.bound]]  # fmt: skip
+    verdict = "vacuous: no better than guessing" if c.vacuous else "not vacuous"
+    view: list[Any] = [c.statement, table([f"{c.method} certificate", "nats/token"], [[name, f"{value:+.4f}"] for name, value in rows])]
+    view.append(f"Guessing at random loses {c.random_guess:.4f}: {verdict}. Code: {c.code.bits:,} bits and {c.code.choice_bits:.3g} for choices; {c.tokens.evaluated:,} of {c.tokens.stream:,} tokens evaluated.")
+    if require is not None:
+        view.append(f"Required: at most {require:g}; {'met' if c.bound <= require else 'not met'}.")
+    if out is not None:
+        view.append(f"Written: {out}. Check it: scalebound verify {out}")
+    return view

@@ -1,0 +1,106 @@
+"""``scalebound compress``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from scalebound.cli.output import Result, note, progress_bar, table
+
+
+def compress(model: Path, *, out: Path, bits: str | None = None, step: str | None = None, stream: Path | None = None, tokens: int = 100_000) -> Result:
+    """Write a model as a package: one small file that decodes to exactly the weights it was rounded to.
+
+    The file's size is the code length of a certificate. --bits rounds every row to nearest with its own scale and searched clipping;
+    --step gives every matrix one step, relative to its root mean square, and lets entropy coding find the bits.
+
+    Parameters
+    ----------
+    model
+        A Hugging Face folder with safetensors weights, a checkpoint, a run (its newest checkpoint), a .gguf file or a package.
+    out
+        The package to write (.sbz). With several values of --bits or --step, M.sbz becomes M-4bit.sbz, M-0.5step.sbz, one file each.
+    bits
+        2 to 8, or several separated by commas. Default: 4, when no --step is given.
+    step
+        Instead of --bits: a relative step, or several separated by commas. 0.5 gives about 3 bits per parameter, 1 about 2.
+    stream
+        A stream or text to measure the loss on, before and after.
+    tokens
+        Measure on this many tokens from the start of --stream.
+
+    Examples
+    --------
+    scalebound compress runs/small --bits 4 --out small.sbz
+
+    scalebound compress runs/small --step 0.4,0.6,1 --out small.sbz
+
+    next: scalebound measure small.sbz STREAM --out small.safetensors, then scalebound certify small.safetensors --package small.sbz
+    """
+    from scalebound.core.errors import InputError, UsageError, require_extra
+
+    require_extra("constriction")
+    from scalebound.cli.numbers import parse_numbers
+    from scalebound.compress import code_bits, quantize, read_checkpoint, save_package
+    from scalebound.core.io import sha256_file
+
+    if bits is not None and step is not None:
+        raise UsageError("--bits and --step were both given", expected="one of them")
+    steps = parse_numbers(step, "--step") if step is not None else ()
+    widths = () if step is not None else parse_numbers(bits or "4", "--bits")
+    if any(width != int(width) for width in widths):
+        raise UsageError(f"--bits {bits}", expected="whole numbers from 2 to 8")
+    settings: list[tuple[str, dict]] = [(f"{int(width)}bit", {"bits": int(width)}) for width in widths]
+    settings += [(f"{value:g}step", {"step": value}) for value in steps]
+    if len({name for name, _ in settings}) < len(settings):
+        raise UsageError("a setting is given twice", expected="different values")
+    if tokens < 2:
+        raise UsageError(f"--tokens {tokens}", expected="at least 2")
+    if stream is not None and not stream.exists():
+        raise InputError("no such file or folder", where=str(stream), expected="a stream or a text")
+    config, tensors = read_checkpoint(model)
+    records, rows = [], []
+    loss_before: float | None = None
+    loss_after: float | None = None
+    for name, setting in settings:
+        path = out if len(settings) == 1 else out.with_name(f"{out.stem}-{name}{out.suffix}")
+        with progress_bar(f"round {name}", "weights") as progress:
+            quantized = quantize(config, tensors, **setting, progress=progress)
+        parts = save_package(path, quantized)
+        if stream is not None:
+            loss_before = _loss(model, stream, tokens) if loss_before is None else loss_before
+            loss_after = _loss(path, stream, tokens)
+        length = code_bits(parts.file_bytes)
+        records.append({
+            "package": str(path), "file_bytes": parts.file_bytes, "code_bits": length, "bits_per_parameter": 8 * parts.file_bytes / quantized.num_params, "params": quantized.num_params,
+            "loss_before": loss_before, "loss_after": loss_after, **setting, "package_sha256": sha256_file(path), "model_sha256": quantized.sha256(),
+            "breakdown": {"header": parts.header_bytes, "tables": parts.table_bytes, "scales": parts.scale_bytes, "raw": parts.raw_bytes, "weights": parts.weight_bytes},
+        })  # fmt: skip
+        shown = ["not measured" if loss is None else f"{loss:.4f}" for loss in (loss_before, loss_after)]
+        rows.append([name, f"{parts.file_bytes:,}", f"{8 * parts.file_bytes / quantized.num_params:.3f}", *shown, *(f"{part:,}" for part in records[-1]["breakdown"].values())])
+    headers = ["rounding", "bytes", "bits/parameter", "loss before", "loss after", "header", "tables", "scales", "raw", "weights"]
+    if len(records) > 1:
+        note(f"Picking one of these {len(records)} after looking costs log2({len(records)}) choice bits in a certificate.")
+    record = records[0] if len(records) == 1 else {"packages": records}
+    return Result(record, [table(headers, rows, caption=f"{records[0]['params']:,} parameters; losses in nats/token; parts in bytes"), *(f"Wrote {entry['package']}" for entry in records)])
+
+
+def _loss(model: Path, stream: Path, tokens: int) -> float:
+    """Mean loss of a model on the first tokens of a stream or text, in nats per token."""
+    import tempfile
+
+    from scalebound.core.errors import require_extra
+
+    require_extra("torch")
+    from scalebound.core.workers import cores
+    from scalebound.data.stream import Stream, is_stream
+    from scalebound.measure import measure, stream_of
+    from scalebound.models import load_model
+
+    with tempfile.TemporaryDirectory() as folder, progress_bar(f"measure {Path(model).name}") as progress:
+        opened = Stream(stream) if is_stream(stream) else None
+        if opened is None:
+            loaded = load_model(model)
+            opened = stream_of(stream, loaded, Path(folder) / "text", context=min(1024, loaded.max_context), max_tokens=tokens)
+            del loaded
+        stats = measure(model, opened.path, Path(folder) / "stats.safetensors", window=(0, min(tokens, len(opened))), threads=cores(), progress=progress)
+        return float(stats.read("nll").mean(dtype="f8"))

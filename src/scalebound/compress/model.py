@@ -1,0 +1,135 @@
+"""A quantized model: integers and scales (or raw arrays) by name, and the float32 tensors they stand for, exactly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from scalebound.core.errors import InputError
+from scalebound.core.hashing import model_sha256
+
+# safetensors' name of a dtype: its little-endian numpy form; BF16 is kept as its bit pattern
+RAW_DTYPES: dict[str, np.dtype] = {
+    "F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2"),
+    "I64": np.dtype("<i8"), "I32": np.dtype("<i4"), "I16": np.dtype("<i2"), "I8": np.dtype("i1"),
+    "U64": np.dtype("<u8"), "U32": np.dtype("<u4"), "U16": np.dtype("<u2"), "U8": np.dtype("u1"), "BOOL": np.dtype("u1"),
+}  # fmt: skip
+FLOATS = ("F32", "F16", "BF16")
+DTYPE_NAMES = {np.dtype(kind).newbyteorder("<"): name for name, kind in RAW_DTYPES.items() if name not in ("BF16", "BOOL")} | {np.dtype(bool): "BOOL"}
+
+
+def bfloat16(patterns: np.ndarray) -> np.ndarray:
+    """The float32 numbers whose upper 16 bits are ``patterns`` and whose lower 16 bits are zero.
+
+    >>> bfloat16(np.array([0x3F80, 0x4040]))
+    array([1., 3.], dtype=float32)
+    """
+    return (np.asarray(patterns).astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+
+def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Rows and columns under which a tensor is coded: the first dimension and all others; vectors are one row.
+
+    >>> matrix_shape((4, 3, 2)), matrix_shape((5,)), matrix_shape(())
+    ((4, 6), (1, 5), (1, 1))
+    """
+    size = 1
+    for dimension in shape:
+        size *= dimension
+    rows = shape[0] if len(shape) >= 2 else 1
+    return rows, size // rows if rows else 0
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A tensor stored as it is. ``data`` has the dtype ``RAW_DTYPES[dtype]`` and the tensor's shape."""
+
+    dtype: str
+    data: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.data.shape
+
+    def dequantized(self, where: str = "") -> np.ndarray:
+        if self.dtype == "BF16":
+            return bfloat16(self.data)
+        return self.data.astype(np.float32 if self.dtype in FLOATS else bool if self.dtype == "BOOL" else self.data.dtype.newbyteorder("="))
+
+
+@dataclass(frozen=True)
+class Coded:
+    """A tensor of integers with scales: ``integers[i, j] * row_scales[i] * col_scales[j]``, exact in float32.
+
+    Parameters
+    ----------
+    integers : the tensor's shape, at least one element, any signed integer dtype; magnitudes below 2^17
+    row_scales : (rows,) or (1,) bfloat16 patterns (uint16), positive and finite
+        One for every row of :func:`matrix_shape`, or one for the tensor.
+    col_scales : (cols,) bfloat16 patterns, or None
+    """
+
+    integers: np.ndarray
+    row_scales: np.ndarray
+    col_scales: np.ndarray | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.integers.shape
+
+    @cached_property
+    def matrix(self) -> np.ndarray:
+        return self.integers.reshape(matrix_shape(self.shape))
+
+    def dequantized(self, where: str = "") -> np.ndarray:
+        """float32, the tensor's shape; raises InputError when a product is not exact."""
+        rows = bfloat16(self.row_scales)[:, None].astype(np.float64)
+        scale_bits = 8
+        if self.col_scales is not None:
+            rows = rows * bfloat16(self.col_scales)[None, :]
+            scale_bits = 16
+        largest = max(-int(self.matrix.min()), int(self.matrix.max()))
+        if largest.bit_length() + scale_bits <= 24 and rows.min() >= 2.0**-120 and rows.max() <= 2.0**100:
+            out = self.matrix.astype(np.float32)  # room for every product, no underflow, no overflow: exact without looking
+            out *= rows.astype(np.float32)
+        else:
+            exact = self.matrix * rows  # float64 holds it: 17 + 8 + 8 bits
+            with np.errstate(over="ignore", under="ignore"):
+                out = exact.astype(np.float32)
+            if not np.array_equal(exact, out):
+                raise InputError("an integer times its scale is not a float32 number", where=where, expected="products that float32 holds exactly")
+        return out.reshape(self.shape)
+
+
+@dataclass(frozen=True)
+class QuantizedModel:
+    """A configuration and its tensors, each :class:`Raw` or :class:`Coded`."""
+
+    config: dict[str, Any]
+    tensors: dict[str, Raw | Coded]
+
+    @property
+    def num_params(self) -> int:
+        """Elements of all tensors that decode to floating point numbers."""
+        return sum(t.integers.size if isinstance(t, Coded) else t.data.size for t in self.tensors.values() if isinstance(t, Coded) or t.dtype in FLOATS)
+
+    def dequantized(self) -> dict[str, np.ndarray]:
+        """The tensors the package decodes to: float32, or the stored dtype of those that are not floating point."""
+        return {name: tensor.dequantized(name) for name, tensor in self.tensors.items()}
+
+    def sha256(self) -> str:
+        """The model's identity, that of the float32 tensors (see :mod:`scalebound.core.hashing`)."""
+        return tensors_sha256(self.config, self.dequantized())
+
+
+def tensors_sha256(config: dict[str, Any], tensors: dict[str, np.ndarray]) -> str:
+    """:func:`~scalebound.core.hashing.model_sha256` of decoded tensors, as numpy arrays."""
+    return model_sha256(config, ((name, dtype_name(data), data.shape, data.astype(data.dtype.newbyteorder("<"))) for name, data in tensors.items()))
+
+
+def dtype_name(data: np.ndarray) -> str:
+    """safetensors' name of an array's dtype."""
+    return DTYPE_NAMES[data.dtype if data.dtype == bool else data.dtype.newbyteorder("<")]

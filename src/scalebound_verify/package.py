@@ -1,0 +1,179 @@
+"""The reference decoder of packages, from docs/package-format.md alone (section numbers are its): integers only, in plain Python, to one
+exact product at the end; about a microsecond a weight. ``decode`` gives configuration and tensors, ``model_sha256`` their identity."""
+
+import hashlib
+import json
+import math
+import zlib
+from bisect import bisect_right
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scalebound_verify.strict import Refused, conform, parse
+
+DICTIONARY = Path(__file__).with_name("package_dictionary.txt").read_bytes() + b"\0"  # section 8
+RAW = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
+       "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?"}  # fmt: skip
+HEADER = {"config": dict, "layers": (None, object), "shift": int, "code": list, "tensors": [list]}
+# keys of a configuration that say who wrote it or how to run it, not which function it computes
+TRANSIENT = ("transformers_version", "_name_or_path", "torch_dtype", "dtype", "use_cache", "architectures_version")
+Tensors = dict[str, tuple[str, np.ndarray]]
+Table = tuple[int, list[int]]
+
+
+def need(condition: bool, what: str) -> None:
+    if not condition:
+        raise Refused(what, "package", "a file as docs/package-format.md says", "get the package again")
+
+
+def varint(data: bytes, at: int) -> tuple[int, int]:
+    """The unsigned LEB128 number at ``at`` and the position after it (section 1)."""
+    end = next((k for k in range(at, min(at + 9, len(data))) if data[k] < 128), -1)
+    need(end >= 0, "has a number that does not end")
+    return sum((data[k] & 127) << 7 * (k - at) for k in range(at, end + 1)), end + 1
+
+
+def read_tables(data: bytes) -> list[Table]:
+    """Lowest symbol and cumulative frequencies, up to 2^24, of every table (section 3)."""
+    tables, at = [], 0
+    while at < len(data):
+        v, at = varint(data, at)
+        x, low = v >> 1, -(v >> 1)
+        need(1 <= x and (2 * x + 1 if v & 1 else x) <= 131072, "has a table without symbols, or with too many")
+        if v & 1:  # symmetric: which weight byte belongs to which magnitude
+            upward = [8 * (e := max(0, a.bit_length() - 4)) + (a >> e) for a in range(x + 1)]
+            index = upward[:0:-1] + upward
+        else:
+            u, at = varint(data, at)
+            low, index = (u >> 1) ^ -(u & 1), list(range(x)) if x > 1 else []
+        codes = data[at : at + max(index, default=-1) + 1]
+        need(len(codes) > max(index, default=-1) and abs(low) + x <= 2**30, "ends within a table, or has symbols too large")
+        size, sums, at = len(index), [0], at + len(codes)
+        for k in index:
+            sums.append(sums[-1] + ((16 + (codes[k] & 15)) << (codes[k] >> 4) if codes[k] else 0))
+        need(sums[-1] > 0 or not index, "has a table of weight zero")
+        tables.append((low, [j + c * (2**24 - size) // sums[-1] for j, c in enumerate(sums)] if index else [0, 2**24]))
+    return tables
+
+
+class Coder:
+    """The stack coder of section 5: :meth:`take` gives the next symbols of one table."""
+
+    def __init__(self, data: bytes) -> None:
+        need(data[-1:] != b"\0", "ends in a zero byte")
+        self.words, self.state = np.frombuffer(data + bytes(-len(data) % 4), "<u4").tolist(), 0
+        for _ in range(min(2, len(self.words))):
+            self.state = self.state << 32 | self.words.pop()
+
+    def take(self, table: Table, count: int) -> np.ndarray:
+        (low, cum), state, words, out = table, self.state, self.words, []
+        if len(cum) == 2:  # one symbol takes no bits
+            return np.full(count, low)
+        for _ in range(count):
+            q = state & 0xFFFFFF
+            j = bisect_right(cum, q) - 1
+            state = (state >> 24) * (cum[j + 1] - cum[j]) + q - cum[j]
+            if state < 2**32 and words:
+                state = state << 32 | words.pop()
+            out.append(j)
+        self.state = state
+        return np.array(out, dtype=np.int64) + low
+
+
+def expand(header: dict[str, Any], tables: int) -> list[tuple[str, list[int], list[Any]]]:
+    """The tensors in file order as (name, shape, code); a code is ``[dtype]`` or five table numbers (section 2)."""
+
+    def whole(value: Any) -> int:
+        value = header["config"].get(value) if isinstance(value, str) else value
+        need(type(value) is int and value >= 0, "has a dimension, or a number of layers, that is no whole number")
+        return value
+
+    out, count = dict[str, tuple[str, list[int], list[Any]]](), 0 if header["layers"] is None else whole(header["layers"])
+    for name, shape, *code in (entry if len(entry) > 1 else [None, None] for entry in header["tensors"]):
+        need(isinstance(name, str) and isinstance(shape, list) and count + len(out) <= 2**20, "has a malformed tensor, or too many")
+        starred, sizes = header["layers"] is not None and "*" in name, [whole(size) for size in shape]
+        for i in range(count if starred else 1):
+            one = [part[i] if starred and isinstance(part, list) and len(part) == count else part for part in code or header["code"]]
+            if not (len(one) == 1 and isinstance(one[0], str) and one[0] in RAW):
+                one += [-1] * (5 - len(one))
+                need(len(one) == 5 and all(type(t) is int and -1 <= t < tables for t in one) and one[0] >= 0, "has a malformed code")
+                need(math.prod(sizes) > 0, "has a coded tensor without elements")
+            full = name.replace("*", str(i)) if starred else name
+            need(full not in out, "names a tensor twice")
+            out[full] = (full, sizes, one)
+    return list(out.values())
+
+
+def bfloat(patterns: np.ndarray) -> np.ndarray:
+    """Scales from their bfloat16 patterns, as doubles (section 6)."""
+    need(bool(((patterns >= 1) & (patterns <= 0x7F7F)).all()), "has a scale that is not positive and finite")
+    return (patterns.astype("<u4") << 16).view("<f4").astype(np.float64)
+
+
+def coded(coder: Coder, tables: list[Table], shape: list[int], code: list[int], shift: int, one: np.ndarray) -> np.ndarray:
+    """The next coded tensor: scales, classes, then integers class by class (end of section 5, section 6)."""
+    rows = shape[0] if len(shape) > 1 else 1
+    t, columns = code[0], math.prod(shape) // rows
+    taken = [coder.take(tables[k], n) if k >= 0 else np.zeros(n, np.int64) for k, n in zip(code[1:], (rows, columns) * 2, strict=True)]
+    r, c = (bfloat(part << shift) if k >= 0 else np.ones(len(part)) for k, part in zip(code[1:3], taken[:2], strict=True))
+    need(min(taken[2].min(), taken[3].min()) >= 0 and t + taken[2].max() + taken[3].max() < len(tables), "has a class without a table")
+    which, integers = taken[2][:, None] + taken[3], np.zeros((rows, columns))
+    for k in np.unique(which):
+        integers[which == k] = coder.take(tables[t + k], int((which == k).sum()))
+    exact = integers * (bfloat(one) if len(one) else r)[:, None] * c + 0.0  # exact in float64; + 0.0 leaves no negative zero
+    with np.errstate(over="ignore"):
+        value = exact.astype("<f4")
+    need(bool((value == exact).all()), "has a product that is no float32")
+    return value.reshape(shape)
+
+
+def decode(data: bytes, params: int) -> tuple[dict[str, Any], Tensors]:
+    """``(config, {name: (dtype, array)})`` of a package; no tensors when it does not hold ``params`` numbers."""
+    need(data[:4] == b"SBZ\x01", "does not begin like a package of version 1")
+    n, at = varint(data, 4)
+    need(len(data) == at + n + 4, f"has {len(data):,} bytes where its header says {at + n + 4:,}: cut short, or something follows it")
+    need(zlib.crc32(data[:-4]) == int.from_bytes(data[-4:], "little"), "does not match its checksum")
+    payload = data[at:-4]
+    m, at = varint(payload, 0)
+    inflate = zlib.decompressobj(-15, zdict=DICTIONARY)
+    try:
+        meta = inflate.decompress(payload[at : at + m], (16 << 20) + 1)
+    except zlib.error as error:
+        raise Refused(f"has a header that does not inflate ({error})", "package") from error
+    text, zero, rest = meta.partition(b"\0")
+    need(zero == b"\0" and inflate.eof and not inflate.unused_data and len(meta) <= 16 << 20, "has a header that does not end where it should")
+    header, tables, at = conform(parse(text, "package"), HEADER, "package"), read_tables(rest), at + m
+    need(0 <= header["shift"] <= 7, "has a shift outside 0 to 7")
+    entries, raw, tensors = expand(header, len(tables)), [], Tensors()
+    held = sum(math.prod(shape) for _, shape, code in entries if code[0] not in RAW or code[0] in ("F32", "F16", "BF16"))
+    need(held <= 2**28 + 2**16 * n, "holds more numbers than a package may")
+    if held != params:
+        return header["config"], tensors
+    for _, shape, code in entries:  # all raw bytes come before all coded ones (section 4)
+        kind = np.dtype(RAW.get(code[0], "<u2"))
+        size = math.prod(shape) if code[0] in RAW else int(code[1] == code[2] == -1)
+        need(at + size * kind.itemsize <= len(payload), "ends within its raw bytes")
+        raw.append(np.frombuffer(payload, kind, size, at))
+        at += size * kind.itemsize
+    coder = Coder(payload[at:])
+    for (name, shape, code), early in zip(entries, raw, strict=True):
+        need(code[0] != "BOOL" or bool((early.view("u1") <= 1).all()), "has a truth value that is neither 0 nor 1")
+        if code[0] in RAW:
+            value = (early.astype("<u4") << 16).view("<f4") if code[0] == "BF16" else early.astype("<f4") if code[0] == "F16" else early
+            tensors[name] = ("F32" if code[0] in ("F16", "BF16") else code[0], value.reshape(shape))
+        else:
+            tensors[name] = ("F32", coded(coder, tables, shape, code, header["shift"], early))
+    need(coder.state == 0 and not coder.words, "has coded bytes left over")
+    return header["config"], tensors
+
+
+def model_sha256(config: dict[str, Any], tensors: Tensors) -> str:
+    """Over name, dtype, shape and little-endian bytes of the name-sorted tensors, then the canonical JSON of the configuration."""
+    digest = hashlib.sha256()
+    for name, (dtype, array) in sorted(tensors.items()):
+        digest.update(f"{name}\0{dtype}\0{','.join(map(str, array.shape))}\0".encode() + array.tobytes())
+    kept = {key: value for key, value in config.items() if key not in TRANSIENT}
+    digest.update(json.dumps(kept, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode())
+    return digest.hexdigest()

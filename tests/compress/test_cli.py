@@ -1,0 +1,98 @@
+"""``scalebound compress``: the record others rely on, several settings at once, losses, and refusals with their exit status."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from scalebound.cli import main
+from scalebound.compress import code_bits, read_package
+
+
+@pytest.fixture
+def folder(tmp_path, llama):
+    config, tensors = llama(16, 1, 32)
+    path = tmp_path / "model"
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps(config))
+    save_file(tensors, path / "model.safetensors")
+    return path
+
+
+def run(capsys, *arguments):
+    status = main(["compress", *map(str, arguments), "--json"])
+    captured = capsys.readouterr()
+    return status, json.loads(captured.out)
+
+
+def test_one_package(capsys, folder, tmp_path):
+    status, record = run(capsys, folder, "--bits", "3", "--out", tmp_path / "m.sbz")
+    size = (tmp_path / "m.sbz").stat().st_size
+    assert status == 0 and record["file_bytes"] == size == sum(record["breakdown"].values()) and record["code_bits"] == code_bits(size)
+    assert record["bits_per_parameter"] == 8 * size / record["params"] and record["loss_before"] is None and record["loss_after"] is None
+    _, tensors = read_package(record["package"])
+    assert record["params"] == sum(data.size for data in tensors.values())
+
+
+def test_several_settings(capsys, folder, tmp_path):
+    for flag, values, names in (("--bits", "2,4", ["2bit", "4bit"]), ("--step", "0.5,1", ["0.5step", "1step"])):
+        status, record = run(capsys, folder, flag, values, "--out", tmp_path / "m.sbz")
+        assert status == 0 and [entry["package"] for entry in record["packages"]] == [str(tmp_path / f"m-{name}.sbz") for name in names]
+        assert all((tmp_path / f"m-{name}.sbz").is_file() for name in names) and not (tmp_path / "m.sbz").exists()
+
+
+def test_the_table_people_see(capsys, folder, tmp_path):
+    assert main(["compress", str(folder), "--out", str(tmp_path / "m.sbz")]) == 0
+    shown = capsys.readouterr().out
+    assert "m.sbz" in shown and "bits/parameter" in shown and "not measured" in shown
+
+
+def test_losses(capsys, folder, tmp_path):
+    pytest.importorskip("torch")
+    text = tmp_path / "text.txt"
+    text.write_bytes(np.random.default_rng(0).choice(np.frombuffer(b"abcdefgh \n", dtype=np.uint8), 3000).tobytes())
+    status, record = run(capsys, folder, "--bits", "8", "--out", tmp_path / "m.sbz", "--stream", text, "--tokens", "1000")
+    assert status == 0 and 0 < record["loss_before"] < 20 and 0 < abs(record["loss_after"] - record["loss_before"]) < 0.05
+    _, coarse = run(capsys, folder, "--bits", "2", "--out", tmp_path / "c.sbz", "--stream", text, "--tokens", "1000")
+    assert coarse["loss_before"] == record["loss_before"] and abs(coarse["loss_after"] - coarse["loss_before"]) > abs(record["loss_after"] - record["loss_before"])
+
+
+def test_the_measured_model_is_the_package(folder, tmp_path, capsys):
+    """The identity that statistics of a package carry is the one its record states."""
+    pytest.importorskip("torch")
+    from scalebound.models import load_model
+
+    _, record = run(capsys, folder, "--bits", "4", "--out", tmp_path / "m.sbz")
+    loaded = load_model(tmp_path / "m.sbz")
+    assert loaded.sha256 == record["model_sha256"] and loaded.num_params == record["params"]
+    tokens = __import__("torch").arange(20)[None]
+    assert loaded.logits(tokens).shape == (1, 20, 256)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [(["--bits", "9"], 2), (["--bits", "2.5"], 2), (["--bits", "x"], 2), (["--bits", "4", "--step", "1"], 2), (["--bits", "4,4"], 2), (["--step", "1e-5"], 2), (["--tokens", "1"], 2), (["--stream", "nothing.txt"], 3)],
+)
+def test_refusals(capsys, folder, tmp_path, arguments, status):
+    found, record = run(capsys, folder, *arguments, "--out", tmp_path / "m.sbz", *(["--stream", tmp_path / "x.txt"] if arguments[0] == "--tokens" else []))
+    assert found == status and record["error"]["what"]
+    assert not (tmp_path / "m.sbz").exists()
+
+
+def test_no_model_there(capsys, tmp_path):
+    assert run(capsys, tmp_path / "none", "--out", tmp_path / "m.sbz")[0] == 3
+    (tmp_path / "config.json").write_text("{}")
+    assert run(capsys, tmp_path, "--out", tmp_path / "m.sbz")[0] == 3
+
+
+def test_a_full_disk_leaves_nothing(capsys, folder, tmp_path, monkeypatch):
+    import errno
+    import os
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    status, record = run(capsys, folder, "--out", tmp_path / "out" / "m.sbz")
+    assert status == 5 and "space" in record["error"]["what"] and not list((tmp_path / "out").iterdir())

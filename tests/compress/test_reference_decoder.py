@@ -1,0 +1,199 @@
+"""The package format decoded by an independent program: plain Python, integers only, written from docs/package-format.md.
+
+It shares no code with scalebound but the preset dictionary, which it reads from the document. ``decode`` is 60 lines.
+"""
+
+import json
+import re
+import struct
+import zlib
+from bisect import bisect_right
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scalebound.compress import Coded, QuantizedModel, Raw, encode, quantize
+from scalebound.compress.coder import encode_messages
+from scalebound.compress.dictionary import DICTIONARY
+from scalebound.compress.model import RAW_DTYPES
+from scalebound.compress.tables import Table, fit_table
+
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "package-format.md").read_text()
+DOCUMENTED = re.search(r"## 8 The preset dictionary.*?```\n(.*?)```", DOCUMENT, re.DOTALL)[1].replace("\n", "").encode() + b"\0"
+
+
+# --- the reference decoder ---
+def varint(data, at):
+    value = shift = 0
+    while True:
+        value |= (data[at] & 127) << shift
+        shift, at = shift + 7, at + 1
+        if data[at - 1] < 128:
+            return value, at
+
+
+def read_tables(data):
+    tables, at = [], 0
+    bucket = lambda a: (e := max(0, a.bit_length() - 4)) * 8 + (a >> e)  # noqa: E731
+    weight = lambda b: (16 + (b & 15)) << (b >> 4) if b else 0  # noqa: E731
+    while at < len(data):
+        v, at = varint(data, at)
+        x = v >> 1
+        if v & 1:
+            low, size, n = -x, 2 * x + 1, bucket(x) + 1
+            weights = [weight(data[at + bucket(abs(s))]) for s in range(-x, x + 1)]
+        else:
+            z, at = varint(data, at)
+            low, size, n = (z >> 1) ^ -(z & 1), x, x if x > 1 else 0
+            weights = [weight(b) for b in data[at : at + n]]
+        at += n
+        below = list(accumulate(weights, initial=0)) if size > 1 else []
+        tables.append((low, [j + c * (2**24 - size) // below[-1] for j, c in enumerate(below)]))
+    return tables
+
+
+class Ans:
+    def __init__(self, coded):
+        coded += b"\0" * (-len(coded) % 4)
+        self.words = [int.from_bytes(coded[k : k + 4], "little") for k in range(0, len(coded), 4)]
+        self.state = self.words.pop() if self.words else 0
+        self.state = self.state << 32 | self.words.pop() if self.words else self.state
+
+    def read(self, table, count):
+        low, cum = table
+        out = []
+        for _ in range(count if cum else 0):
+            q = self.state & 0xFFFFFF
+            j = bisect_right(cum, q) - 1
+            self.state = (self.state >> 24) * (cum[j + 1] - cum[j]) + q - cum[j]
+            if self.state < 1 << 32 and self.words:
+                self.state = self.state << 32 | self.words.pop()
+            out.append(low + j)
+        return out or [low] * count
+
+
+def decode(package, dictionary=DOCUMENTED):
+    """config, {name: (shape, list of numbers)}"""
+    n, at = varint(package, 4)
+    assert package[:4] == b"SBZ\1" and len(package) == at + n + 4 and zlib.crc32(package[:-4]) == int.from_bytes(package[-4:], "little")
+    m, at = varint(package, at)
+    head, _, rest = zlib.decompressobj(-15, zdict=dictionary).decompress(package[at : at + m]).partition(b"\0")
+    head, tables, at = json.loads(head), read_tables(rest), at + m
+    config, layers = head["config"], head["layers"]
+    number = lambda v: config[v] if isinstance(v, str) else v  # noqa: E731
+    slots = []
+    for name, shape, *code in head["tensors"]:
+        for i in range(number(layers)) if layers is not None and "*" in name else [None]:
+            fields = [f[i] if isinstance(f, list) else f for f in code or head["code"]]
+            slots.append((name if i is None else name.replace("*", str(i)), [number(d) for d in shape], fields))
+    bf16 = lambda p: struct.unpack("<f", struct.pack("<I", p << 16))[0]  # noqa: E731
+    raw = {}
+    for name, shape, code in slots:
+        if isinstance(code[0], str):
+            size = RAW_DTYPES[code[0]].itemsize * int(np.prod(shape))
+            raw[name], at = package[at : at + size], at + size
+        elif code[1:3] in ([], [-1], [-1, -1]):
+            raw[name], at = package[at : at + 2], at + 2
+    ans, out = Ans(package[at:-4]), {}
+    for name, shape, code in slots:
+        if isinstance(code[0], str):
+            kind, values = code[0], np.frombuffer(raw[name], RAW_DTYPES[code[0]]).tolist()
+            out[name] = (shape, [bf16(v) for v in values] if kind == "BF16" else values)
+            continue
+        rows = shape[0] if len(shape) > 1 else 1
+        cols = int(np.prod(shape)) // rows
+        t, rs, cs, rc, cc = code + [-1] * (5 - len(code))
+        one = bf16(int.from_bytes(raw[name], "little")) if name in raw else 1.0
+        r = [bf16(c << head["shift"]) for c in ans.read(tables[rs], rows)] if rs >= 0 else [one] * rows
+        c = [bf16(s << head["shift"]) for s in ans.read(tables[cs], cols)] if cs >= 0 else [1.0] * cols
+        rk = ans.read(tables[rc], rows) if rc >= 0 else [0] * rows
+        ck = ans.read(tables[cc], cols) if cc >= 0 else [0] * cols
+        values = [0.0] * (rows * cols)
+        for k in range(max(rk) + max(ck) + 1):
+            places = [(i, j) for i in range(rows) for j in range(cols) if rk[i] + ck[j] == k]
+            for (i, j), q in zip(places, ans.read(tables[t + k], len(places)) if places else [], strict=True):
+                values[i * cols + j] = q * r[i] * c[j]
+        out[name] = (shape, values)
+    assert ans.state == 0 and not ans.words
+    return config, out
+
+
+# --- tests ---
+def check(model, package=None):
+    package = package or encode(model)
+    config, found = decode(package)
+    assert config == {key: value for key, value in model.config.items() if key != "torch_dtype"}
+    expected = model.dequantized()
+    assert set(found) == set(expected)
+    for name, (shape, values) in found.items():
+        assert tuple(shape) == expected[name].shape
+        assert np.array(values, dtype=expected[name].dtype).tobytes() == expected[name].tobytes(), name
+
+
+def test_the_document_quotes_the_dictionary():
+    assert DOCUMENTED == DICTIONARY
+
+
+@settings(max_examples=150)
+@given(st.data())
+def test_random_tables_and_messages(data):
+    """Skewed tables, single symbols, empty messages, one element: coded by constriction, decoded in plain Python."""
+    messages = []
+    for _ in range(data.draw(st.integers(1, 4))):
+        size = data.draw(st.sampled_from([1, 2, 3, 17, 300]))
+        raw = data.draw(st.binary(min_size=size, max_size=size))
+        if data.draw(st.booleans()):
+            raw = bytes([255]) + bytes(size - 1)  # all weight on one symbol, the others at 1 of 2^24
+        table = Table(data.draw(st.integers(-500, 500)), size, (raw if any(raw) else b"\1" * size) if size > 1 else b"")
+        symbols = data.draw(st.lists(st.integers(table.low, table.high), max_size=40))
+        messages.append((np.array(symbols, dtype=np.int32), table))
+    ans = Ans(encode_messages(messages))
+    for symbols, table in messages:
+        [mine] = read_tables(table.stored)
+        assert ans.read(mine, len(symbols)) == symbols.tolist()
+    assert ans.state == 0 and not ans.words
+
+
+def test_control_another_table_decodes_other_symbols():
+    symbols = np.random.default_rng(0).integers(-3, 4, size=200)
+    coded = encode_messages([(symbols, fit_table(-3, np.bincount(symbols + 3)))])
+    [flat] = read_tables(Table(-3, 7, b"\x10" * 7).stored)
+    assert Ans(coded).read(flat, 200) != symbols.tolist()
+
+
+@pytest.mark.parametrize("setting", [{"bits": 2}, {"bits": 4}, {"bits": 8}, {"step": 0.5}, {"step": 0.01}])
+def test_quantized_models(llama, setting):
+    config, tensors = llama(16, 2, 24, vocab=40)
+    check(quantize(config, tensors, **setting))
+
+
+def test_every_part_of_the_format():
+    """Row and column scales, one scale, classes, raw dtypes, layers whose codes differ, a scalar, an empty tensor, wide integers."""
+    rng = np.random.default_rng(5)
+
+    def patterns(n):
+        return (0x3C00 + 8 * rng.integers(0, 40, size=n)).astype(np.uint16)
+
+    tensors = {
+        "a": Coded(rng.integers(-90, 90, size=(7, 5)).astype(np.int8), patterns(7), patterns(5)),
+        "b": Coded(rng.integers(-30000, 30000, size=(4, 3, 2)).astype(np.int16), np.array([0x3F01], dtype=np.uint16)),
+        "scalar": Coded(np.array(3, dtype=np.int8), np.array([0x0001], dtype=np.uint16)),
+        "vector": Coded(rng.integers(-2, 3, size=50).astype(np.int8), np.array([0x7F00 - 0x180], dtype=np.uint16)),
+        "zeros": Coded(np.zeros((3, 4), dtype=np.int8), patterns(3)),
+        "empty": Raw("F32", np.zeros((0, 4), dtype=np.float32)),
+        "flags": Raw("BOOL", np.array([[1, 0]], dtype=np.uint8)),
+        "big": Raw("I64", np.array([-(1 << 62)])),
+        "brain": Raw("BF16", np.array([0x3F81, 0xC000], dtype=np.uint16)),
+        **{f"h.{k}.w": Coded(np.rint(rng.normal(size=(200, 100)) * (1 + 9 * (k == 1))).astype(np.int8), patterns(200)) for k in range(4)},
+        **{f"h.{k}.n": Raw("F16", rng.normal(size=6).astype(np.float16)) for k in range(4)},
+    }
+    check(QuantizedModel({"n_layer": 4, "name": "é\0*"}, tensors))
+
+
+def test_no_tensors_and_no_layers():
+    check(QuantizedModel({}, {}))
+    check(QuantizedModel({"x": [1.5, None]}, {"a*b": Raw("F32", np.ones(2, dtype=np.float32)), "c.0.d": Coded(np.ones((1, 1), dtype=np.int8), np.array([0x3F80], dtype=np.uint16))}))
