@@ -25,6 +25,9 @@ def backtest(
     absolute: bool = False,
     bootstrap: int = 300,
     group: str | None = None,
+    last: int | None = None,
+    average: int | None = None,
+    skip: float = 0.0,
     weights: str | None = None,
     level: float = 0.95,
     seed: int = 0,
@@ -59,6 +62,12 @@ def backtest(
         Refits behind each interval.
     group
         Column naming the run of a row.
+    last
+        One row per run of --group: the mean of its last so many rows.
+    average
+        Moving average over so many rows along each run of --group.
+    skip
+        With --average: leave out this first share of every run.
     weights
         Column of row weights.
     level
@@ -78,15 +87,14 @@ def backtest(
     next: scalebound fit runs.csv --law chinchilla --widen --out law.json
     """
     from scalebound import scaling
-    from scalebound.cli.fit import given, kind_of
+    from scalebound.cli.fit import given, kind_of, table_of
     from scalebound.scaling.backtest import widening
 
+    rows = table_of(data, columns, where, group, last, average, skip)
     seen = scaling.backtest(
-        data,
+        rows,
         law,
         target=target,
-        columns=columns,
-        where=where,
         objective=kind_of(huber, squares, absolute),
         delta=1e-3 if huber is None else huber,
         limit=limit,

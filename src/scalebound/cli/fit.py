@@ -24,6 +24,9 @@ def fit(
     absolute: bool = False,
     bootstrap: int = 1000,
     group: str | None = None,
+    last: int | None = None,
+    average: int | None = None,
+    skip: float = 0.0,
     weights: str | None = None,
     level: float = 0.95,
     seed: int = 0,
@@ -62,6 +65,12 @@ def fit(
         Number of refits behind the intervals.
     group
         Column naming the run of a row: whole runs are resampled.
+    last
+        One row per run of --group: the mean of its last so many rows.
+    average
+        Moving average over so many rows along each run of --group.
+    skip
+        With --average: leave out this first share of every run.
     weights
         Column of row weights.
     level
@@ -90,12 +99,11 @@ def fit(
     """
     from scalebound import scaling
 
+    rows = table_of(data, columns, where, group, last, average, skip)
     found = scaling.fit(
-        data,
+        rows,
         law,
         target=target,
-        columns=columns,
-        where=where,
         objective=kind_of(huber, squares, absolute),
         delta=1e-3 if huber is None else huber,
         bootstrap=bootstrap,
@@ -110,11 +118,9 @@ def fit(
     )
     if widen:
         seen = scaling.backtest(
-            data,
+            rows,
             law,
             target=target,
-            columns=columns,
-            where=where,
             objective=kind_of(huber, squares, absolute),
             delta=1e-3 if huber is None else huber,
             group=group,
@@ -137,6 +143,23 @@ def kind_of(huber: float | None, squares: bool, absolute: bool) -> str | None:
     if (huber is not None) + squares + absolute > 1:
         raise UsageError("--huber, --squares and --absolute exclude one another", expected="one of them")
     return "huber" if huber is not None else "squares" if squares else "absolute" if absolute else None
+
+
+def table_of(data: Path, columns: str, where: str, group: str | None, last: int | None, average: int | None, skip: float):
+    """The table as the flags ask for it: renamed, filtered, one row per run or smoothed along runs."""
+    from scalebound import scaling
+    from scalebound.core.errors import UsageError
+
+    out = scaling.read_table(data, columns=columns, where=where)
+    if last is None and average is None:
+        if skip:
+            raise UsageError("--skip needs --average", expected="--average K --skip SHARE")
+        return out
+    if group is None:
+        raise UsageError("--last and --average need --group", expected="the column that names the run of a row")
+    if average is not None:
+        out = scaling.smoothed(out, group, average, skip)
+    return out if last is None else scaling.last_mean(out, group, last)
 
 
 def given(text: str) -> dict[str, float] | None:

@@ -29,6 +29,8 @@ from scalebound.scaling.plan import Plan as Plan
 from scalebound.scaling.plan import cheapest_for_loss as cheapest_for_loss
 from scalebound.scaling.plan import overtraining_cost as overtraining_cost
 from scalebound.scaling.plan import plan as plan
+from scalebound.scaling.runs import last_mean as last_mean
+from scalebound.scaling.runs import smoothed as smoothed
 from scalebound.scaling.table import Table as Table
 from scalebound.scaling.table import from_columns as from_columns
 from scalebound.scaling.table import read_table as read_table

@@ -103,7 +103,7 @@ def fit(
     law = get_law(law, data.columns)
     how = objective_for(law, objective, delta)
     rows = prepare(data, law, target=target, group=group, weights=weights, drop_bad=drop_bad)
-    return fit_rows(rows, law, how, bootstrap=bootstrap, level=level, seed=seed, group=group, where=where, fix=fix, extra=_start(law, start), diagnose=diagnose)
+    return fit_rows(rows, law, how, bootstrap=bootstrap, level=level, seed=seed, group=group, fix=fix, extra=_start(law, start), diagnose=diagnose)
 
 
 def _start(law: Law, start: Mapping[str, float] | None) -> np.ndarray | None:
@@ -140,7 +140,6 @@ def fit_rows(
     level: float = 0.95,
     seed: int = 0,
     group: str | None = None,
-    where: str = "",
     fix: Mapping[str, float] | None = None,
     extra: np.ndarray | None = None,
     diagnose: bool = False,
@@ -190,7 +189,7 @@ def fit_rows(
             source=rows.source,
             sha256=rows.sha256,
             columns=rows.columns,
-            where=where,
+            where=rows.where,
             n=n,
             groups=None if rows.groups is None else len(np.unique(rows.groups)),
             ranges=spans(rows.inputs),

@@ -63,7 +63,7 @@ def find(
     objective: Objective,
     *,
     extra: np.ndarray | None = None,
-    most: int = 8,
+    most: int | None = None,
     held: dict[int, float] | None = None,
 ) -> Optimum:
     """Search the whole range of the non-linear parameters for the global minimum.
@@ -72,10 +72,11 @@ def find(
     ----------
     y, weights : (n,)
     extra : (k, p)        further starts (published values, a previous fit); optional
-    most : starts polished of each of the two sets
+    most : starts polished of each of the two sets; the law's own number when not given
     held : {position: internal value} of parameters that are given, not fitted
     """
     law = bound.law
+    most = law.polished if most is None else most
     low, high = law.limits()
     theta, shape = bound.starts(y, weights, objective)
     frozen = np.zeros(theta.shape[1], dtype=bool)

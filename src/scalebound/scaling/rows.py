@@ -34,6 +34,7 @@ class Rows:
     notes: tuple[str, ...]
     source: str
     sha256: str
+    where: str = ""
 
     def __len__(self) -> int:
         return len(self.y)
@@ -51,6 +52,7 @@ class Rows:
             self.notes,
             self.source,
             self.sha256,
+            self.where,
         )
 
 
@@ -182,7 +184,7 @@ def prepare(
     guessed = [f"{canonical}={column}" for canonical, column in found.items() if canonical not in ("target", column)]
     if guessed:
         notes.append(f"columns: {', '.join(guessed)}")
-    rows = Rows(inputs, np.array(y), name, heft, groups, table.rows, found, tuple(notes), table.source, table.sha256).take(~bad)
+    rows = Rows(inputs, np.array(y), name, heft, groups, table.rows, found, tuple(notes), table.source, table.sha256, table.where).take(~bad)
     _check_enough(rows, law)
     return rows
 

@@ -42,6 +42,8 @@ class MultiPower(Law):
     inputs = ("step", "lr", "curve")
     positive = ("lr",)
     varying = ("step",)
+    cheap_refits = False
+    polished = 4
     parameters = (
         Parameter("L0", 0.0, 1e6, "loss after endless training at a constant rate"),
         Parameter("A", 1e-12, 1e12, "size of the part that falls with progress", "log"),
