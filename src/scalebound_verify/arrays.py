@@ -8,15 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from scalebound_verify.strict import Refused, conform, parse, read, regular
-
-ANCHOR = {"kind": ("model", "checkpoint", "ngram", "online"), "deployable": bool, "sha256": str, "name": str, "predictable": str,
-          "eps": float, "alphas": [float]}  # fmt: skip
-FORM = {"schema": ("scalebound.stats/1",), "kind": ("model", "online", "bare"), "model": {"name": str, "sha256": str, "params": int},
-        "stream": {"path": str, "sha256": str, "num_tokens": int}, "window": [int, int], "vocab_size": int,
-        "policy": {"name": str, "context": int, "first_token": int}, "block_tokens": int, "tokens": int, "text_bytes": int,
-        "predictable": str, "anchor": (None, ANCHOR), "version": str}  # fmt: skip
-ENTRY = {"dtype": ("F64", "F32", "I64"), "shape": [int], "data_offsets": [int, int]}
+from scalebound_verify.strict import FORMS, Refused, conform, parse, read, regular
 
 
 def safetensors_header(path: str) -> tuple[dict[str, tuple[str, list[int], int]], dict[str, Any]]:
@@ -26,9 +18,9 @@ def safetensors_header(path: str) -> tuple[dict[str, tuple[str, list[int], int]]
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(size - 8, 100 << 20):
             raise Refused(f"names a header of {length:,} bytes in a file of {size:,}", path, "a safetensors file")
-        header = conform(parse(file.read(length), path), dict, path, "the header")
-    metadata, at = conform(header.pop("__metadata__", {}), dict, path, "the metadata"), 8 + length
-    entries = [(name, conform(entry, ENTRY, path, ascii(name))) for name, entry in header.items()]
+        header = conform(parse(file.read(length), path), "object", path, "the header")
+    metadata, at = conform(header.pop("__metadata__", {}), "object", path, "the metadata"), 8 + length
+    entries = [(name, conform(entry, FORMS["array"], path, ascii(name))) for name, entry in header.items()]
     for name, entry in sorted(entries, key=lambda item: item[1]["data_offsets"]):
         shape, (begin, end), width = entry["shape"], entry["data_offsets"], 4 if entry["dtype"] == "F32" else 8
         if 8 + length + begin != at or min(shape, default=0) < 0 or end - begin != width * math.prod(shape):
@@ -67,7 +59,9 @@ class Statistics:
                     "tokens": len(self.bare), "policy": {"name": ""}, "block_tokens": 0, "text_bytes": 0, "anchor": None}  # fmt: skip
         else:
             self.arrays, metadata = safetensors_header(path)
-            info = conform(parse(conform(metadata.get("scalebound"), str, path, "the entry 'scalebound'").encode(), path), FORM, path)
+            text = conform(metadata.get("scalebound"), "str", path, "the metadata entry 'scalebound'")
+            info = conform(parse(text.encode(), path), FORMS["statistics"], path)
+            info["anchor"] = info["anchor"] and conform(info["anchor"], FORMS["anchor"], path, "anchor")
         self.info, self.tokens, self.window, self.width = info, info["tokens"], info["window"], info["block_tokens"]
         self.length, v = self.window[1] - self.window[0], info["vocab_size"]
         if "nll" not in self.arrays or not (1 <= self.tokens <= self.length and self.window[0] >= 0 <= self.width and v >= 2):

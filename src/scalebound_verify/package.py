@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from scalebound_verify.strict import Refused, conform, parse
+from scalebound_verify.strict import FORMS, Refused, conform, parse
 
 DICTIONARY = Path(__file__).with_name("package_dictionary.txt").read_bytes() + b"\0"  # section 8
 RAW = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
        "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?"}  # fmt: skip
-HEADER = {"config": dict, "layers": (None, object), "shift": int, "code": list, "tensors": [list]}
 # keys of a configuration that say who wrote it or how to run it, not which function it computes
 TRANSIENT = ("transformers_version", "_name_or_path", "torch_dtype", "dtype", "use_cache", "architectures_version")
 Tensors = dict[str, tuple[str, np.ndarray]]
@@ -48,9 +47,9 @@ def read_tables(data: bytes) -> list[Table]:
         else:
             u, at = varint(data, at)
             low, index = (u >> 1) ^ -(u & 1), list(range(x)) if x > 1 else []
-        codes = data[at : at + max(index, default=-1) + 1]
+        size, sums, codes = len(index), [0], data[at : at + max(index, default=-1) + 1]
         need(len(codes) > max(index, default=-1) and abs(low) + x <= 2**30, "ends within a table, or has symbols too large")
-        size, sums, at = len(index), [0], at + len(codes)
+        at += len(codes)
         for k in index:
             sums.append(sums[-1] + ((16 + (codes[k] & 15)) << (codes[k] >> 4) if codes[k] else 0))
         need(sums[-1] > 0 or not index, "has a table of weight zero")
@@ -144,7 +143,7 @@ def decode(data: bytes, params: int) -> tuple[dict[str, Any], Tensors]:
         raise Refused(f"has a header that does not inflate ({error})", "package") from error
     text, zero, rest = meta.partition(b"\0")
     need(zero == b"\0" and inflate.eof and not inflate.unused_data and len(meta) <= 16 << 20, "has a header that does not end where it should")
-    header, tables, at = conform(parse(text, "package"), HEADER, "package"), read_tables(rest), at + m
+    header, tables, at = conform(parse(text, "package"), FORMS["package"], "package"), read_tables(rest), at + m
     need(0 <= header["shift"] <= 7, "has a shift outside 0 to 7")
     entries, raw, tensors = expand(header, len(tables)), [], Tensors()
     held = sum(math.prod(shape) for _, shape, code in entries if code[0] not in RAW or code[0] in ("F32", "F16", "BF16"))

@@ -4,7 +4,10 @@ import hashlib
 import json
 import os
 import stat
+from pathlib import Path
 from typing import Any
+
+FORMS = json.loads(Path(__file__).with_name("forms.json").read_text())  # the exact keys of every file that is read
 
 
 class Refused(Exception):
@@ -38,13 +41,8 @@ def parse(text: bytes, where: str) -> Any:
 
 
 def conform(value: Any, form: Any, where: str, key: str = "it") -> Any:
-    """Return ``value`` if it has exactly the given form, else raise naming the key. A form is a type; a dict (exactly these keys); a list
-    of one form (an array of it) or of several (one each); or a tuple: one of its texts, None if it holds None, or its last element's form.
-    An integer may stand for a float."""
-    if isinstance(form, tuple) and ((value is None and None in form) or (isinstance(value, str) and value in form)):
-        return value
-    if isinstance(form, tuple) and not isinstance(form[-1], str):
-        return conform(value, form[-1], where, key)
+    """Return ``value`` if it has exactly the given form (one of ``FORMS``), else raise naming the key. A form is an object (exactly these keys), an array of one form (any number of it) or of several (one each), or a text of alternatives: types, null,
+    or the text itself. An integer may stand for a float."""
     if isinstance(form, dict) and isinstance(value, dict):
         for name in sorted(form.keys() ^ value.keys()):
             raise Refused(f"{key} {'lacks' if name in form else 'has the unknown key'} {name!a}", where, "the keys " + ", ".join(form))
@@ -52,11 +50,13 @@ def conform(value: Any, form: Any, where: str, key: str = "it") -> Any:
     if isinstance(form, list) and isinstance(value, list) and len(form) in (1, len(value)):
         forms = form * len(value) if len(form) == 1 else form
         return [conform(item, each, where, f"{key}[{k}]") for k, (item, each) in enumerate(zip(value, forms, strict=True))]
-    if form is float and type(value) is int:
+    options = form.split(" | ") if isinstance(form, str) else []
+    kind = {str: "str", int: "int", float: "float", bool: "bool", dict: "object", list: "array", type(None): "null"}[type(value)]
+    if kind in options or (isinstance(value, str) and value in options):
+        return value
+    if kind == "int" and "float" in options:
         return float(value)
-    if form is not object and type(value) is not form:
-        raise Refused(f"{key} is {type(value).__name__} {str(value)[:40]!a}", where, getattr(form, "__name__", str(form)[:200]))
-    return value
+    raise Refused(f"{key} is {kind} {str(value)[:40]!a}", where, str(form)[:200])
 
 
 def regular(path: str) -> int:
