@@ -9,12 +9,10 @@ from typing import Any
 from scalebound_verify.check import verify
 from scalebound_verify.strict import Refused
 
-
 def lines(record: dict[str, Any]) -> list[str]:
     """What people read: one line a check, and a last one."""
     marks = [f"{'ok ' if check['ok'] else 'NOT'}  {check['name']:<11} {check['detail']}" for check in record["checks"]]
     return [*marks, f"{'holds' if record['holds'] else 'does NOT hold'}: {record['claim']}"]
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Check one certificate; returns the exit status."""
@@ -36,7 +34,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.status
     print(json.dumps(record) if asked.json else "\n".join(lines(record)))
     return 0 if record["holds"] else 1
-
 
 if __name__ == "__main__":
     sys.exit(main())

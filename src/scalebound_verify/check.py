@@ -17,10 +17,8 @@ from scalebound_verify.strict import FORMS, Refused, conform, inside, parse, rea
 
 FILES = ("stats", "reference", "full", "package", "stream")
 
-
 def close(a: float | None, b: float | None, tolerance: float = 1e-9) -> bool:
     return a is b if a is None or b is None else abs(a - b) <= tolerance * max(1.0, abs(a), abs(b))
-
 
 class Checker:
     """One verification: the certificate ``c`` and the checks so far; its methods are the steps, in the order :func:`verify` takes them."""
@@ -39,8 +37,8 @@ class Checker:
     def settings(self) -> bool:
         """Are the numbers of the certificate, by themselves, what the theorems allow?"""
         c, grid, centres, choices, (start, stop) = self.c, self.c["grid"], self.c["centres"], self.c["code"]["choices"], self.c["window"]
-        alpha, eps, listed, anchored = *c["smoothing"].values(), c["method"] == "anchored"
-        (n, evaluated, unique), (difference, reference, sampling) = c["tokens"].values(), c["delta_shares"].values()
+        (alpha, eps, listed), (n, evaluated, unique), anchored = c["smoothing"].values(), c["tokens"].values(), c["method"] == "anchored"
+        difference, reference, sampling = c["delta_shares"].values()
         kinds, options = {centre["kind"] for centre in centres}, [choice["options"] for choice in choices]
         mixed = [[1.0] if c["weights"] is None else c["weights"], [centre["weight"] for centre in centres]]
         return all([self.say("smoothing", f"alpha {alpha}, one of {len(listed)}", {
@@ -63,12 +61,10 @@ class Checker:
             "its shares sum to more than 1": math.fsum((difference, reference, sampling)) <= 1 + 1e-12 and difference > 0,
             "the reference's share does not belong to the method": reference > 0 if anchored else reference == 0,
             "the sampling share does not belong to the evaluated tokens": sampling > 0 if evaluated < n else sampling == 0,
-        }), self.say("choices", f"{c['code']['choice_bits']:.6g} bits", {
-            "choice_bits are not log2 of the options": min(options, default=1) > 0
-                and close(c["code"]["choice_bits"], math.fsum(map(math.log2, options))),
-        }), self.say("tokens", f"{evaluated:,} of {n:,}", {
-            "the window does not hold that many tokens, each once": 0 <= start == stop - n == stop - unique and 1 <= evaluated <= n,
-        })])  # fmt: skip
+        }), self.say("choices", f"{c['code']['choice_bits']:.6g} bits", {"choice_bits are not log2 of the options":
+            min(options, default=1) > 0 and close(c["code"]["choice_bits"], math.fsum(map(math.log2, options))),
+        }), self.say("tokens", f"{evaluated:,} of {n:,}", {"the window does not hold that many tokens, each once":
+            0 <= start == stop - n == stop - unique and 1 <= evaluated <= n})])  # fmt: skip
 
     def open_inputs(self) -> bool:
         """Hashes of all named files, and what the statistics say they are about."""
@@ -114,8 +110,8 @@ class Checker:
             self.say("stream", "none named: a statement about the losses in this file", {
                 "it is missing": info["kind"] == "bare" and info["stream"]["sha256"] == named == ""})  # fmt: skip
             return
-        s, stem = conform(parse(read(file), file), FORMS["stream"], file), os.path.splitext(os.path.basename(file))[0]
-        binary, kind = inside(os.path.dirname(file), stem + ".bin", file), np.dtype("<u2" if s["dtype"] == "uint16" else "<u4")
+        s, (folder, name) = conform(parse(read(file), file), FORMS["stream"], file), os.path.split(file)
+        binary, kind = inside(folder, os.path.splitext(name)[0] + ".bin", file), np.dtype("<u2" if s["dtype"] == "uint16" else "<u4")
         if regular(binary) != s["num_tokens"] * kind.itemsize or not s["num_tokens"]:
             raise Refused(f"has {regular(binary):,} bytes", binary, f"{s['num_tokens']:,} tokens of {s['dtype']}")
         self.tokens = np.memmap(binary, kind, "r")[window[0] : window[1]]
@@ -175,7 +171,6 @@ class Checker:
             "the vacuous flag is wrong": c["vacuous"] == (c["bound"] >= log_v),
         })  # fmt: skip
         return bound
-
 
 def verify(path: str | os.PathLike[str], replay_blocks: int = 0, seed: int | None = None) -> dict[str, Any]:
     """``{holds, bound, checks: [{name, ok, detail}]}`` of the certificate at ``path``; ``bound`` is None when none can be computed. Raises

@@ -11,7 +11,6 @@ from scalebound_verify.arrays import Statistics
 # choices of these settings are paid for in the reference part too; all others concern the model or the difference alone
 IN_REFERENCE = {"eps", "reference", "anchor", "window", "grid", "weights", "horizon", "shares", "delta", "method"}
 
-
 class Part(NamedTuple):
     """One supermartingale: losses and centres; per centre the range Delta, the largest A, the interval it lies in (None for the centre 0,
     whose mean needs no bounding) and its weight; the bits and the share of delta it pays."""
@@ -23,7 +22,6 @@ class Part(NamedTuple):
     weights: list[float]
     bits: float
     share: float
-
 
 def make_parts(c: dict[str, Any], stats: Statistics, reference: Statistics, array: str) -> list[Part]:
     """The main part and, for an anchored certificate, the reference's, whose losses are ``array`` of ``reference``."""
@@ -61,7 +59,6 @@ def make_parts(c: dict[str, Any], stats: Statistics, reference: Statistics, arra
         parts.append(Part(referred, [log_v - math.log(eps)], [0.0], [None], [1.0], paid, shares["reference"]))
     return parts
 
-
 def solve(c: dict[str, Any], stats: Statistics, part: Part, quantities: int) -> tuple[float, float, float, float]:
     """Bound of a part, the same without sampling correction, plain mean of X, mean (X - Y)^2 of the first centre that is not 0.
     ``quantities`` share the sampling error of a subsampled certificate equally."""
@@ -90,7 +87,6 @@ def solve(c: dict[str, Any], stats: Statistics, part: Part, quantities: int) -> 
 
     first = next((k for k, interval in enumerate(part.intervals) if interval), 0)
     return bound(total), bound(near), float(plain[0]), float(plain[1 + j + first])
-
 
 def mean_loss(stats: Statistics, start: int, stop: int) -> float:
     """Mean NLL of tokens [start, stop) of the file."""

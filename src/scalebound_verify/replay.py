@@ -14,7 +14,6 @@ from scalebound_verify.strict import Refused
 # Correct float32 implementations differ by some 1e-5 a token; worst of |difference| / (1 + value), and the mean difference of the losses.
 WORST, MEAN = 2e-3, 1e-4
 
-
 def load(config: dict[str, Any], tensors: Tensors) -> Any:
     """The causal model of a configuration with exactly these tensors; shapes are compared before memory is taken."""
     try:
@@ -41,7 +40,6 @@ def load(config: dict[str, Any], tensors: Tensors) -> Any:
         raise Refused(f"transformers builds no model from its configuration and tensors ({str(error)[:200]})", "package") from error
     return model
 
-
 def score(model: Any, first: int, block: np.ndarray) -> dict[str, np.ndarray]:
     """NLL and entropy of every token of a block; the model sees ``first`` and then the block without its last token."""
     import torch
@@ -50,7 +48,6 @@ def score(model: Any, first: int, block: np.ndarray) -> dict[str, np.ndarray]:
     with torch.no_grad():
         log_p = torch.log_softmax(model(input_ids=inputs[None], use_cache=False).logits[0].double(), dim=-1)
     return {"nll": -log_p[range(len(block)), targets].numpy(), "entropy": -(log_p.exp() * log_p.clamp(min=-1e4)).sum(-1).numpy()}
-
 
 def replay(config: dict[str, Any], tensors: Tensors, stats: Statistics, tokens: np.ndarray, blocks: int, seed: int | None) -> tuple[bool, str]:
     """Whether losses and entropies agree on ``blocks`` random blocks, and whether no loss depends on tokens after its own."""
