@@ -9,6 +9,7 @@ from typing import Any
 from scalebound_verify.check import verify
 from scalebound_verify.strict import Refused
 
+
 def lines(record: dict[str, Any]) -> list[str]:
     """What people read: one line a check, and a last one."""
     marks = [f"{'ok ' if check['ok'] else 'NOT'}  {check['name']:<11} {check['detail']}" for check in record["checks"]]

@@ -10,6 +10,7 @@ import numpy as np
 
 from scalebound_verify.strict import FORMS, Refused, conform, parse, read, regular
 
+
 def safetensors_header(path: str) -> tuple[dict[str, tuple[str, list[int], int]], dict[str, Any]]:
     """``{name: (dtype, shape, offset in the file)}`` and the metadata; the data must fill the file exactly, without gaps or overlaps."""
     size, found = regular(path), dict[str, tuple[str, list[int], int]]()
