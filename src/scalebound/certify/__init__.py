@@ -7,6 +7,8 @@ Start reading at :mod:`~scalebound.certify.product` (the theorem) and :mod:`~sca
 """
 
 from scalebound.certify.assemble import certify as certify
+from scalebound.certify.best import Artefact as Artefact
+from scalebound.certify.best import certify_best as certify_best
 from scalebound.certify.bound import Bound as Bound
 from scalebound.certify.codelength import choice_bits as choice_bits
 from scalebound.certify.codelength import package_code_bits as package_code_bits
