@@ -228,13 +228,13 @@ def certify_best_of(
     if out is not None:
         certificate.save(out)
     rows = [
-        [line.artefact, line.method, line.reference or "-", f"{line.eps:g}" if line.eps else "-", f"{line.alpha:g}", f"{line.choice_bits:.2f}", f"{line.bound:.4f}",
+        [line.artefact, line.method, line.reference or "-", line.centres, f"{line.eps:g}" if line.eps else "-", f"{line.alpha:g}", f"{line.choice_bits:.2f}", f"{line.bound:.4f}",
          "best" if line.chosen else "" if line.candidate else "for comparison"]
         for line in tried
     ]  # fmt: skip
     met = require is None or certificate.bound <= require
     view = view_of(certificate, out, require)
-    view.insert(1, table(["package", "form", "reference", "eps", "alpha", "bits for choices", "bound", ""], rows))
+    view.insert(1, table(["package", "form", "reference", "centres", "eps", "alpha", "bits for choices", "bound", ""], rows))
     return Result({**msgspec.to_builtins(certificate), "tried": [asdict(line) for line in tried]}, view, status=0 if met else 1)
 
 
