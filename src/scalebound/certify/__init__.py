@@ -28,6 +28,11 @@ from scalebound.certify.grid import DEFAULT_GRID as DEFAULT_GRID
 from scalebound.certify.grid import default_grid as default_grid
 from scalebound.certify.grid import paper_grid as paper_grid
 from scalebound.certify.grid import peaked_grid as peaked_grid
+from scalebound.certify.guarded import Guarded as Guarded
+from scalebound.certify.guarded import create_holdout as create_holdout
+from scalebound.certify.holdout import HoldoutRules as HoldoutRules
+from scalebound.certify.holdout import Thresholdout as Thresholdout
+from scalebound.certify.holdout import affordable_budget as affordable_budget
 from scalebound.certify.interval import Interval as Interval
 from scalebound.certify.interval import interval as interval
 from scalebound.certify.logsums import LogSums as LogSums

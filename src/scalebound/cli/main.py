@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("scalebound.cli.compare:compare", "Decide which of several models predicts a stream better."),
     "detect": ("scalebound.cli.detect:detect", "Test whether a text was sampled from a model."),
     "contamination": ("scalebound.cli.contamination:contamination", "Test whether a model has seen a test set."),
+    "holdout": ("scalebound.cli.holdout:holdout", "Answer many questions from one holdout without overfitting it."),
     "fit": ("scalebound.cli.fit:fit", "Fit a scaling law to a table of runs."),
     "forecast": ("scalebound.cli.forecast:forecast", "Predict at sizes not trained, with intervals."),
     "plan": ("scalebound.cli.plan:plan", "Choose model and data size for a budget or a loss."),
