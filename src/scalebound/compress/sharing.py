@@ -15,10 +15,13 @@ import numpy as np
 
 from scalebound.compress.tables import MAX_SYMBOLS, PRECISION, bucket
 
-NUM_TABLES = (1, 2, 3, 4, 6, 8, 12, 16)  # what is tried
-ROUNDS = 8
-SAMPLE = 1 << 19  # weights of a matrix that are looked at when classes are chosen (every n-th row or column): what is coded is exact anyway
+NUM_TABLES = (1, 2, 3, 4, 6, 8, 12, 16)  # what is tried for small models
+NUM_TABLES_LARGE = (16,)  # and for large ones, where a table's bytes are nothing
 SMALL = 1 << 22  # weights up to which every number of tables is tried in earnest
+ROUNDS = 8
+# What is looked at when classes are chosen (what is coded is exact anyway): weights of a matrix, every n-th row or column; and units
+# (rows, columns) of a matrix while tables are fitted. Fewer than ENOUGH weights of a unit would choose a class by their noise.
+SAMPLE, UNITS, ENOUGH = 1 << 18, 96, 256
 # what a choice costs in the header, in bits, about: a matrix with another table than most, one with classes
 TABLE_BITS, CLASS_BITS = 12.0, 32.0
 Axis = str  # "" (one table), "rows" or "cols"
@@ -58,63 +61,77 @@ def choose_classes(matrices: dict[str, np.ndarray]) -> Iterator[dict[str, Choice
     largest = max(max(-int(m.min()), int(m.max())) for m in matrices.values())
     if largest == 0 or largest >= MAX_SYMBOLS:
         return
-    half = int(bucket(np.array(largest)))
-    histograms = {name: _histograms(matrix, half) for name, matrix in matrices.items()}
-    found = sorted((_cluster(histograms, count) for count in NUM_TABLES), key=lambda item: item[0])
+    histograms = {name: _histograms(matrix, largest) for name, matrix in matrices.items()}
     small = sum(matrix.size for matrix in matrices.values()) <= SMALL
+    found = sorted((_cluster(histograms, count) for count in (NUM_TABLES if small else NUM_TABLES_LARGE)), key=lambda item: item[0])
     for _, choices in found if small else found[:1]:  # estimates miss how tables deflate, which matters in small files, where trying is cheap
         yield choices
 
 
-def _histograms(matrix: np.ndarray, half: int) -> _Histograms:
+def _histograms(matrix: np.ndarray, largest: int) -> _Histograms:
     rows, cols = matrix.shape
+    half = int(bucket(np.array(largest)))
     width = 2 * half + 1
+    symbols = np.arange(-largest, largest + 1)
+    column = (half + np.sign(symbols) * bucket(np.abs(symbols))).astype(np.intp)  # of a symbol, in the histogram
 
-    def count(part: np.ndarray, groups: np.ndarray, num_groups: int, scale: float) -> np.ndarray:
-        magnitudes = bucket(np.abs(part.astype(np.int64)))
-        symbols = half + np.where(part < 0, -magnitudes, magnitudes)
-        return np.bincount((groups * width + symbols).reshape(-1), minlength=num_groups * width).reshape(num_groups, width) * scale
+    def count(part: np.ndarray, groups: np.ndarray, num_groups: int) -> np.ndarray:
+        found = np.bincount((groups * width + column[part.astype(np.int32) + largest]).reshape(-1), minlength=num_groups * width)
+        return found.reshape(num_groups, width) * (matrix.size / part.size)
 
-    by_row, by_col = matrix[:, :: max(1, matrix.size // SAMPLE)], matrix[:: max(1, matrix.size // SAMPLE)]
-    of_rows = count(by_row, np.arange(rows)[:, None], rows, matrix.size / by_row.size)
-    of_cols = count(by_col, np.arange(cols)[None, :], cols, matrix.size / by_col.size)
+    stride = max(1, matrix.size // SAMPLE)
+    of_rows = count(matrix[:, :: min(stride, max(1, cols // ENOUGH))], np.arange(rows)[:, None], rows)
+    of_cols = count(matrix[:: min(stride, max(1, rows // ENOUGH))], np.arange(cols)[None, :], cols)
     return _Histograms(of_rows, of_cols, of_cols.sum(axis=0))
 
 
 def _cluster(histograms: dict[str, _Histograms], count: int) -> tuple[float, dict[str, Choice]]:
     """Alternate between choosing tables for units and fitting tables to their units. Returns the estimated bits and the choices."""
-    lengths = _first_tables(histograms, count)  # (count, buckets): bits of a symbol of each bucket
+    thinned = {name: _Histograms(_thin(h.rows), _thin(h.cols), h.total) for name, h in histograms.items()}
+    lengths = _first_tables(thinned, count)  # (count, buckets): bits of a symbol of each bucket
     class_bits = np.full(count, np.log2(count))
-    best: tuple[float, dict[str, Choice]] = (np.inf, {})
+    best = (np.inf, lengths, class_bits)
     for _ in range(ROUNDS):
-        bits = 0.0
-        choices: dict[str, Choice] = {}
-        pooled = np.zeros_like(lengths)
-        used = np.full(count, 1e-3)
-        singles: list[int] = []
-        for name, histogram in histograms.items():
-            single = lengths @ histogram.total
-            options = [(float(single.min()), Choice("", np.array([int(np.argmin(single))], dtype=np.int32)))]
-            if count > 1:
-                for axis, units in (("cols", histogram.cols), ("rows", histogram.rows)):
-                    costs = units @ lengths.T + class_bits
-                    options.append((float(costs.min(axis=1).sum()) + CLASS_BITS, Choice(axis, np.argmin(costs, axis=1).astype(np.int32))))
-            cost, choice = min(options, key=lambda option: option[0])
-            bits += cost
-            choices[name] = choice
-            if choice.axis:
-                np.add.at(pooled, choice.classes, histogram.cols if choice.axis == "cols" else histogram.rows)
-                used += np.bincount(choice.classes, minlength=count)
-            else:
-                pooled[choice.classes[0]] += histogram.total
-                singles.append(int(choice.classes[0]))
-        lengths = _lengths(pooled, lengths)
-        class_bits = -np.log2(used / used.sum())
-        common = max(map(singles.count, set(singles)), default=0)
-        bits += TABLE_BITS * (len(singles) - common) + 8.0 * float(np.sum((pooled > 0).sum(axis=1) / 2 + 2))
+        bits, _, pooled, used = _assign(thinned, lengths, class_bits)
         if bits < best[0]:
-            best = (bits, choices)
-    return best
+            best = (bits, lengths, class_bits)
+        lengths, class_bits = _lengths(pooled, lengths), -np.log2(used / used.sum())
+    bits, choices, _, _ = _assign(histograms, *best[1:])
+    return bits, choices
+
+
+def _thin(units: np.ndarray) -> np.ndarray:
+    """At most some UNITS of the units, each standing for its neighbours."""
+    part = units[:: max(1, len(units) // UNITS)]
+    return part * (len(units) / len(part))
+
+
+def _assign(histograms: dict[str, _Histograms], lengths: np.ndarray, class_bits: np.ndarray) -> tuple[float, dict[str, Choice], np.ndarray, np.ndarray]:
+    """The cheapest choice for every matrix under given tables: estimated bits, choices, pooled counts and number of units of each table."""
+    bits = 0.0
+    choices: dict[str, Choice] = {}
+    pooled = np.zeros_like(lengths)
+    used = np.full(len(lengths), 1e-3)
+    singles: list[int] = []
+    for name, histogram in histograms.items():
+        single = lengths @ histogram.total
+        options = [(float(single.min()), Choice("", np.array([int(np.argmin(single))], dtype=np.int32)))]
+        if len(lengths) > 1:
+            for axis, units in (("cols", histogram.cols), ("rows", histogram.rows)):
+                costs = units @ lengths.T + class_bits
+                options.append((float(costs.min(axis=1).sum()) + CLASS_BITS, Choice(axis, np.argmin(costs, axis=1).astype(np.int32))))
+        cost, choice = min((option for option in options if not option[1].axis or np.ptp(option[1].classes)), key=lambda option: option[0])
+        bits += cost
+        choices[name] = choice
+        if choice.axis:
+            np.add.at(pooled, choice.classes, histogram.cols if choice.axis == "cols" else histogram.rows)
+            used += np.bincount(choice.classes, minlength=len(lengths))
+        else:
+            pooled[choice.classes[0]] += histogram.total
+            singles.append(int(choice.classes[0]))
+    common = max(map(singles.count, set(singles)), default=0)
+    bits += TABLE_BITS * (len(singles) - common) + 8.0 * float(np.sum((pooled > 0).sum(axis=1) / 2 + 2))
+    return bits, choices, pooled, used
 
 
 def _first_tables(histograms: dict[str, _Histograms], count: int) -> np.ndarray:
