@@ -1,10 +1,6 @@
-"""Per-token statistics read by slices: our safetensors files, and ``.npy`` or ``.csv`` losses people already have.
-
-Every size in a header is checked against the file before anything is allocated. Slices are read, not mapped, so that memory stays
-at one slice whatever the file's size, and a file cut short while it is read is an error, not a crash.
-"""
-
-from __future__ import annotations
+"""Per-token statistics read by slices: our safetensors files, and ``.npy`` or ``.csv`` losses people already have. Every size in a header
+is checked against the file before anything is allocated. Slices are read, not mapped: memory stays at one slice whatever the file's size,
+and a file cut short while it is read is an error, not a crash."""
 
 import csv
 import math
@@ -12,100 +8,85 @@ from typing import Any
 
 import numpy as np
 
-from scalebound_verify.strict import Refused, conform, parse, read, regular
-
-PER_TOKEN = ("nll", "entropy", "varentropy", "reference_nll")
-ANCHOR = {"kind": ("model", "checkpoint", "ngram", "online"), "deployable": bool, "sha256": str, "name": str, "predictable": str,
-          "eps": float, "alphas": [float]}
-FORM = {"schema": ("scalebound.stats/1",), "kind": ("model", "online", "bare"), "model": {"name": str, "sha256": str, "params": int},
-        "stream": {"path": str, "sha256": str, "num_tokens": int}, "window": [int, int], "vocab_size": int,
-        "policy": {"name": str, "context": int, "first_token": int}, "block_tokens": int, "tokens": int, "text_bytes": int,
-        "predictable": str, "anchor": (None, ANCHOR), "version": str}
+from scalebound_verify.strict import FORMS, Refused, conform, parse, read, regular
 
 
 def safetensors_header(path: str) -> tuple[dict[str, tuple[str, list[int], int]], dict[str, Any]]:
     """``{name: (dtype, shape, offset in the file)}`` and the metadata; the data must fill the file exactly, without gaps or overlaps."""
     size, found = regular(path), dict[str, tuple[str, list[int], int]]()
     with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > min(size - 8, 100 << 20):
-            raise Refused(f"names a header of {length:,} bytes in a file of {size:,}", path, "a safetensors file")
-        header = conform(parse(file.read(length), path), dict, path, "the header") if length else {}
-    metadata, at = conform(header.pop("__metadata__", {}), dict, path, "the metadata"), 8 + length
-    entry_form = {"dtype": ("F64", "F32", "I64"), "shape": [int], "data_offsets": [int, int]}
-    entries = [(name, conform(entry, entry_form, path, ascii(name))) for name, entry in header.items()]
+        at = 8 + int.from_bytes(file.read(8), "little")
+        if size < 8 or at > min(size, 100 << 20):
+            raise Refused(f"names a header of {at - 8:,} bytes in a file of {size:,}", path, "a safetensors file")
+        header, data = conform(parse(file.read(at - 8), path), "object", path, "the header"), at
+    metadata = conform(header.pop("__metadata__", {}), "object", path, "the metadata")
+    entries = [(name, conform(entry, FORMS["array"], path, ascii(name))) for name, entry in header.items()]
     for name, entry in sorted(entries, key=lambda item: item[1]["data_offsets"]):
         shape, (begin, end), width = entry["shape"], entry["data_offsets"], 4 if entry["dtype"] == "F32" else 8
-        if 8 + length + begin != at or min(shape, default=0) < 0 or end - begin != width * math.prod(shape):
-            raise Refused(f"array {name!a}, shape {shape}, is said to lie at {begin} to {end}", path, f"from {at - 8 - length} on")
-        found[name], at = (entry["dtype"], shape, at), 8 + length + end
+        if data + begin != at or min(shape, default=0) < 0 or end - begin != width * math.prod(shape):
+            raise Refused(f"array {name!a}, shape {shape}, is said to lie at {begin} to {end}", path, f"from {at - data} on")
+        found[name], at = (entry["dtype"], shape, at), data + end
     if at != size:
         raise Refused(f"has {size:,} bytes, its header accounts for {at:,}", path)
     return found, metadata
-
 
 def bare_losses(path: str) -> np.ndarray:
     """Losses of a ``.npy`` file (mapped, so that its header is checked against its size) or of the column ``nll`` of a ``.csv``."""
     try:
         if path.lower().endswith(".npy"):
-            losses = np.load(path, mmap_mode="r", allow_pickle=False)
-        else:
-            rows = csv.reader(read(path).decode("utf-8").splitlines())
-            column = next(rows, []).index("nll")
-            losses = np.array([float(row[column]) for row in rows])
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        rows = csv.reader(read(path).decode("utf-8").splitlines())
+        column = next(rows, []).index("nll")
+        return np.array([float(row[column]) for row in rows])
     except (ValueError, EOFError, IndexError, csv.Error) as error:
         raise Refused(f"cannot be read as losses ({error})", path, "one axis of floats, or a column 'nll'") from error
-    if not isinstance(losses, np.ndarray) or losses.ndim != 1 or losses.dtype.kind != "f":
-        raise Refused("holds something else than losses", path, "one axis of floats")
-    return losses
-
 
 class Statistics:
-    """An open statistics file: ``info`` as in docs/formats.md; arrays by :meth:`slice`; ``blocks``, the ids of the evaluated blocks.
+    """An open statistics file: ``info`` as in docs/formats.md; arrays by :meth:`slice`; ``blocks``, the ids of the evaluated blocks; ``width``
+    and ``sampled``, tokens of an equal block and how many of them were evaluated. Bare losses take vocabulary and window from the
+    certificate. Raises :class:`Refused` unless all arrays have their type and shape and the blocks account for every token once."""
 
-    ``width`` and ``sampled``: tokens of an equal block, and how many of them were evaluated. Raises :class:`Refused` unless every array
-    has its type and shape and the blocks account for every token exactly once.
-    """
-
-    def __init__(self, path: str, vocab_size: int) -> None:
-        self.path, self.bare, info = path, np.zeros(0), None
+    def __init__(self, path: str, vocab_size: int, window: list[int]) -> None:
+        self.path, self.bare, info = path, np.zeros(0), dict[str, Any]()
         if path.lower().endswith((".npy", ".csv")):
             self.bare = bare_losses(path)
-            n = len(self.bare)
-            self.arrays = {"nll": ("F32", [n], 0)}
-            info = {"kind": "bare", "model": {"sha256": "", "params": 0}, "stream": {"sha256": "", "num_tokens": n}, "window": [0, n],
-                    "tokens": n, "vocab_size": vocab_size, "policy": {"name": ""}, "block_tokens": 0, "text_bytes": 0, "anchor": None}
+            if not isinstance(self.bare, np.ndarray) or self.bare.ndim != 1 or self.bare.dtype.kind != "f":
+                raise Refused("holds something else than losses", path, "one axis of floats")
+            self.arrays = {"nll": ("F32", [len(self.bare)], 0)}
+            info = {"kind": "bare", "model": {"sha256": "", "params": 0}, "stream": {"sha256": ""}, "window": window, "vocab_size": vocab_size,
+                    "tokens": len(self.bare), "policy": {"name": ""}, "block_tokens": 0, "text_bytes": 0, "anchor": None}  # fmt: skip
         else:
             self.arrays, metadata = safetensors_header(path)
-            entry = conform(metadata.get("scalebound"), str, path, "the metadata entry 'scalebound'")
-            info = conform(parse(entry.encode(), path), FORM, path)
-        self.info, self.tokens, self.window = info, info["tokens"], info["window"]
-        self.length, self.width = self.window[1] - self.window[0], info["block_tokens"]
-        if "nll" not in self.arrays or not (1 <= self.tokens <= self.length and self.window[0] >= 0 <= self.width and info["vocab_size"] >= 2):
-            raise Refused(f"says {self.tokens} tokens, window {self.window}, vocabulary {info['vocab_size']}", path, "losses inside a window")
-        rows = len(info["anchor"]["alphas"]) if info["anchor"] else 0
-        right: dict[str, Any] = {name: ("F32", [self.tokens]) for name in PER_TOKEN} | {"centre": ("F32", [rows, self.tokens])}
+            info = conform(parse(str(metadata.get("scalebound", "")).encode(), f"{path}: entry 'scalebound'"), FORMS["statistics"], path)
+            info["anchor"] = info["anchor"] and conform(info["anchor"], FORMS["anchor"], path, "anchor")
+        self.info, self.tokens, self.window, self.width = info, info["tokens"], info["window"], info["block_tokens"]
+        self.length, v = self.window[1] - self.window[0], info["vocab_size"]
+        if "nll" not in self.arrays or not (1 <= self.tokens <= self.length and self.window[0] >= 0 <= self.width and v >= 2):
+            raise Refused(f"says {self.tokens} tokens, window {self.window}, vocabulary {v}", path, "losses in a window")
+        right: dict[str, Any] = dict.fromkeys(("nll", "entropy", "varentropy", "reference_nll"), [self.tokens])
+        right["centre"] = [len(info["anchor"]["alphas"]) if info["anchor"] else 0, self.tokens]
         for name, (dtype, shape, _) in self.arrays.items():
-            if (dtype, shape) != right.get(name) and not (name == "blocks" and dtype == "I64" and len(shape) == 1 and self.width):
-                raise Refused(f"array {name!a} has type {dtype} and shape {shape}", path, str(right.get(name, "no such array")))
-        self._count_blocks()
+            if (dtype, shape) != ("F32", right.get(name)) and not (name == "blocks" and dtype == "I64" and len(shape) == 1 and self.width):
+                raise Refused(f"array {name!a} has type {dtype} and shape {shape}", path, f"F32 {right.get(name, '(no such array)')}")
+        # float32 rounding may leave a loss, an entropy or a divergence slightly on the wrong side
+        self.allowed = {"centre": (-math.inf, 1e-4), "entropy": (-1e-5, math.log(v) * (1 + 1e-5) + 1e-4)}
+        self.complete, self.blocks, self.last_there, self.sampled = self.tokens == self.length, np.zeros(0, np.int64), True, self.tokens
+        if self.width:
+            self._count_blocks()
+        self.width = self.width or 1  # losses without blocks: each is a block of its own
 
     def _count_blocks(self) -> None:
-        self.complete, self.blocks, given = self.tokens == self.length, np.zeros(0, np.int64), "blocks" in self.arrays
-        if self.width and not (given or self.complete):
-            raise Refused("holds some tokens of its window and does not say which", self.path, "an array 'blocks'")
-        if not self.width:  # losses without blocks: each is a block of its own
-            self.width, self.sampled, self.last_there = 1, self.tokens, True
-            return
         ragged, whole = self.length % self.width, self.length // self.width  # a shorter last block has the id ``whole``
-        self.blocks = blocks = self._raw("blocks", 0, self.arrays["blocks"][1][0]) if given else np.arange(whole + bool(ragged))
-        if not len(blocks) or blocks[0] < 0 or blocks[-1] >= whole + bool(ragged) or (np.diff(blocks) <= 0).any():
-            raise Refused("block ids must ascend, each once, inside the window: a token counts once", self.path)
+        if "blocks" in self.arrays:
+            self.blocks = self._raw("blocks", 0, self.arrays["blocks"][1][0])
+        elif self.complete:
+            self.blocks = np.arange(whole + bool(ragged))
+        blocks = self.blocks if len(self.blocks) else np.array([-1])
         self.last_there = not ragged or int(blocks[-1]) == whole
         self.sampled = len(blocks) - (1 if ragged and self.last_there else 0)
         held = self.sampled * self.width + (ragged if self.last_there else 0)
-        if held != self.tokens:
-            raise Refused(f"holds {self.tokens:,} tokens, its blocks account for {held:,}", self.path)
+        if blocks[0] < 0 or blocks[-1] >= whole + bool(ragged) or (np.diff(blocks) <= 0).any() or held != self.tokens:
+            raise Refused("block ids must ascend, each once, inside the window, and account for every token: a token counts once", self.path)
 
     def _raw(self, name: str, start: int, stop: int, row: int = 0) -> np.ndarray:
         if len(self.bare):
@@ -123,12 +104,8 @@ class Statistics:
         """Tokens [start, stop) of an array as float64; losses rounded below 0 are 0, impossible values are refused with their place."""
         if name not in self.arrays:
             raise Refused(f"has no array {name!a}, which the certificate needs", self.path)
-        values = self._raw(name, start, stop, row).astype(np.float64)
-        # float32 rounding may leave a loss, an entropy or a divergence slightly on the wrong side
-        low = -math.inf if name == "centre" else -1e-5
-        high = math.log(self.info["vocab_size"]) * (1 + 1e-5) + 1e-4 if name == "entropy" else 1e-4 if name == "centre" else math.inf
+        values, (low, high) = self._raw(name, start, stop, row).astype(np.float64), self.allowed.get(name, (-1e-5, math.inf))
         wrong = ~((values >= low) & (values <= high) & np.isfinite(values))
         if wrong.any():
-            at = int(np.argmax(wrong))
-            raise Refused(f"token {start + at} has {name} = {values[at]}", self.path, f"a value that {name} can have")
+            raise Refused(f"token {start + (at := int(np.argmax(wrong)))} has {name} = {values[at]}", self.path, f"what {name} can be")
         return np.maximum(values, 0.0) if name.endswith("nll") else values

@@ -1,11 +1,7 @@
-"""The inequalities of docs/mathematics.md (C3, C5), recomputed: one pass over the tokens, then one equation solved by bisection.
-
-X_k loss, Y_k centre with X_k - Y_k <= Delta, A_k = (Y_k - X_k)/Delta >= -1, s in (0,1) with weights w. With probability 1 - delta
-``logsumexp_{j,s}( log w_{j,s} - n log(1 - (s/Delta_j)(m - mean Y_j)) + sum_k log(1 + s A_{j,k}) ) <= log(1/delta) + L log 2`` at m = the
-mean conditional loss, so the root of equality bounds it; it is never above ``mean Y_j + Delta_j``.
-"""
-
-from __future__ import annotations
+"""The inequalities of docs/mathematics.md (C3, C5), recomputed: one pass over the tokens, then one equation solved by bisection. With X_k
+the loss, Y_k the centre, X_k - Y_k <= Delta, A_k = (Y_k - X_k)/Delta and weights w over s in (0,1), with probability 1 - delta at m = the
+mean conditional loss, ``logsumexp_{j,s}(log w_js - n log(1 - (s/Delta_j)(m - mean Y_j)) + sum_k log(1 + s A_jk)) <= log(1/delta) + L log 2``.
+So the root of equality bounds it; and it is never above ``mean Y_j + Delta_j``."""
 
 import math
 from collections.abc import Callable
@@ -17,13 +13,9 @@ from scalebound_verify.strict import Refused
 CHUNK = 1 << 17  # tokens a slice; 16 rows of 8,192 stay in the cache
 Slices = Callable[[int, int], tuple[np.ndarray, list[np.ndarray]]]
 
-
 def log_factors(a: np.ndarray, s: float) -> float:
-    """``sum_k log(1 + s a_k)``, 16 factors before each logarithm, without loss of digits at either end of s.
-
-    For small s the running product minus one is kept (``1 + s a`` would round s away); near 1 the product itself is (the other
-    would cancel when sixteen losses sit at their ceiling).
-    """
+    """``sum_k log(1 + s a_k)``, 16 factors before each logarithm. For small s the running product minus one is kept (``1 + s a`` would
+    round s away); near 1 the product itself is (the other would cancel when sixteen losses sit at their ceiling)."""
     rows = np.zeros((16, -(-len(a) // 16)))
     rows.reshape(-1)[: len(a)] = a
     if s < 0.1:
@@ -37,10 +29,9 @@ def log_factors(a: np.ndarray, s: float) -> float:
         p *= 1.0 + s * row
     return float(np.log(p).sum())
 
-
 def gather(slices: Slices, start: int, stop: int, ranges: np.ndarray, grid: np.ndarray, width: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Sums over tokens [start, stop) of X, Y_j, (Y_j - X)^2 and log(1 + s A_js), as one row; with ``width``, sums of the means of
-    blocks of that many tokens instead, and the standard deviations of those means (divisor: their number)."""
+    """Sums over tokens [start, stop) of X, Y_j, (Y_j - X)^2 and log(1 + s A_js), as one row; with ``width``, sums of the means of blocks
+    of that many tokens instead, and the standard deviations of those means (divisor: their number)."""
     rows, squares, shift, step = [], [], np.zeros(0), max(1, CHUNK // max(width, 1)) * max(width, 1)
     for begin in range(start, stop, step):
         x, ys = slices(begin, min(begin + step, stop))
@@ -60,7 +51,6 @@ def gather(slices: Slices, start: int, stop: int, ranges: np.ndarray, grid: np.n
     count = (stop - start) // width if width else 1
     return total, np.sqrt(np.maximum(np.sum(squares, axis=0) / count - np.square(total / count - shift), 0.0))
 
-
 def radius(m: int, total: int, spread: np.ndarray, sd: np.ndarray, d: float) -> np.ndarray:
     """How far the mean of m of ``total`` values, drawn without replacement, may be from the mean of all (one side, probability d)."""
     rho = 1 - (m - 1) / total if m <= total / 2 else (1 - m / total) * (1 + 1 / m)
@@ -68,25 +58,20 @@ def radius(m: int, total: int, spread: np.ndarray, sd: np.ndarray, d: float) -> 
         return sd * math.sqrt(2 * rho * math.log(5 / d) / m) + (7 / 3 + 3 / math.sqrt(2)) * spread * math.log(5 / d) / m
     return spread * math.sqrt(rho * math.log(1 / d) / (2 * m))
 
-
 def left_side(m: float, n: int, y: np.ndarray, g: np.ndarray, ranges: np.ndarray, grid: np.ndarray, log_w: np.ndarray) -> float:
     """The left side of the equation at m, increasing in m; ``g`` holds means of log(1 + s A) as (centres, grid)."""
     terms = log_w + n * (g - np.log1p(-(grid / ranges[:, None]) * (m - y[:, None])))
     return float(terms.max() + math.log(np.exp(terms - terms.max()).sum()))
 
-
 def product(low: float, n: int, y: np.ndarray, g: np.ndarray, ranges: np.ndarray, grid: np.ndarray, log_w: np.ndarray, right: float) -> float:
-    """Smallest double at which the left side reaches ``right``, or the ceiling ``min(mean Y_j + Delta_j)`` when that is smaller.
-
-    ``low`` = mean X starts the bracket: there the left side is at most 0 by Jensen's inequality.
-    """
+    """Smallest double at which the left side reaches ``right``, or the ceiling ``min(mean Y_j + Delta_j)`` when that is smaller. The
+    bracket starts at ``low`` = mean X, where the left side is at most 0 by Jensen's inequality."""
     high, fixed = float((y + ranges).min()), (n, y, g, ranges, grid, log_w)
     if left_side(high, *fixed) <= right:
         return high
     while low < (middle := low + (high - low) / 2) < high:
         low, high = (middle, high) if left_side(middle, *fixed) < right else (low, middle)
     return high
-
 
 def freedman(n: int, y: np.ndarray, g: np.ndarray, ranges: np.ndarray, grid: np.ndarray, log_w: np.ndarray, right: float) -> float:
     """``mean X + min_s Delta (C_s/s + mean v(s A)/s)``, ``C_s = (log(1/(w_s delta)) + L log 2)/n``, ``v(x) = x - log(1+x)``, written as

@@ -1,45 +1,30 @@
 """Reading what a stranger sent: strict JSON, exact forms, paths that stay where they say, files hashed as they lie on the disk."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
 import stat
+from pathlib import Path
 from typing import Any
 
-MAX_JSON_BYTES = 256 << 20
-
+FORMS = json.loads(Path(__file__).with_name("forms.json").read_text())  # the exact keys of every file that is read
 
 class Refused(Exception):
-    """A file is missing, malformed or cannot be read: nothing can be said about the claim (exit status 3).
-
-    ``what`` is wrong at ``where``; ``expected`` would be right; ``status`` is 2 for wrong usage, 4 for a missing package.
-    """
+    """A file is missing or malformed, so nothing can be said about the claim (exit status 3; 2 for wrong usage, 4 for a missing package).
+    ``what`` is wrong at ``where``; ``expected`` would be right."""
 
     def __init__(self, what: str, where: str = "", expected: str = "", hint: str = "", status: int = 3) -> None:
-        super().__init__(what)
+        super().__init__(f"{where}: {what}".removeprefix(": ") + (f"; expected {expected}" if expected else ""))
         self.what, self.where, self.expected, self.hint, self.status = what, where, expected, hint, status
-
-    def __str__(self) -> str:
-        line = f"{self.where}: {self.what}" if self.where else self.what
-        return f"{line}; expected {self.expected}" if self.expected else line
-
-    def record(self) -> dict[str, Any]:
-        """What ``--json`` prints of it."""
-        return {"error": {key: getattr(self, key) for key in ("what", "where", "expected", "hint")}, "status": self.status}
-
 
 def parse(text: bytes, where: str) -> Any:
     """JSON with every key once, finite numbers, integers of at most 18 digits and no depth that would exhaust the parser."""
 
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        seen: set[str] = set()
-        twice = [key for key, _ in pairs if key in seen or seen.add(key)]  # type: ignore[func-returns-value]
-        return refuse(f"the key {twice[0]!a} twice") if twice else dict(pairs)
-
     def refuse(literal: str) -> Any:
         raise Refused(f"contains {literal[:60]}", where, "every key once and finite numbers")
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        return found if len(found := dict(pairs)) == len(pairs) else refuse(f"a key twice among {', '.join(sorted(k for k, _ in pairs))!a}")
 
     def real(literal: str) -> float:
         return value if (value := float(literal)) - value == 0.0 else refuse(literal)
@@ -52,32 +37,23 @@ def parse(text: bytes, where: str) -> Any:
     except (ValueError, RecursionError) as error:
         raise Refused(f"is not valid JSON ({type(error).__name__}: {str(error)[:120]})", where) from error
 
-
-def conform(value: Any, form: Any, where: str, key: str = "") -> Any:
-    """Return ``value`` if it has exactly the given form, else raise naming the key.
-
-    A form is a type; a dict (exactly these keys); a one-element list (an array of that form); a longer list (that many elements of
-    these forms); or a tuple: one of its texts, None if it holds None, or else its last element's form. An integer may stand for a float.
-    """
-    if isinstance(form, tuple):
-        if (value is None and None in form) or (isinstance(value, str) and value in form):
-            return value
-        if form[-1] is None or isinstance(form[-1], str):
-            raise Refused(f"{key} is {str(value)[:40]!a}", where, "one of " + ", ".join(map(str, form)))
-        return conform(value, form[-1], where, key)
+def conform(value: Any, form: Any, where: str, key: str = "it") -> Any:
+    """Return ``value`` if it has exactly the given form (one of ``FORMS``), else raise naming the key. A form is an object (exactly these keys), an array of one form (any number of it) or of several (one each), or a text of alternatives: types, null,
+    or the text itself. An integer may stand for a float."""
     if isinstance(form, dict) and isinstance(value, dict):
-        for name in [*(form.keys() - value.keys()), *(value.keys() - form.keys())]:
-            raise Refused(f"{key} {'lacks' if name in form else 'has the unknown key'} {name!a}".strip(), where, "the keys " + ", ".join(form))
-        return {name: conform(value[name], form[name], where, f"{key}.{name}".lstrip(".")) for name in form}
+        for name in sorted(form.keys() ^ value.keys()):
+            raise Refused(f"{key} {'lacks' if name in form else 'has the unknown key'} {name!a}", where, "the keys " + ", ".join(form))
+        return {name: conform(value[name], form[name], where, f"{key}.{name}".removeprefix("it.")) for name in form}
     if isinstance(form, list) and isinstance(value, list) and len(form) in (1, len(value)):
         forms = form * len(value) if len(form) == 1 else form
         return [conform(item, each, where, f"{key}[{k}]") for k, (item, each) in enumerate(zip(value, forms, strict=True))]
-    if form is float and type(value) is int:
+    options = form.split(" | ") if isinstance(form, str) else []
+    kind = {str: "str", int: "int", float: "float", bool: "bool", dict: "object", list: "array", type(None): "null"}[type(value)]
+    if kind in options or (isinstance(value, str) and value in options):
+        return value
+    if kind == "int" and "float" in options:
         return float(value)
-    if type(value) is not form:
-        raise Refused(f"{key} is {type(value).__name__}".strip(), where, getattr(form, "__name__", f"a {type(form).__name__} of its length"))
-    return value
-
+    raise Refused(f"{key} is {kind} {str(value)[:40]!a}", where, str(form)[:200])
 
 def regular(path: str) -> int:
     """Size in bytes of a file that must exist and be an ordinary one (a pipe or a device could hang or never end)."""
@@ -89,12 +65,9 @@ def regular(path: str) -> int:
         raise Refused("is not an ordinary file", ascii(path)[1:-1])
     return found.st_size
 
-
 def inside(folder: str, path: str, where: str) -> str:
-    """The file a certificate in ``folder`` names by ``path``: relative, no symbolic link below the folder both have in common.
-
-    ``..`` is allowed, since certificates lie in a folder beside the statistics they name; it is taken literally, as a reader would.
-    """
+    """The file a certificate in ``folder`` names by ``path``: relative, no symbolic link below the folder both have in common. ``..`` is
+    allowed, since certificates lie in a folder beside the statistics they name; it is taken literally, as a reader would."""
     if not path or os.path.isabs(path) or "\\" in path or "\0" in path:
         raise Refused(f"names the file {path!a}", where, "a path relative to the certificate's folder")
     target = os.path.normpath(os.path.join(folder, path))
@@ -104,18 +77,13 @@ def inside(folder: str, path: str, where: str) -> str:
     regular(target)
     return target
 
-
-def read(path: str, limit: int = MAX_JSON_BYTES) -> bytes:
+def read(path: str, limit: int = 256 << 20) -> bytes:
     """All bytes of an ordinary file of at most ``limit`` bytes."""
-    size = regular(path)
-    if size > limit:
-        raise Refused(f"has {size:,} bytes", path, f"at most {limit:,}")
-    with open(path, "rb") as file:
-        return file.read(size + 1)
-
+    if regular(path) > limit:
+        raise Refused(f"has {regular(path):,} bytes", path, f"at most {limit:,}")
+    return Path(path).read_bytes()
 
 def sha256(path: str) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
-    regular(path)
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -125,11 +125,11 @@ class Stats:
     def __contains__(self, name: str) -> bool:
         return name in self._arrays
 
-    def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """The slice [start, stop) of a per-token array along its token axis."""
+    def read(self, name: str, start: int = 0, stop: int | None = None, *, row: int | None = None) -> np.ndarray:
+        """The slice [start, stop) of a per-token array along its token axis; ``row`` picks one row of ``centre``."""
         if name not in self:
             raise InputError(f"has no array {name!r}", where=self.path or "statistics", hint="measure the model again with `scalebound measure`" + (" --anchor MODEL" if name in ("reference_nll", "centre") else ""))
-        return self._arrays[name][..., start:stop]
+        return self._arrays[name][..., start:stop] if row is None else self._arrays[name][row, start:stop]
 
     def chunks(self, size: int = 1 << 20) -> Iterator[tuple[int, int]]:
         """Ranges of tokens that cover the arrays, each at most ``size`` long."""
@@ -197,19 +197,46 @@ class Stats:
         return atomic_write(path, save(arrays, metadata={"scalebound": canonical_json(msgspec.to_builtins(self.info)).decode()}))
 
 
-class _Lazy:
-    """One array of an open safetensors file that is read by slices of its last axis."""
+class _File:
+    """An open file that closes itself when the last array of it is gone."""
 
-    def __init__(self, handle, name: str) -> None:
-        self._slice = handle.get_slice(name)
-        self.shape = tuple(self._slice.get_shape())
-        self.dtype = {"F32": "float32", "F64": "float64", "F16": "float16", "I64": "int64"}.get(self._slice.get_dtype(), "")
+    def __init__(self, path: str | os.PathLike) -> None:
+        self.name, self._fd = str(path), os.open(path, os.O_RDONLY)
+
+    def read(self, offset: int, size: int) -> bytes:
+        step = 1 << 30  # one read gives at most 2 GiB
+        pieces = [os.pread(self._fd, min(step, size - done), offset + done) for done in range(0, size, step)]
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        if len(data) != size:
+            raise InputError("was cut short while it was read", where=self.name)
+        return data
+
+    def __del__(self) -> None:
+        if hasattr(self, "_fd"):
+            os.close(self._fd)
+
+
+class _Lazy:
+    """One array of an open safetensors file, read by slices of its last axis with plain reads: a mapped file of 10^9 tokens would count as memory in use."""
+
+    def __init__(self, file: _File, offset: int, shape: tuple[int, ...], dtype: str) -> None:
+        self._file, self._offset, self.shape = file, offset, shape
+        self.dtype = {"F32": "float32", "F64": "float64", "F16": "float16", "I64": "int64"}.get(dtype, "")
 
     def __getitem__(self, key) -> np.ndarray:
-        key = key if isinstance(key, tuple) else (key,)
-        rest = tuple(part for part in key if part is not Ellipsis)
-        leading = len(self.shape) - len(rest)
-        return self._slice[(slice(None),) * leading + rest]
+        """``[start:stop]`` or ``[..., start:stop]``: that slice of the last axis, all of the others. ``[row, start:stop]``: of one row."""
+        *rows, last = key if isinstance(key, tuple) else (key,)
+        if len(self.shape) == 1:
+            return self._stretch(0, last)
+        wanted = rows if rows and isinstance(rows[0], int) else range(self.shape[0])
+        found = [self._stretch(row, last) for row in wanted]
+        return found[0] if isinstance(wanted, list) else np.stack(found) if found else np.empty((0, 0), dtype=self.dtype)
+
+    def _stretch(self, row: int, part: slice) -> np.ndarray:
+        length, kind = self.shape[-1], np.dtype(self.dtype).newbyteorder("<")
+        start, stop, _ = part.indices(length)
+        data = self._file.read(self._offset + (row * length + start) * kind.itemsize, max(stop - start, 0) * kind.itemsize)
+        return np.frombuffer(data, dtype=kind).astype(self.dtype, copy=False)
 
 
 class StatsFile(Stats):
@@ -221,9 +248,13 @@ class StatsFile(Stats):
         self.path = str(path)
         try:
             os.stat(path)
-            self._handle = safe_open(path, framework="np")
-            metadata = self._handle.metadata() or {}
-            self._arrays = {name: _Lazy(self._handle, name) for name in self._handle.keys()}
+            with safe_open(path, framework="np") as checked:  # refuses headers that do not fit the file
+                metadata = checked.metadata() or {}
+            file = _File(path)
+            length = int.from_bytes(file.read(0, 8), "little")
+            header = parse_json(file.read(8, length), where=self.path)
+            self._arrays = {name: _Lazy(file, 8 + length + entry["data_offsets"][0], tuple(entry["shape"]), entry["dtype"])
+                            for name, entry in header.items() if name != "__metadata__"}  # fmt: skip
         except OSError as error:
             raise from_os_error(error, path) from error
         except SafetensorError as error:

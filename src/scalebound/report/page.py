@@ -24,8 +24,18 @@ from plotly.offline import get_plotlyjs
 from scalebound.core.demo import Demo
 from scalebound.core.io import atomic_write
 from scalebound.report import words
-from scalebound.report.figures import all_figures, to_json
+from scalebound.report.drawing import to_json
+from scalebound.report.figures import all_figures
 from scalebound.report.folder import Folder, read_folder
+
+# the legend's symbols, in a box of 24 x 12
+SYMBOL_PATHS = {
+    "circle": "M8 6a4 4 0 1 0 8 0a4 4 0 1 0 -8 0",
+    "square": "M8.5 2.5h7v7h-7z",
+    "diamond": "M12 1L17 6L12 11L7 6z",
+    "triangle-up": "M12 1.5L16.5 9.5H7.5z",
+    "triangle-down": "M12 10.5L16.5 2.5H7.5z",
+}
 
 
 @dataclass(frozen=True)
@@ -77,7 +87,9 @@ def build_page(folder: str | os.PathLike) -> Page:
     found = read_folder(folder)
     figures = all_figures(found)
     plotly, draw = get_plotlyjs(), _part("page.js")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
     html = environment.from_string(_part("page.html.j2")).render(
         policy=content_policy([plotly, draw]),
         style=Markup(_part("page.css")),
@@ -91,6 +103,8 @@ def build_page(folder: str | os.PathLike) -> Page:
         methods=[words.method_name(name) for name in found.methods],
         versions=_versions(found.demo),
         guess=math.log(found.demo.vocab_size),
+        shown=(words.headline_certificate(found) or (None, None))[0],
+        symbols=SYMBOL_PATHS,
         words=words,
     )
     return Page(html, tuple(figure.id for figure in figures))

@@ -8,9 +8,11 @@ one batched Newton iteration. Three ways to resample:
 * ``residuals``: new noise on the fitted curve, its scale drawn from what the residuals allow (``s^2 df / chi^2_df``). Used when there
   are fewer than four rows per parameter: resampling so few rows mostly yields resamples that cannot determine the law at all.
 
+Laws of whole curves (``cheap_refits`` False) draw stretches of neighbouring rows (``blocks``) and take one Newton step per resample.
+
 Source
 ------
-Efron 1979; for groups Field and Welsh 2007. With a linear law and normal noise the ``residuals`` form gives Student's intervals.
+Efron 1979; blocks: Kuensch 1989; for groups Field and Welsh 2007. With a linear law and normal noise the ``residuals`` form gives Student's intervals.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ def resample_weights(method: str, n: int, count: int, rng: np.random.Generator, 
     return np.bincount(flat, minlength=count * n).reshape(count, n).astype(float)
 
 
-def refit(bound: Bound, starts: np.ndarray, y: np.ndarray, weights: np.ndarray, objective: Objective, *, iterations: int = 60) -> tuple[np.ndarray, np.ndarray]:
+def refit(bound: Bound, starts: np.ndarray, y: np.ndarray, weights: np.ndarray, objective: Objective, *, held: np.ndarray | None = None, iterations: int = 60) -> tuple[np.ndarray, np.ndarray]:
     """Minima (B, p) and values (B,) for a batch of weights (B, n) and targets (n,) or (B, n), worked on in cache-sized parts.
 
     ``starts`` is (S, p); every member runs from each and keeps its best.
@@ -65,11 +67,46 @@ def refit(bound: Bound, starts: np.ndarray, y: np.ndarray, weights: np.ndarray, 
         target = y[part] if y.ndim == 2 else y
         count = part.stop - part.start
         for start in starts:
-            found = minimise(bound, np.broadcast_to(start, (count, p)), target, w, objective, iterations=iterations, tolerance=1e-10)
+            found = minimise(bound, np.broadcast_to(start, (count, p)), target, w, objective, held=held, iterations=iterations, tolerance=1e-10)
             better = found.value < value[part]
             theta[part] = np.where(better[:, None], found.theta, theta[part])
             value[part] = np.where(better, found.value, value[part])
     return theta, value
+
+
+def one_step(bound: Bound, theta: np.ndarray, y: np.ndarray, weights: np.ndarray, objective: Objective, held: np.ndarray | None) -> np.ndarray:
+    """One Newton step from the optimum for every resample (B, n), instead of a refit: first-order equal to it.
+
+    For laws whose evaluation is dear. All resamples share one Jacobian; each step is cut at the limits.
+    """
+    free = np.ones(len(theta), dtype=bool) if held is None else ~held
+    f, jacobian, _ = bound.derivatives(theta[None])
+    r = objective.residuals(y, f[0])
+    first, _, irls = objective.slopes(r)
+    pull = jacobian[0][free] / f[0] if objective.residual == "log" else jacobian[0][free]
+    full = weights.mean(axis=0)
+    # the matrix of iterated least squares overstates curvature where residuals exceed Huber's width: scale it by what is really quadratic
+    window = max(objective.width, 0.5 * float(np.median(np.abs(r))))
+    inside = float(np.average(np.abs(r) <= window, weights=full)) * min(1.0, objective.width / window)
+    curvature = np.where(np.isinf(objective.width), 1.0, inside)
+    matrix = (pull * (full * curvature)) @ pull.T
+    matrix += 1e-12 * np.trace(matrix) * np.eye(len(matrix))
+    steps = np.linalg.solve(matrix, pull @ (weights * first).T).T
+    low, high = bound.law.limits()
+    out = np.repeat(theta[None], len(weights), axis=0)
+    out[:, free] += steps
+    return np.clip(out, low, high)
+
+
+def blocks(n: int, count: int, rng: np.random.Generator, length: int) -> np.ndarray:
+    """(count, n): how often each row appears when runs of ``length`` neighbouring rows are drawn together (moving blocks)."""
+    length = min(max(length, 1), n)
+    starts = rng.integers(0, n - length + 1, size=(count, -(-n // length)))
+    ends = np.zeros((count, n + 1))
+    rows = np.arange(count)[:, None]
+    np.add.at(ends, (rows, starts), 1.0)
+    np.add.at(ends, (rows, starts + length), -1.0)
+    return np.cumsum(ends, axis=1)[:, :n]
 
 
 def bootstrap(
@@ -83,6 +120,7 @@ def bootstrap(
     seed: int,
     groups: np.ndarray | None = None,
     others: np.ndarray | None = None,
+    held: np.ndarray | None = None,
 ) -> tuple[np.ndarray, str]:
     """Draws of the parameters (count, p), internal coordinates, and the method used.
 
@@ -90,11 +128,17 @@ def bootstrap(
     ----------
     theta : (p,)             the optimum, where every refit starts
     others : (k, p)          further starts (the other basins), so that a resample can change basin
+    held : (p,) bool         parameters that were given, not fitted
     """
-    n, p = bound.n, len(theta)
+    if not bound.law.cheap_refits and count:
+        # neighbouring rows of a logged curve share their noise: whole stretches are drawn together
+        tally = blocks(bound.n, count, generator(seed, "bootstrap", "blocks"), round(bound.n**0.5))
+        return one_step(bound, theta, y, tally * weights, objective, held), "blocks"
+    n = bound.n
+    p = len(theta) if held is None else int((~held).sum())
     method = choose_method(int(np.count_nonzero(weights)), p, groups)
     if count == 0 or method == "none":
-        return np.zeros((0, p)), "none"
+        return np.zeros((0, len(theta))), "none"
     rng = generator(seed, "bootstrap", method)
     starts = theta[None] if others is None else np.concatenate([theta[None], others])
     if method == "residuals":
@@ -105,6 +149,6 @@ def bootstrap(
         spread = np.sqrt(np.sum(r * r) / rng.chisquare(freedom, size=count))
         noise = spread[:, None] * rng.standard_normal((count, n))
         new = fitted * np.exp(noise) if objective.residual == "log" else fitted + noise
-        return refit(bound, starts, new, weights, objective)[0], method
+        return refit(bound, starts, new, weights, objective, held=held)[0], method
     tally = resample_weights(method, n, count, rng, groups)
-    return refit(bound, starts, y, tally * weights, objective)[0], method
+    return refit(bound, starts, y, tally * weights, objective, held=held)[0], method

@@ -10,13 +10,27 @@ import numpy as np
 import scalebound
 from scalebound.core.errors import UsageError
 from scalebound.scaling.bootstrap import bootstrap as draw_parameters
-from scalebound.scaling.fitted import BootstrapRecord, DataRecord, Fit, ObjectiveRecord, OptimumRecord
+from scalebound.scaling.fitted import (
+    BootstrapRecord,
+    DataRecord,
+    DiagnosisRecord,
+    Fit,
+    InfluenceRecord,
+    ObjectiveRecord,
+    OptimumRecord,
+    ProfileRecord,
+    RefitRecord,
+)
+from scalebound.scaling.identifiability import profiles
 from scalebound.scaling.laws import get_law
 from scalebound.scaling.laws.protocol import Bound, Law
 from scalebound.scaling.objective import Objective
 from scalebound.scaling.optimum import Optimum, find
 from scalebound.scaling.rows import Rows, prepare, spans
+from scalebound.scaling.sensitivity import influence, refits
 from scalebound.scaling.table import Table, as_table
+
+RIVAL = 1.25  # other minima up to this multiple of the best objective are tried in every resample
 
 
 def fit(
@@ -34,6 +48,9 @@ def fit(
     level: float = 0.95,
     seed: int = 0,
     drop_bad: bool = False,
+    fix: Mapping[str, float] | None = None,
+    start: Mapping[str, float] | None = None,
+    diagnose: bool = False,
 ) -> Fit:
     """Fit a scaling law to the global optimum of its objective.
 
@@ -51,6 +68,9 @@ def fit(
     group : column naming the run a row belongs to; whole runs are resampled
     weights : column of row weights, at least zero
     level : in (0, 1)            of all intervals
+    fix : parameters that are given, not fitted, natural units
+    start : values from which one more start is made, natural units; for own laws whose parameters are far from one
+    diagnose : also profile every parameter, refit under other choices, and find the most influential rows
 
     Returns
     -------
@@ -76,14 +96,24 @@ def fit(
     >>> {name: round(value, 4) for name, value in found.params.items()}
     {'c': 1.7, 'a': 40.0, 'b': 0.3}
     """
-    law = get_law(law)
-    how = _objective(law, objective, delta)
     check_level(level)
     if bootstrap < 0:
         raise UsageError(f"bootstrap is {bootstrap}", expected="a number of refits, at least 0")
     data = as_table(table, columns=columns, where=where)
+    law = get_law(law, data.columns)
+    how = objective_for(law, objective, delta)
     rows = prepare(data, law, target=target, group=group, weights=weights, drop_bad=drop_bad)
-    return fit_rows(rows, law, how, bootstrap=bootstrap, level=level, seed=seed, group=group, where=where)
+    return fit_rows(rows, law, how, bootstrap=bootstrap, level=level, seed=seed, group=group, fix=fix, extra=_start(law, start), diagnose=diagnose)
+
+
+def _start(law: Law, start: Mapping[str, float] | None) -> np.ndarray | None:
+    """Internal coordinates of a start; parameters not named are at the geometric middle of (0.02, 3)."""
+    if not start:
+        return None
+    for name in start:
+        if name not in law.names:
+            raise UsageError(f"{law.name} has no parameter {name!r} to start from", expected=f"one of {', '.join(law.names)}")
+    return law.internal(np.array([[start.get(name, 0.25) for name in law.names]]))
 
 
 def check_level(level: float) -> None:
@@ -91,7 +121,8 @@ def check_level(level: float) -> None:
         raise UsageError(f"level is {level}", expected="a number strictly between 0 and 1")
 
 
-def _objective(law: Law, objective: Objective | str | None, delta: float) -> Objective:
+def objective_for(law: Law, objective: Objective | str | None, delta: float) -> Objective:
+    """The objective asked for, or the law's own."""
     if isinstance(objective, Objective):
         return objective
     kind = law.objective if objective is None else objective
@@ -109,22 +140,26 @@ def fit_rows(
     level: float = 0.95,
     seed: int = 0,
     group: str | None = None,
-    where: str = "",
+    fix: Mapping[str, float] | None = None,
     extra: np.ndarray | None = None,
+    diagnose: bool = False,
 ) -> Fit:
     """:func:`fit` for rows already prepared."""
     bound = law.bind(rows.inputs)
-    best = find(bound, rows.y, rows.weights, objective, extra=extra)
-    others = best.minima[1:3] if len(best.minima) > 1 else None
+    held = _held(law, fix)
+    best = find(bound, rows.y, rows.weights, objective, extra=extra, held=held)
+    frozen = np.array([k in held for k in range(len(law.parameters))])
+    # a resample may fall into another basin, but not into one that is much worse than the best
+    rivals = best.minima[1:3][best.minima_values[1:3] < RIVAL * best.minima_values[0]]
     draws, method = draw_parameters(
-        bound, best.theta, rows.y, rows.weights, objective, count=bootstrap, seed=seed, groups=rows.groups, others=others
+        bound, best.theta, rows.y, rows.weights, objective, count=bootstrap, seed=seed, groups=rows.groups, others=rivals, held=frozen
     )
     draws = draws[np.isfinite(draws).all(axis=1)]
     natural = law.natural(best.theta)
     fitted = bound.value(best.theta[None])[0]
     residuals = objective.residuals(rows.y, fitted)
     intervals = _intervals(law, law.natural(draws), level)
-    n, p = len(rows), len(law.parameters)
+    n, p = len(rows), int((~frozen).sum())
     scale = float(np.sqrt(np.sum(residuals**2) / (n - p))) if n > p else None
     return Fit(
         law=law.name,
@@ -154,15 +189,68 @@ def fit_rows(
             source=rows.source,
             sha256=rows.sha256,
             columns=rows.columns,
-            where=where,
+            where=rows.where,
             n=n,
             groups=None if rows.groups is None else len(np.unique(rows.groups)),
             ranges=spans(rows.inputs),
             target_range=(float(rows.y.min()), float(rows.y.max())),
         ),
-        warnings=tuple(_warnings(law, best, law.natural(draws), intervals, rows, method, bootstrap, residuals)),
+        warnings=tuple(_warnings(law, best, law.natural(draws), intervals, rows, method, bootstrap, residuals, p)),
         notes=rows.notes,
+        fixed=tuple(fix or ()),
+        diagnosis=_diagnose(law, bound, best, rows, objective, intervals, residuals, level, frozen) if diagnose else None,
         version=scalebound.__version__,
+    )
+
+
+def _held(law: Law, fix: Mapping[str, float] | None) -> dict[int, float]:
+    """Positions and internal values of the parameters that are given."""
+    out = {}
+    for name, value in (fix or {}).items():
+        if name not in law.names:
+            raise UsageError(f"{law.name} has no parameter {name!r} to fix", expected=f"one of {', '.join(law.names)}")
+        parameter = law.parameters[law.names.index(name)]
+        if not parameter.low <= value <= parameter.high:
+            raise UsageError(f"{name} is fixed at {value}", expected=f"a number from {parameter.low:g} to {parameter.high:g}")
+        out[law.names.index(name)] = float(parameter.internal(value))
+    if len(out) == len(law.parameters):
+        raise UsageError("every parameter is fixed", expected="at least one to be fitted")
+    return out
+
+
+def _diagnose(
+    law: Law,
+    bound: Bound,
+    best: Optimum,
+    rows: Rows,
+    objective: Objective,
+    intervals: dict[str, tuple[float, float] | None],
+    residuals: np.ndarray,
+    level: float,
+    frozen: np.ndarray,
+) -> DiagnosisRecord:
+    seen = profiles(bound, best.theta, rows.y, rows.weights, objective, level=level, held=frozen)
+    return DiagnosisRecord(
+        profiles=tuple(
+            ProfileRecord(
+                name=one.name,
+                low=one.low,
+                high=one.high,
+                flat_low=one.flat_low,
+                flat_high=one.flat_high,
+                words=one.words,
+                values=tuple(map(float, one.values)),
+                objective=tuple(map(float, one.objective)),
+            )
+            for one in seen
+        ),
+        # other choices are about the whole law: with parameters given from outside they would not be comparable
+        refits=()
+        if frozen.any()
+        else tuple(RefitRecord(choice=one.choice, n=one.n, params=one.params, moved=one.moved) for one in refits(rows, law, objective, intervals, residuals)),
+        influence=tuple(
+            InfluenceRecord(row=one.row, shift=one.shift, parameter=one.parameter) for one in influence(rows, law, objective, best.theta, held=frozen)
+        ),
     )
 
 
@@ -190,9 +278,10 @@ def _warnings(
     method: str,
     asked: int,
     residuals: np.ndarray,
+    p: int,
 ) -> list[str]:
     out = []
-    n, p = len(rows), len(law.parameters)
+    n = len(rows)
     if not best.established:
         out.append(f"the global optimum is not established: {best.reason}")
     for name in best.at_limit:

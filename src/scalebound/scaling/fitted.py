@@ -59,6 +59,44 @@ class DataRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     target_range: tuple[float, float]
 
 
+class ProfileRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The profile of one parameter: the best objective at each fixed value. ``low``/``high`` None: open on that side."""
+
+    name: str
+    low: float | None
+    high: float | None
+    flat_low: float
+    flat_high: float
+    words: str
+    values: tuple[float, ...]
+    objective: tuple[float, ...]
+
+
+class RefitRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The law under another choice; ``moved``: parameters that left their interval."""
+
+    choice: str
+    n: int
+    params: dict[str, float]
+    moved: tuple[str, ...]
+
+
+class InfluenceRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What leaving out one row changes: ``shift`` in jackknife standard errors of ``parameter``."""
+
+    row: int
+    shift: float
+    parameter: str
+
+
+class DiagnosisRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the data do not identify, and which choices and rows the answer depends on."""
+
+    profiles: tuple[ProfileRecord, ...]
+    refits: tuple[RefitRecord, ...]
+    influence: tuple[InfluenceRecord, ...]
+
+
 class Fit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A law fitted to a table.
 
@@ -82,6 +120,8 @@ class Fit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     draws: tuple[tuple[float, ...], ...]
     residuals: tuple[float, ...]
     scale: float | None
+    fixed: tuple[str, ...] = ()
+    diagnosis: DiagnosisRecord | None = None
     widening: float = 1.0
     widening_reason: str = ""
     data: DataRecord

@@ -40,6 +40,7 @@ class Optimum:
     hessian: np.ndarray  # (p, p) internal coordinates, of the penalty
     at_limit: tuple[str, ...]
     minima: np.ndarray  # (basins, p) the distinct minima, best first
+    minima_values: np.ndarray  # (basins,) their penalties, not scaled
 
 
 def local_minima(profile: np.ndarray) -> np.ndarray:
@@ -62,7 +63,8 @@ def find(
     objective: Objective,
     *,
     extra: np.ndarray | None = None,
-    most: int = 10,
+    most: int | None = None,
+    held: dict[int, float] | None = None,
 ) -> Optimum:
     """Search the whole range of the non-linear parameters for the global minimum.
 
@@ -70,25 +72,31 @@ def find(
     ----------
     y, weights : (n,)
     extra : (k, p)        further starts (published values, a previous fit); optional
-    most : starts polished of each of the two sets
+    most : starts polished of each of the two sets; the law's own number when not given
+    held : {position: internal value} of parameters that are given, not fitted
     """
     law = bound.law
+    most = law.polished if most is None else most
     low, high = law.limits()
     theta, shape = bound.starts(y, weights, objective)
+    frozen = np.zeros(theta.shape[1], dtype=bool)
+    for k, given in (held or {}).items():
+        frozen[k] = True
+        theta[:, k] = given
     value = objective.total(y, bound.value(theta), weights)
     first = _choose(value, shape, most)
     starts = theta[first]
     if extra is not None and len(extra):
-        starts = np.concatenate([starts, np.clip(extra, low, high)])
-    minima = minimise(bound, starts, y, weights, objective)
+        starts = np.concatenate([starts, np.clip(np.where(frozen, theta[0], extra), low, high)])
+    minima = minimise(bound, starts, y, weights, objective, held=frozen)
     # second opinion: midpoints of the best grid points and of the best minimum, pulled well away from the first set
     ranked = np.argsort(np.where(np.isfinite(value), value, np.inf))[: 4 * most]
     best = int(np.argmin(minima.value))
     far = ranked[len(ranked) // 2 :]
     second = np.concatenate([0.5 * (theta[far[: most // 2]] + minima.theta[best]), 0.5 * (theta[far[: most // 2]] + theta[far[::-1][: most // 2]])])
-    again = minimise(bound, second, y, weights, objective)
+    again = minimise(bound, second, y, weights, objective, held=frozen)
     merged = Minima(*(np.concatenate([getattr(minima, name), getattr(again, name)]) for name in ("theta", "value", "gradient_norm", "converged")))
-    return _judge(bound, merged, len(minima.value), y, weights, objective)
+    return _judge(bound, merged, len(minima.value), y, weights, objective, frozen)
 
 
 def _choose(value: np.ndarray, shape: tuple[int, ...], most: int) -> np.ndarray:
@@ -101,7 +109,7 @@ def _choose(value: np.ndarray, shape: tuple[int, ...], most: int) -> np.ndarray:
     return np.array([*valleys, *rest[: max(2, most - len(valleys))]], dtype=int)
 
 
-def _judge(bound: Bound, minima: Minima, first: int, y: np.ndarray, weights: np.ndarray, objective: Objective) -> Optimum:
+def _judge(bound: Bound, minima: Minima, first: int, y: np.ndarray, weights: np.ndarray, objective: Objective, frozen: np.ndarray) -> Optimum:
     law = bound.law
     low, high = law.limits()
     order = np.argsort(np.where(np.isfinite(minima.value), minima.value, np.inf))
@@ -118,11 +126,9 @@ def _judge(bound: Bound, minima: Minima, first: int, y: np.ndarray, weights: np.
     theta = minima.theta[best]
     reached = int(np.sum(minima.value <= value * (1 + SAME_VALUE) + floor))
     _, gradient, hessian, _ = gradient_and_hessian(bound, theta[None], y, weights, objective)
-    width = np.where(np.isfinite(high - low), high - low, 1.0)
-    near = 1e-9 * width
-    stuck = ((theta - low <= near) & (gradient[0] >= 0)) | ((high - theta <= near) & (gradient[0] <= 0))
-    at_limit = tuple(name for name, flag in zip(law.names, stuck, strict=True) if flag)
-    free = ~stuck
+    stuck = ((theta <= low + 1e-9 * (1 + np.abs(low))) & (gradient[0] >= 0)) | ((theta >= high - 1e-9 * (1 + np.abs(high))) & (gradient[0] <= 0))
+    at_limit = tuple(name for name, flag in zip(law.names, stuck & ~frozen, strict=True) if flag)
+    free = ~(stuck | frozen)
     part = hessian[0][np.ix_(free, free)]
     scale = np.sqrt(np.maximum(np.diag(part), 1e-300))
     lowest = float(np.linalg.eigvalsh(part / np.outer(scale, scale))[0]) if free.any() and np.isfinite(part).all() else 1.0
@@ -150,4 +156,5 @@ def _judge(bound: Bound, minima: Minima, first: int, y: np.ndarray, weights: np.
         hessian=hessian[0],
         at_limit=at_limit,
         minima=minima.theta[distinct] if distinct else theta[None],
+        minima_values=minima.value[distinct] if distinct else np.array([value]),
     )

@@ -1,0 +1,277 @@
+"""``backtest``: would this law have predicted your own larger runs? Trained below a limit, scored above it, rolling.
+
+Runs are ordered by size. For each limit the law is fitted to the rows at or below it and predicts all rows above: value, interval,
+truth. What comes out is the relative error of extrapolation and the share of truths inside the stated intervals. When intervals
+cover too little, :func:`widening` says by which factor they must grow.
+
+Source
+------
+Widening: split conformal prediction on residuals scaled by the interval's own half-width (Lei et al. 2018, JASA 113; Papadopoulos
+et al. 2008). Rows of one limit share a fit and rows of several limits share truths, so the factor is a practical correction and no
+theorem of exact coverage.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from scalebound.core.errors import InputError, UsageError
+from scalebound.scaling.fit import check_level, fit_rows, objective_for
+from scalebound.scaling.fitted import Fit
+from scalebound.scaling.forecast import forecast_inputs
+from scalebound.scaling.laws import get_law
+from scalebound.scaling.laws.protocol import Law
+from scalebound.scaling.objective import Objective
+from scalebound.scaling.rows import Rows, prepare
+from scalebound.scaling.table import Table, as_table
+
+
+@dataclass(frozen=True)
+class Backtest:
+    """One entry per (limit, row above it), in the order of limits and then of rows."""
+
+    law: str
+    target: str
+    order: str  # what runs were ordered by
+    limits: tuple[float, ...]
+    trained: tuple[int, ...]  # rows behind each limit
+    level: float
+    row: np.ndarray  # number in the source
+    size: np.ndarray  # of the row, in the quantity it was ordered by
+    limit: np.ndarray  # the largest size the fit saw
+    value: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    truth: np.ndarray
+
+    @property
+    def errors(self) -> np.ndarray:
+        """|value - truth| / truth."""
+        return np.abs(self.value - self.truth) / np.abs(self.truth)
+
+    @property
+    def mean_abs_relative_error(self) -> float:
+        return float(np.mean(self.errors))
+
+    @property
+    def coverage(self) -> float | None:
+        """Share of truths inside the interval; None when no interval was known."""
+        known = np.isfinite(self.low)
+        return float(np.mean((self.low <= self.truth) & (self.truth <= self.high), where=known)) if known.any() else None
+
+    def records(self) -> list[dict]:
+        """One dictionary per entry: value, low, high, truth, size, limit, row."""
+
+        def number(x: float) -> float | None:
+            return float(x) if math.isfinite(x) else None
+
+        names = ("value", "low", "high", "truth", "size", "limit")
+        return [{**{name: number(getattr(self, name)[k]) for name in names}, "row": int(self.row[k])} for k in range(len(self.row))]
+
+
+def sizes(rows: Rows) -> tuple[np.ndarray, str]:
+    """What runs are ordered by: compute where it can be known, else the first input, larger meaning more expensive."""
+    inputs = rows.inputs
+    if "flops" in inputs:
+        return inputs["flops"], "flops"
+    if "params" in inputs and "tokens" in inputs:
+        return 6 * inputs["params"] * inputs["tokens"], "6 * params * tokens"
+    name = next(iter(inputs))
+    if name in ("loss",) or name.endswith(("_bpb", "bpb", "loss")):
+        return -inputs[name], f"minus {name}"
+    return inputs[name], name
+
+
+def choose_limits(size: np.ndarray, rows: Rows, law: Law, folds: int, limit: float | None) -> list[float]:
+    """Sizes up to which the law is fitted: the given one, or ``folds`` of them between 40% and 90% of the runs."""
+    ordered = np.sort(size)
+    if limit is not None:
+        if not (size <= limit).any() or not (size > limit).any():
+            raise UsageError(f"the limit {limit:g} leaves no row on one side", expected=f"a number between {ordered[0]:g} and {ordered[-1]:g}")
+        return [limit]
+    least = len(law.parameters) + 1
+    out = []
+    for share in np.linspace(0.4, 0.9, folds):
+        cut = float(ordered[min(max(int(share * len(ordered)), least) - 1, len(ordered) - 1)])
+        below = size <= cut
+        kept = {name: values[below] for name, values in rows.inputs.items()}
+        distinct = np.unique(np.stack(list(kept.values())), axis=1).shape[1]
+        varying = all(len(np.unique(kept[name])) > 1 for name in (law.inputs if law.varying is None else law.varying))
+        if below.sum() < len(size) and distinct >= least and varying and cut not in out:
+            out.append(cut)
+    if not out:
+        raise InputError(
+            f"{len(rows)} rows are too few to fit {law.name} below a limit and score above it", where=rows.source, expected=f"at least {least + 1} different rows"
+        )
+    return out
+
+
+def backtest(
+    table: Table | str | os.PathLike | Mapping[str, object],
+    law: str | Law = "chinchilla",
+    *,
+    target: str | None = None,
+    columns: str = "",
+    where: str = "",
+    objective: Objective | str | None = None,
+    delta: float = 1e-3,
+    limit: float | None = None,
+    folds: int = 4,
+    bootstrap: int = 300,
+    group: str | None = None,
+    weights: str | None = None,
+    level: float = 0.95,
+    seed: int = 0,
+    drop_bad: bool = False,
+    fix: Mapping[str, float] | None = None,
+) -> Backtest:
+    """Fit below a size, predict above it, for several sizes.
+
+    Parameters
+    ----------
+    limit : the size (FLOPs where params and tokens are known, else the law's input); ``folds`` rolling limits when not given
+    bootstrap : refits behind each interval
+    Others as in :func:`~scalebound.scaling.fit.fit`.
+
+    Raises
+    ------
+    InputError      too few rows for any limit
+    UsageError      the limit leaves nothing on one side
+
+    Examples
+    --------
+    >>> n = np.geomspace(1e6, 1e9, 16)
+    >>> seen = backtest({"params": n, "loss": 1.7 + 40 * n**-0.3}, "power", bootstrap=50)
+    >>> seen.mean_abs_relative_error < 1e-6
+    True
+    """
+    check_level(level)
+    if folds < 1:
+        raise UsageError(f"folds is {folds}", expected="at least 1")
+    data = as_table(table, columns=columns, where=where)
+    law = get_law(law, data.columns)
+    how = objective_for(law, objective, delta)
+    rows = prepare(data, law, target=target, group=group, weights=weights, drop_bad=drop_bad)
+    return backtest_rows(rows, law, how, limit=limit, folds=folds, bootstrap=bootstrap, level=level, seed=seed, fix=fix)
+
+
+def backtest_rows(
+    rows: Rows,
+    law: Law,
+    objective: Objective,
+    *,
+    limit: float | None = None,
+    folds: int = 4,
+    bootstrap: int = 300,
+    level: float = 0.95,
+    seed: int = 0,
+    fix: Mapping[str, float] | None = None,
+) -> Backtest:
+    """:func:`backtest` for rows already prepared."""
+    size, order = sizes(rows)
+    limits = choose_limits(size, rows, law, folds, limit)
+    parts: list[tuple[np.ndarray, ...]] = []
+    trained = []
+    for cut in limits:
+        below = size <= cut
+        trained.append(int(below.sum()))
+        fitted = fit_rows(rows.take(below), law, objective, bootstrap=bootstrap, level=level, seed=seed, fix=fix)
+        above = rows.take(~below)
+        seen = forecast_inputs(fitted, law, above.inputs, seed=seed)
+        unknown = np.full(len(above), np.nan)
+        parts.append(
+            (
+                above.numbers,
+                size[~below],
+                np.full(len(above), cut),
+                seen.value,
+                unknown if seen.low is None else seen.low,
+                unknown if seen.high is None else seen.high,
+                above.y,
+            )
+        )
+    row, sized, cuts, value, low, high, truth = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Backtest(
+        law=law.name,
+        target=rows.target,
+        order=order,
+        limits=tuple(limits),
+        trained=tuple(trained),
+        level=level,
+        row=row,
+        size=sized,
+        limit=cuts,
+        value=value,
+        low=low,
+        high=high,
+        truth=truth,
+    )
+
+
+def widening(seen: Backtest) -> float:
+    """Factor for the half-widths of intervals so that the backtest's truths would have been covered; at least 1.
+
+    The conformal quantile of ``(truth - value) / (high - value)`` (or the lower side), at ``level (1 + 1/m)``.
+    """
+    known = np.isfinite(seen.low) & (seen.high > seen.low)
+    if not known.any():
+        return 1.0
+    value, truth = seen.value[known], seen.truth[known]
+    up, down = seen.high[known] - value, value - seen.low[known]
+    tiny = 1e-12 * np.abs(value)
+    score = np.where(truth > value, (truth - value) / np.maximum(up, tiny), (value - truth) / np.maximum(down, tiny))
+    m = len(score)
+    rank = min(math.ceil(seen.level * (m + 1)), m)
+    return max(1.0, float(np.sort(score)[rank - 1]))
+
+
+def widened(fit: Fit, seen: Backtest) -> Fit:
+    """The fit with its intervals widened by what the backtest shows, and the reason recorded."""
+    import msgspec
+
+    factor = widening(seen)
+    coverage = seen.coverage
+    share = "unknown" if coverage is None else f"{coverage:.0%}"
+    reason = f"backtest: {len(seen.row)} predictions from {len(seen.limits)} limits, {share} inside {seen.level:.0%} intervals; half-widths times {factor:.3g}"
+    return msgspec.structs.replace(fit, widening=factor, widening_reason=reason)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One law in a comparison."""
+
+    law: str
+    parameters: int
+    error: float | None  # mean absolute relative error of extrapolation; None when it could not be fitted
+    coverage: float | None
+    reason: str = ""
+
+
+def compare(rows_of: Mapping[str, Rows], objectives: Mapping[str, Objective], laws: Sequence[Law], *, folds: int = 4, seed: int = 0) -> list[Candidate]:
+    """Backtest every law on the same runs, best first: small ones predict large ones, training fit does not count.
+
+    Limits are those of the law with most parameters, so that all laws see the same rows.
+    """
+    size, _ = sizes(next(iter(rows_of.values())))
+    richest = max(laws, key=lambda law: len(law.parameters))
+    limits = choose_limits(size, rows_of[richest.name], richest, folds, None)
+    out = []
+    for law in laws:
+        rows = rows_of[law.name]
+        errors, inside, known = [], 0, 0
+        for cut in limits:
+            below = size <= cut
+            fitted = fit_rows(rows.take(below), law, objectives[law.name], bootstrap=200, seed=seed)
+            above = rows.take(~below)
+            seen = forecast_inputs(fitted, law, above.inputs, seed=seed)
+            errors += (np.abs(seen.value - above.y) / np.abs(above.y)).tolist()
+            if seen.low is not None and seen.high is not None:
+                inside += int(np.sum((seen.low <= above.y) & (above.y <= seen.high)))
+                known += len(above)
+        out.append(Candidate(law.name, len(law.parameters), float(np.mean(errors)), inside / known if known else None))
+    return sorted(out, key=lambda one: math.inf if one.error is None else one.error)

@@ -1,0 +1,174 @@
+"""Per-token numbers against their plain definitions; parts, workers, interruption, refusal."""
+
+import os
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from scalebound.core.errors import InputError, UsageError
+from scalebound.core.stats import Stats, merge
+from scalebound.data import build_stream, load_tokenizer, read_corpus
+from scalebound.data.stream import SourceRef
+from scalebound.measure import measure, score, stream_of
+from scalebound.measure import measure as measure_function
+from scalebound.models import Transformer, load_model, save_folder, shape_for
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A stream with a ragged end, a model and an anchor whose predictions are far from uniform."""
+    folder = tmp_path_factory.mktemp("measure")
+    (folder / "text.txt").write_text("".join(f"line {k} of the text, with number {k * k % 97}\n" for k in range(120)))
+    corpus = read_corpus(folder / "text.txt")
+    stream = build_stream(corpus.documents, load_tokenizer(), folder / "stream", sequence_tokens=64, source=SourceRef("text", corpus.sha256))
+    assert len(stream) % 64
+    for name, seed, scale in (("model", 0, 3.0), ("anchor", 1, 2.0)):
+        shape = shape_for(15_000)
+        model = Transformer(shape, 64, torch.Generator().manual_seed(seed))
+        with torch.no_grad():
+            model.embedding *= scale
+        save_folder(folder / name, shape.config(64), model.tensors())
+    return folder, stream
+
+
+def plain(model, tokens, T=64):
+    """The definitions, block by block in float64."""
+    out = []
+    for start in range(0, len(tokens), T):
+        block = torch.from_numpy(tokens[start : start + T].astype(np.int64))
+        inputs = torch.cat([torch.tensor([255]), block[:-1]])[None]
+        log_p = torch.log_softmax(model.logits(inputs)[0].double(), dim=-1)
+        entropy = -(log_p.exp() * log_p).sum(1)
+        varentropy = (log_p.exp() * log_p**2).sum(1) - entropy**2
+        out.append((-log_p[torch.arange(len(block)), block], entropy, varentropy, log_p))
+    return [torch.cat([piece[k] for piece in out]).numpy() for k in range(4)]
+
+
+def test_numbers_equal_their_definitions(files, tmp_path):
+    folder, stream = files
+    stats = measure(folder / "model", stream.path, tmp_path / "s", anchor=folder / "anchor", eps=0.02, alphas=(0.1, 0.4))
+    nll, entropy, varentropy, log_p = plain(load_model(folder / "model"), stream.tokens)
+    reference_nll, _, _, log_q = plain(load_model(folder / "anchor"), stream.tokens)
+    for name, right in (("nll", nll), ("entropy", entropy), ("varentropy", varentropy), ("reference_nll", reference_nll)):
+        np.testing.assert_allclose(stats.read(name), right, atol=2e-5, err_msg=name)
+    smooth = 0.98 * np.exp(log_q) + 0.02 / 256
+    for row, alpha in enumerate((0.1, 0.4)):
+        mixed = (1 - alpha) * np.exp(log_p) + alpha * smooth
+        np.testing.assert_allclose(stats.read("centre")[row], -(mixed * np.log(mixed / smooth)).sum(1), atol=2e-5)
+    assert stats.complete and stats.info.text_bytes == stream.info.text_bytes and stats.info.policy.first_token == 255
+    stats.check_values()
+
+
+def test_chunks_of_rows_do_not_change_the_numbers(files, monkeypatch):
+    folder, stream = files
+    model, tokens = load_model(folder / "model"), np.asarray(stream.tokens[:640]).reshape(10, 64)
+    whole = score.score_blocks(model, tokens, 255)
+    monkeypatch.setattr(score, "CHUNK_ELEMENTS", 1)
+    for name, values in score.score_blocks(model, tokens, 255).items():
+        np.testing.assert_allclose(values, whole[name], atol=1e-5)
+
+
+def test_extreme_logits_stay_finite(files):
+    model = load_model(files[0] / "model")
+    model.head = lambda hidden: torch.full((*hidden.shape[:-1], 256), -2e4).index_fill(-1, torch.tensor([3]), 2e4)
+    found = score.score_blocks(model, np.full((1, 4), 5), 255)
+    assert np.isfinite(found["nll"]).all() and np.all(found["entropy"] == 0) and np.all(found["varentropy"] == 0)
+
+
+def test_workers_interruptions_and_shards_give_the_same_bytes(files, tmp_path, monkeypatch):
+    folder, stream = files
+    right = measure(folder / "model", stream.path, tmp_path / "a", anchor=folder / "anchor")
+    two = measure(folder / "model", stream.path, tmp_path / "b", anchor=folder / "anchor", workers=2)
+    assert Path(two.path).read_bytes() == Path(right.path).read_bytes()
+
+    class Killed(Exception):
+        pass
+
+    def stop(done, total):
+        if done > total / 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        measure(folder / "model", stream.path, tmp_path / "c", anchor=folder / "anchor", progress=stop)
+    kept = [name for name in os.listdir(tmp_path / "c.parts") if name.endswith(".safetensors")]
+    assert len(kept) > 10 and not (tmp_path / "c").exists()
+    scored = []
+    module = __import__("scalebound.measure.measure", fromlist=["score_blocks"])
+    original = module.score_blocks
+    monkeypatch.setattr(module, "score_blocks", lambda *a, **k: scored.append(1) or original(*a, **k))
+    again = measure(folder / "model", stream.path, tmp_path / "c", anchor=folder / "anchor")
+    assert Path(again.path).read_bytes() == Path(right.path).read_bytes() and not (tmp_path / "c.parts").exists()
+    assert 0 < len(scored) < right.num_blocks - len(kept) + 3
+    scored.clear()
+    measure(folder / "model", stream.path, tmp_path / "c", anchor=folder / "anchor")
+    assert not scored
+
+
+def test_windows_and_samples(files, tmp_path):
+    folder, stream = files
+    whole = measure(folder / "model", stream.path, tmp_path / "a")
+    window = measure(folder / "model", stream.path, tmp_path / "b", window=(128, 640))
+    np.testing.assert_allclose(window.read("nll"), whole.read("nll", 128, 640), atol=2e-5)
+    sample = measure(folder / "model", stream.path, tmp_path / "c", sample=5, seed=1)
+    assert len(sample.blocks) == 6 and sample.blocks[-1] == whole.num_blocks - 1  # the ragged block is scored besides
+    np.testing.assert_allclose(sample.read("nll", 0, 64), whole.read("nll", sample.blocks[0] * 64, sample.blocks[0] * 64 + 64), atol=2e-5)
+    assert not sample.complete
+    others = [b for b in range(whole.num_blocks) if b not in sample.blocks]
+    index = np.concatenate([np.arange(b * 64, min((b + 1) * 64, len(whole))) for b in others])
+    rest = Stats(msgspec.structs.replace(whole.info, tokens=len(index)), {n: whole.read(n)[index] for n in ("nll", "entropy", "varentropy")} | {"blocks": np.array(others)})
+    np.testing.assert_allclose(merge([sample, rest]).read("nll"), whole.read("nll"), atol=2e-5)
+
+
+def test_text_becomes_a_stream(files, tmp_path):
+    folder, _ = files
+    model = load_model(folder / "model")
+    made = stream_of(folder / "text.txt", model, tmp_path / "t", context=32)
+    assert bytes(made.tokens.astype(np.uint8)).startswith(b"line 0 of the text") and made.info.seed is None
+
+
+@pytest.mark.parametrize("change, error, what", [
+    ({"context": 65}, UsageError, "at most|between 2 and the model's 64"), ({"context": 1}, UsageError, "context = 1"), ({"window": (0, 10**9)}, UsageError, "window"), ({"window": (5, 5)}, UsageError, "window"),
+    ({"sample": 10**6}, UsageError, "sample"), ({"sample": 0}, UsageError, "sample"), ({"anchor": "anchor", "eps": 0.0}, UsageError, "eps"), ({"anchor": "anchor", "alphas": (1.5,)}, UsageError, "alphas"),
+])  # fmt: skip
+def test_arguments_out_of_range_are_refused(files, tmp_path, change, error, what):
+    folder, stream = files
+    if "anchor" in change:
+        change = change | {"anchor": folder / "anchor"}
+    with pytest.raises(error, match=what):
+        measure(folder / "model", stream.path, tmp_path / "s", **change)
+    assert not (tmp_path / "s").exists()
+
+
+def test_predictions_that_are_no_numbers_are_reported_with_their_token(files, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder, stream = files
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "config.json").write_bytes((folder / "model" / "config.json").read_bytes())
+    tensors = load_file(folder / "model" / "model.safetensors")
+    tensors["model.embed_tokens.weight"][ord("7")] = float("nan")
+    save_file(tensors, broken / "model.safetensors")
+    first = int(np.argmax(np.asarray(stream.tokens) == ord("7")))
+    with pytest.raises(InputError, match="gives nll = nan at token"):
+        measure(broken, stream.path, tmp_path / "s")
+    assert first > 0 and not (tmp_path / "s").exists()
+
+
+def test_another_measurement_is_not_overwritten(files, tmp_path):
+    folder, stream = files
+    measure(folder / "model", stream.path, tmp_path / "s", window=(0, 128))
+    with pytest.raises(InputError, match="holds another measurement"):
+        measure(folder / "anchor", stream.path, tmp_path / "s", window=(0, 128))
+    assert measure_function(folder / "anchor", stream.path, tmp_path / "s", window=(0, 128), fresh=True).info.model.name.endswith("anchor")
+
+
+def test_a_stream_of_another_vocabulary_is_refused(files, tmp_path):
+    folder, stream = files
+    shape = shape_for(15_000, 200)
+    save_folder(tmp_path / "small", shape.config(64), Transformer(shape, 64).tensors())
+    with pytest.raises(InputError, match="token ids up to 255"):
+        measure(tmp_path / "small", stream.path, tmp_path / "s")

@@ -1,0 +1,167 @@
+"""The checker's decoder against the library's encoder, a file written by hand from the format, and files made to break it."""
+
+import json
+import struct
+import zlib
+
+import numpy as np
+import pytest
+
+from scalebound.compress import QuantizedModel, encode, quantize, tensors_sha256
+from scalebound_verify import Refused
+from scalebound_verify.package import DICTIONARY, decode, model_sha256
+
+
+def same(data: bytes, model: QuantizedModel, config: dict) -> None:
+    numbers = model.dequantized()
+    floats = sum(value.size for value in numbers.values() if value.dtype == np.float32)
+    found_config, found = decode(data, floats)
+    assert found_config == config and set(found) == set(numbers)
+    for name, value in numbers.items():
+        dtype, array = found[name]
+        assert array.shape == value.shape and array.tobytes() == np.ascontiguousarray(value).tobytes(), name
+        assert dtype == "F32" or value.dtype != np.float32
+    assert model_sha256(found_config, found) == tensors_sha256(config, numbers)
+    assert decode(data, floats + 1)[1] == {}  # another count is not decoded
+
+
+@pytest.mark.parametrize("setting", [{"bits": 2}, {"bits": 3}, {"bits": 8}, {"step": 0.01}, {"step": 0.6}])
+def test_models_of_the_library(setting):
+    rng = np.random.default_rng(1)
+    config = {"model_type": "llama", "num_hidden_layers": 3, "hidden_size": 24, "vocab_size": 50, "rms_norm_eps": 1e-05, "torch_dtype": "float32"}
+    tensors = {f"model.layers.{i}.w.weight": rng.standard_t(3, (24, 40)) * 10.0**i for i in range(3)}
+    tensors |= {"embed": rng.normal(size=(50, 24)), "norm": rng.normal(size=24), "odd": np.ones(7) / 3, "scalar": np.array(2.5), "one": np.ones((1, 1)),
+                "zeros": np.zeros((4, 5)), "cube": rng.normal(size=(3, 4, 5)), "empty": np.zeros((0, 3))}  # fmt: skip
+    arrays = {name: value.astype(np.float32) for name, value in tensors.items()} | {"ids": np.arange(5), "mask": np.array([True, False])}
+    model = quantize(config, arrays, **setting)
+    same(encode(model), model, {key: value for key, value in config.items() if key != "torch_dtype"})
+
+
+def by_hand(header: dict, tables: bytes = b"", rest: bytes = b"") -> bytes:
+    """A package as docs/package-format.md says, sections 1 and 2, with one stored DEFLATE stream."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15, zdict=DICTIONARY)
+    meta = packer.compress(json.dumps(header).encode() + b"\0" + tables) + packer.flush()
+
+    def varint(value: int) -> bytes:
+        return bytes([value & 127 | 128]) + varint(value >> 7) if value > 127 else bytes([value])
+
+    payload = varint(len(meta)) + meta + rest
+    body = b"SBZ\x01" + varint(len(payload)) + payload
+    return body + zlib.crc32(body).to_bytes(4, "little")
+
+
+def header(**fields) -> dict:
+    return {"config": {"n": 2, "layers": 3}, "layers": None, "shift": 0, "code": ["F32"], "tensors": []} | fields
+
+
+def test_raw_tensors_by_hand():
+    data = by_hand(header(tensors=[["a", ["n"]], ["b", [1, 2], "BF16"], ["c", [], "I64"]]), rest=struct.pack("<2f2Hq", 1.5, -0.1, 0x3F80, 0xC000, -7))
+    config, found = decode(data, 4)
+    assert config == {"n": 2, "layers": 3}
+    assert found["a"][1].tolist() == [1.5, np.float32(-0.1)] and found["b"][1].tolist() == [[1.0, -2.0]] and found["c"][1].tolist() == -7
+    assert (found["b"][0], found["c"][0]) == ("F32", "I64")
+
+
+def test_coded_tensor_by_hand():
+    """One symbol a table: no bits are coded, so every number is known from section 3 alone: 5 times the scale 0.5, for each of two layers."""
+    plain = bytes([1 << 1, 5 << 1])
+    data = by_hand(header(layers="n", code=[0], tensors=[["w*", [2, 3]]]), tables=plain, rest=struct.pack("<2H", 0x3F00, 0x4000))
+    found = decode(data, 12)[1]
+    assert found["w0"][1].tolist() == [[2.5] * 3] * 2 and found["w1"][1].tolist() == [[10.0] * 3] * 2
+
+
+def test_stack_coder_by_hand():
+    """Two symbols of equal weight and one integer: cum = 0, 2^23, 2^24; the state after decoding symbol 1 from q must be 0."""
+    table = bytes([2 << 1, 0, 1 << 4, 1 << 4])
+    one, state = header(code=[0], tensors=[["w", [1]]]), 1 << 23
+    found = decode(by_hand(one, table, struct.pack("<H", 0x3F80) + state.to_bytes(3, "little")), 1)[1]
+    assert found["w"][1].tolist() == [1.0]
+    for left_over in (state + 1, state + (1 << 24), state + (1 << 40)):
+        with pytest.raises(Refused, match="left over"):
+            decode(by_hand(one, table, struct.pack("<H", 0x3F80) + left_over.to_bytes(6, "little").rstrip(b"\0")), 1)
+
+
+PLAIN = bytes([2, 2])  # one symbol: 1
+BAD = {
+    "an unknown key": (header(extra=1), b"", b"", 0, "unknown key"),
+    "no shift": ({key: value for key, value in header().items() if key != "shift"}, b"", b"", 0, "lacks"),
+    "a shift of 8": (header(shift=8), b"", b"", 0, "shift beyond 7"),
+    "an unknown type": (header(code=["F8"], tensors=[["a", [1]]]), b"", b"", 0, "malformed code"),
+    "a table that is not there": (header(code=[1], tensors=[["a", [1]]]), PLAIN, b"", 0, "malformed code"),
+    "six table numbers": (header(code=[0, 0, 0, 0, 0, 0], tensors=[["a", [1]]]), PLAIN, b"", 0, "malformed code"),
+    "a dimension without a number": (header(tensors=[["a", ["m"]]]), b"", b"", 0, "no whole number"),
+    "a negative dimension": (header(tensors=[["a", [-1]]]), b"", b"", 0, "no whole number"),
+    "a truth value as a dimension": (header(tensors=[["a", [True]]]), b"", b"", 0, "no whole number"),
+    "a name twice": (header(tensors=[["a", [0]], ["a", [0]]]), b"", b"", 0, "names a tensor twice"),
+    "layers beyond counting": (header(layers=10**9, tensors=[["a*", [0]]]), b"", b"", 0, "too many"),
+    "an entry without a shape": (header(tensors=[["a"]]), b"", b"", 0, "malformed tensor"),
+    "coded without elements": (header(code=[0], tensors=[["a", [0]]]), PLAIN, b"", 0, "without elements"),
+    "numbers beyond counting": (header(code=[0], tensors=[["a", [10**9]]]), PLAIN, b"", 10**9, "more numbers"),
+    "a table of weight zero": (header(), bytes([2 << 1, 0, 0, 0]), b"", 0, "weight zero"),
+    "a table without symbols": (header(), bytes([0]), b"", 0, "without symbols"),
+    "a table cut short": (header(), bytes([9]), b"", 0, "within a table"),
+    "a number that does not end": (header(), bytes([255] * 12), b"", 0, "does not end"),
+    "a scale of zero": (header(code=[0], tensors=[["a", [1]]]), PLAIN, b"\0\0", 1, "scale"),
+    "a scale that is infinite": (header(code=[0], tensors=[["a", [1]]]), PLAIN, b"\x80\x7f", 1, "scale"),
+    "a product beyond float32": (header(code=[0], tensors=[["a", [1]]]), bytes([2, 8]), b"\x7f\x7f", 1, "no float32"),
+    "raw bytes cut short": (header(tensors=[["a", [2]]]), b"", b"\0" * 7, 2, "raw bytes"),
+    "bytes nobody reads": (header(tensors=[["a", [1]]]), b"", b"\0" * 4 + b"\1", 1, "left over"),
+    "zero bytes at the end": (header(tensors=[["a", [1]]]), b"", b"\0" * 8, 1, "zero byte"),
+    "a truth value of 2": (header(code=["BOOL"], tensors=[["a", [1]]]), b"", b"\2", 0, "truth value"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_malformed_packages(what):
+    head, tables, rest, params, match = BAD[what]
+    with pytest.raises(Refused, match=match):
+        decode(by_hand(head, tables, rest), params)
+
+
+def test_every_flipped_bit_and_every_cut_is_seen():
+    data = encode(quantize({}, {"w": np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)}, bits=4))
+    for at in range(len(data)):
+        for spoiled in (data[:at], data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]):
+            with pytest.raises(Refused):
+                decode(spoiled, 24)
+    with pytest.raises(Refused):
+        decode(data + b"\0", 24)
+
+
+def stack_encode(symbols: list[tuple[int, list[int]]]) -> bytes:
+    """The inverse of section 5: (index, cumulative frequencies) of every symbol in the order of decoding, coded last to first."""
+    words, state = [], 0
+    for j, cum in reversed(symbols):
+        f = cum[j + 1] - cum[j]
+        if state >= f << 40:
+            words.append(state & 0xFFFFFFFF)
+            state >>= 32
+        state = (state // f << 24) + cum[j] + state % f
+    words += [state & 0xFFFFFFFF, state >> 32]
+    return b"".join(word.to_bytes(4, "little") for word in words).rstrip(b"\0")
+
+
+def test_classes_and_scales_by_hand():
+    """Row and column scales, row and column classes, three tables of integers: 200 x 30 of them, in the order of section 5."""
+    rng = np.random.default_rng(2)
+    rows, columns = 200, 30
+    # weights 16 to 19, doubled by the upper half of the byte; tables: scales (120..123), classes (0..1), integers of class 0, 1 and 2
+    spec = [(120, [0x10, 0x21, 0x12, 0x03]), (0, [0x10, 0x12]), (-3, [0x10, 0x51, 0x91, 0x30, 0x10]), (-1, [0x71, 0x10, 0x22]), (5, [0x10, 0x18])]
+    tables, cums = b"", []
+    for low, codes in spec:
+        weights = [(16 + (b & 15)) << (b >> 4) for b in codes]
+        sums = np.concatenate([[0], np.cumsum(weights)]).tolist()
+        cums.append([j + c * (2**24 - len(codes)) // sums[-1] for j, c in enumerate(sums)])
+        zigzag = 2 * low if low >= 0 else -2 * low - 1
+        tables += bytes([2 * len(codes), zigzag & 127 | (128 if zigzag > 127 else 0)] + ([zigzag >> 7] if zigzag > 127 else []) + codes)
+    draws = [rng.integers(0, len(spec[t][1]), size) for t, size in ((0, rows), (0, columns), (1, rows), (1, columns))]
+    symbols = [(int(j), cums[t]) for t, drawn in zip((0, 0, 1, 1), draws, strict=True) for j in drawn]
+    which, integers = draws[2][:, None] + draws[3], np.zeros((rows, columns))
+    for k in range(3):
+        drawn = rng.integers(0, len(spec[2 + k][1]), int((which == k).sum()))
+        integers[which == k] = drawn + spec[2 + k][0]
+        symbols += [(int(j), cums[2 + k]) for j in drawn]
+    head = header(shift=7, code=[2, 0, 0, 1, 1], tensors=[["w", [rows, columns]]])
+    scales = [(((120 + drawn).astype(np.uint32) << 23).view(np.float32)) for drawn in draws[:2]]
+    found = decode(by_hand(head, tables, stack_encode(symbols)), rows * columns)[1]["w"][1]
+    np.testing.assert_array_equal(found, (integers * scales[0][:, None] * scales[1]).astype(np.float32))
