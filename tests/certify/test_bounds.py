@@ -31,9 +31,9 @@ def loop(x, y, range_, grid):
     return np.array([math.fsum(math.log1p(s * (b - a) / range_) for a, b in zip(x, y, strict=True)) for s in grid])
 
 
-@pytest.mark.parametrize("n", [1, 15, 16, 17, 1000, 70_001])
+@pytest.mark.parametrize("n", [1, 15, 16, 17, 1000, 66_001])
 def test_fast_sums_equal_the_loop(n):
-    x, y, grid = losses(n), np.random.default_rng(1).uniform(0, 3, n), default_grid()
+    x, y, grid = losses(n), np.random.default_rng(1).uniform(0, 3, n), default_grid()[::4]
     sums = LogSums(grid, [8.0, 8.0])
     sums.add(x, [y, 0.0])
     assert np.allclose(sums.log_sums[0], loop(x, y, 8.0, grid), rtol=1e-12, atol=1e-15 * n)
@@ -72,7 +72,10 @@ def test_the_root_against_fifty_digits():
         mean_y = mpmath.fsum(ys) / 300
 
         def excess(m):
-            parts = [mpmath.exp(total - 300 * mpmath.log(1 - mpmath.mpf(s) / big * (m - mean_y))) / 3 for s, total in zip(grid, sums, strict=True)]
+            parts = [
+                mpmath.exp(total - 300 * mpmath.log(1 - mpmath.mpf(s) / big * (m - mean_y))) / 3
+                for s, total in zip(grid, sums, strict=True)
+            ]
             return mpmath.log(mpmath.fsum(parts)) - mpmath.log(1 / mpmath.mpf(delta)) - mpmath.mpf(bits) * mpmath.log(2)
 
         root = mpmath.findroot(excess, (found.value * 0.99, found.value * 1.01), solver="anderson")
@@ -140,8 +143,21 @@ def test_lower_bound_needs_no_limit_on_the_loss():
 def test_bad_arguments_are_named(bound):
     x = losses(100)
     good = {"range_": 8.0, "code_bits": 0, "delta": 0.1}
-    for change in ({"delta": 0.0}, {"delta": 1.0}, {"delta": math.nan}, {"code_bits": -1}, {"code_bits": math.nan}, {"range_": 0.0}, {"range_": math.inf},
-                   {"grid": [0.0]}, {"grid": [1.0]}, {"grid": []}, {"weights": [1.0]}, {"weights": [0.0] * 32}, {"range_": [1.0, 2.0]}):  # fmt: skip
+    for change in (
+        {"delta": 0.0},
+        {"delta": 1.0},
+        {"delta": math.nan},
+        {"code_bits": -1},
+        {"code_bits": math.nan},
+        {"range_": 0.0},
+        {"range_": math.inf},
+        {"grid": [0.0]},
+        {"grid": [1.0]},
+        {"grid": []},
+        {"weights": [1.0]},
+        {"weights": [0.0] * 32},
+        {"range_": [1.0, 2.0]},
+    ):
         if bound is freedman_bound and "weights" in change:
             change = {"weights": [1.0, -1.0], "grid": [0.1, 0.2]}
         with pytest.raises(UsageError):

@@ -95,7 +95,7 @@ def test_packages_are_models(tmp_path, folder):
     model = quantize(config, tensors, bits=4)
     save_package(tmp_path / "m.sbz", model)
     loaded = load_model(tmp_path / "m.sbz")
-    assert loaded.sha256 == model.sha256()
+    assert loaded.sha256 == model.sha256() and isinstance(loaded.hidden.__self__, Transformer)
     logits = loaded.logits(torch.arange(32)[None])
     assert torch.isfinite(logits).all() and not torch.equal(logits, load_model(folder[0]).logits(torch.arange(32)[None]))
 

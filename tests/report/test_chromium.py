@@ -16,7 +16,16 @@ from scalebound.report import build_page
 BROWSER = next((path for path in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if path), None)
 pytestmark = [pytest.mark.chromium, pytest.mark.skipif(BROWSER is None, reason="no Chromium binary: apt-get install chromium")]
 
-FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND")
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--host-resolver-rules=MAP * ~NOTFOUND",
+)
 LEAK = '<img src="http://scalebound.invalid/x.png"></main>'
 
 
@@ -33,7 +42,11 @@ def visit(html, folder):
     options = (*FLAGS, f"--user-data-dir={folder / 'profile'}", "--enable-logging=stderr", "--v=0", f"--log-net-log={log}", "--dump-dom")
     done = subprocess.run([BROWSER, *options, (folder / "page.html").as_uri()], capture_output=True, text=True, timeout=120)
     events = [event.get("params", {}) for event in json.loads(log.read_text())["events"]]
-    asked = {event["url"] for event in events if event.get("initiator") not in (None, "not an origin") and event.get("url", "").startswith(("http", "ws", "ftp"))}
+    asked = {
+        event["url"]
+        for event in events
+        if event.get("initiator") not in (None, "not an origin") and event.get("url", "").startswith(("http", "ws", "ftp"))
+    }
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line], asked
 
 

@@ -11,7 +11,11 @@ def test_it_writes_the_page_and_says_so(folder, tmp_path, capsys):
     out = tmp_path / "page.html"
     assert main(["report", str(folder), "--out", str(out), "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
-    assert record == {"report": str(out), "bytes": out.stat().st_size, "figures": ["loss-curves", "bound-against-size", "decomposition", "forecasts"]}
+    assert record == {
+        "report": str(out),
+        "bytes": out.stat().st_size,
+        "figures": ["loss-curves", "bound-against-size", "decomposition", "forecasts"],
+    }
     assert main(["report", str(folder), "--out", str(out)]) == 0
     assert f"{out}: " in capsys.readouterr().out
 
@@ -24,5 +28,7 @@ def test_a_folder_without_a_manifest_is_bad_input(tmp_path, capsys):
 
 
 def test_help_needs_neither_plotly_nor_jinja2():
-    code = "import sys; from scalebound.cli import main; main(['report', '--help']); sys.exit(bool({'plotly', 'jinja2'} & set(sys.modules)))"
+    code = (
+        "import sys; from scalebound.cli import main; main(['report', '--help']); sys.exit(bool({'plotly', 'jinja2'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from scalebound.report.figures import CURVE_POINTS, all_figures, thin, to_json
+from scalebound.report.drawing import to_json
+from scalebound.report.figures import CURVE_POINTS, all_figures, thin
 from scalebound.report.folder import Log, Points, read_folder
 
 
@@ -42,6 +43,10 @@ def test_bars_stack_up_to_the_bound(found, figures):
     for method, panel in zip(("freedman", "product", "anchored"), panels, strict=True):
         heights = np.sum([trace["y"] for trace in panel["data"] if trace["type"] == "bar"], axis=0)
         assert heights == pytest.approx([certificates[method].bound for certificates in found.certificates], rel=1e-12)
+    anchored = panels[2]["data"]
+    positive = np.sum([np.maximum(trace["y"], 0) for trace in anchored if trace["type"] == "bar"], axis=0)
+    label = next(trace for trace in anchored if trace.get("mode") == "text")
+    assert label["y"] == pytest.approx(positive) and label["text"][-1] == f"{found.certificates[-1]['anchored'].bound:.2f}"
     assert panels[0]["layout"]["yaxis"]["range"][1] == panels[2]["layout"]["yaxis"]["range"][1]
     assert panels[2]["layout"]["yaxis"]["range"][0] < 0  # the anchored certificates have a negative term
 
@@ -49,7 +54,9 @@ def test_bars_stack_up_to_the_bound(found, figures):
 def test_lines_of_the_bound_figure_are_its_table(found, figures):
     drawn = [trace for trace in to_json(figures["bound-against-size"])[0]["data"] if trace.get("name")]
     table = figures["bound-against-size"]
-    columns = {"training loss": 1, "held-out loss": 2} | {name.removesuffix(" bound"): k for k, name in enumerate(table.columns) if name.endswith(" bound")}
+    columns = {"training loss": 1, "held-out loss": 2} | {
+        name.removesuffix(" bound"): k for k, name in enumerate(table.columns) if name.endswith(" bound")
+    }
     assert len(drawn) == 7
     for trace in drawn:
         assert [f"{y:.3f}" for y in trace["y"]] == [row[columns[trace["name"]]] for row in table.rows]
@@ -60,10 +67,13 @@ def test_forecasts_show_points_band_and_truth_inside_the_frame(found, figures):
         low, high = panel["layout"]["yaxis"]["range"]
         assert all(low <= y <= high for y in (*points.values, forecast.truth, forecast.prediction.value))
         assert [trace for trace in panel["data"] if trace.get("fill") == "toself"]
-        assert any(list(trace["y"]) == [forecast.truth] for trace in panel["data"]) and any(list(trace["y"]) == list(points.values) for trace in panel["data"])
+        assert any(list(trace["y"]) == [forecast.truth] for trace in panel["data"]) and any(
+            list(trace["y"]) == list(points.values) for trace in panel["data"]
+        )
         assert all(max(trace["x"]) <= 1.06 * forecast.prediction.params for trace in panel["data"])
     notes = [panel.note for panel in figures["forecasts"].panels]
     assert ["wider than the frame" in note for note in notes] == [False, False, True]
+    assert [panel.warnings for panel in figures["forecasts"].panels] == [("only 2 more rows than parameters",)] * 3
     assert len(figures["forecasts"].rows) == 3 * 6
 
 
@@ -75,15 +85,32 @@ def test_an_interval_of_astronomic_width_leaves_the_points_legible(found):
 
 
 def test_what_the_folder_lacks_is_left_out(found):
-    bare = dataclasses.replace(found, demo=replace(found.demo, forecasts=(), rungs=tuple(replace(rung, certificates={}) for rung in found.demo.rungs)), certificates=({},) * 6, fits=(), points=())
+    bare = dataclasses.replace(
+        found,
+        demo=replace(found.demo, forecasts=(), rungs=tuple(replace(rung, certificates={}) for rung in found.demo.rungs)),
+        certificates=({},) * 6,
+        fits=(),
+        points=(),
+    )
     assert [figure.id for figure in all_figures(bare)] == ["loss-curves"]
 
 
 def test_one_rung_and_equal_values_still_draw(found):
     last = found.demo.rungs[-1]
-    flat = replace(found.demo.forecasts[0], curve=(), truth=1.0, prediction=replace(found.demo.forecasts[0].prediction, value=1.0, low=1.0, high=1.0), rows=1)
+    flat = replace(
+        found.demo.forecasts[0],
+        curve=(),
+        truth=1.0,
+        prediction=replace(found.demo.forecasts[0].prediction, value=1.0, low=1.0, high=1.0),
+        rows=1,
+    )
     alone = dataclasses.replace(
-        found, demo=replace(found.demo, rungs=(last,), forecasts=(flat,)), certificates=found.certificates[-1:], logs=(Log(np.array([4096.0]), np.array([5.5])),), fits=found.fits[:1], points=(Points((20_000.0,), (1.0,)),)
+        found,
+        demo=replace(found.demo, rungs=(last,), forecasts=(flat,)),
+        certificates=found.certificates[-1:],
+        logs=(Log(np.array([4096.0]), np.array([5.5])),),
+        fits=found.fits[:1],
+        points=(Points((20_000.0,), (1.0,)),),
     )
     for figure in all_figures(alone):
         text = json.dumps(to_json(figure), allow_nan=False)

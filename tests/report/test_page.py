@@ -64,7 +64,9 @@ def test_every_section_and_figure_is_there(page, read):
     assert {"ladder", "statements", "reproduce", "words", "drawings", *page.figures} <= set(ids)
     assert read.balanced and not read.open
     drawings = json.loads(next(text for text in read.scripts if text.startswith("{")))
-    assert [f"{name}-{k}" for name, panels in drawings.items() for k in range(len(panels))] == [found["id"] for found in read.all("div", **{"class": "plot"})]
+    assert [f"{name}-{k}" for name, panels in drawings.items() for k in range(len(panels))] == [
+        found["id"] for found in read.all("div", **{"class": "plot"})
+    ]
     text = " ".join(" ".join(read.text).split())
     for said in ("The numbers (", "Across: ", "Up: "):  # a data table and the units of each figure
         assert text.count(said) == len(page.figures)
@@ -75,7 +77,11 @@ def test_the_ladder_shows_every_number_of_the_manifest(folder, read):
     text = " ".join(read.text)
     demo = read_folder(folder).demo
     for rung in demo.rungs:
-        shown = [f"{rung.params:,}", f"{rung.tokens:,}", *(f"{x:.3f}" for x in (rung.train_loss, rung.heldout_loss, *(entry.bound for entry in rung.certificates.values())))]
+        shown = [
+            f"{rung.params:,}",
+            f"{rung.tokens:,}",
+            *(f"{x:.3f}" for x in (rung.train_loss, rung.heldout_loss, *(entry.bound for entry in rung.certificates.values()))),
+        ]
         assert all(number in text for number in shown)
     assert text.count("✓ verified") == 30 and text.count("✗ not verified") == 0
     assert sum(found.get("class") == "value vacuous" for _, found in read.elements) == 1

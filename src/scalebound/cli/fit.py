@@ -24,12 +24,17 @@ def fit(
     absolute: bool = False,
     bootstrap: int = 1000,
     group: str | None = None,
+    last: int | None = None,
+    average: int | None = None,
+    skip: float = 0.0,
     weights: str | None = None,
     level: float = 0.95,
     seed: int = 0,
     drop_bad: bool = False,
     fix: str = "",
+    start: str = "",
     diagnose: bool = False,
+    widen: bool = False,
     out: Path | None = None,
 ) -> Result:
     """Fit a scaling law to a table of runs (CSV, JSONL or Parquet), to the global optimum of its objective.
@@ -41,7 +46,9 @@ def fit(
     data
         Table with columns params, tokens, loss, ... (usual other names are recognised and shown).
     law
-        power, power:flops, chinchilla, overtraining, ...
+        power, power:flops, chinchilla, overtraining, kaplan, repetition, exponential-error, sigmoid:COLUMN, annealing,
+        annealing-sized, multipower, critical-batch, passuntil; "auto" compares the laws that suit the columns by backtest;
+        or an expression of columns and parameters, "E + A/params**a + B/tokens**b".
     target
         Column to explain; the law's own (loss, error) when not given.
     columns
@@ -58,6 +65,12 @@ def fit(
         Number of refits behind the intervals.
     group
         Column naming the run of a row: whole runs are resampled.
+    last
+        One row per run of --group: the mean of its last so many rows.
+    average
+        Moving average over so many rows along each run of --group.
+    skip
+        With --average: leave out this first share of every run.
     weights
         Column of row weights.
     level
@@ -68,8 +81,12 @@ def fit(
         Leave out rows that cannot be used, and say so.
     fix
         Parameters given instead of fitted: alpha=0.35,beta=0.35.
+    start
+        Values to start from, for an own law whose parameters are far from one: Nc=1e13.
     diagnose
         Profile every parameter, refit under other choices, find the rows that decide.
+    widen
+        Backtest the law on the same runs and widen forecast intervals by what that shows.
     out
         Save the fit here, with its bootstrap draws.
 
@@ -81,19 +98,13 @@ def fit(
     next: scalebound forecast law.json --at params=1e9,tokens=2e10
     """
     from scalebound import scaling
-    from scalebound.core.errors import UsageError
-    from scalebound.scaling.rows import parse_points
 
-    if (huber is not None) + squares + absolute > 1:
-        raise UsageError("--huber, --squares and --absolute exclude one another", expected="one of them")
-    kind = "huber" if huber is not None else "squares" if squares else "absolute" if absolute else None
+    rows = table_of(data, columns, where, group, last, average, skip)
     found = scaling.fit(
-        data,
+        rows,
         law,
         target=target,
-        columns=columns,
-        where=where,
-        objective=kind,
+        objective=kind_of(huber, squares, absolute),
         delta=1e-3 if huber is None else huber,
         bootstrap=bootstrap,
         group=group,
@@ -101,12 +112,61 @@ def fit(
         level=level,
         seed=seed,
         drop_bad=drop_bad,
-        fix={name: float(values[0]) for name, values in parse_points(fix, flag="--fix").items()} if fix else None,
+        fix=given(fix),
+        start=given(start),
         diagnose=diagnose,
     )
+    if widen:
+        seen = scaling.backtest(
+            rows,
+            law,
+            target=target,
+            objective=kind_of(huber, squares, absolute),
+            delta=1e-3 if huber is None else huber,
+            group=group,
+            weights=weights,
+            level=level,
+            seed=seed,
+            drop_bad=drop_bad,
+            fix=given(fix),
+        )
+        found = scaling.widened(found, seen)
     if out is not None:
         found.save(out)
     return Result(record(found), view(found, out))
+
+
+def kind_of(huber: float | None, squares: bool, absolute: bool) -> str | None:
+    """The objective that the flags name; None for the law's own."""
+    from scalebound.core.errors import UsageError
+
+    if (huber is not None) + squares + absolute > 1:
+        raise UsageError("--huber, --squares and --absolute exclude one another", expected="one of them")
+    return "huber" if huber is not None else "squares" if squares else "absolute" if absolute else None
+
+
+def table_of(data: Path, columns: str, where: str, group: str | None, last: int | None, average: int | None, skip: float):
+    """The table as the flags ask for it: renamed, filtered, one row per run or smoothed along runs."""
+    from scalebound import scaling
+    from scalebound.core.errors import UsageError
+
+    out = scaling.read_table(data, columns=columns, where=where)
+    if last is None and average is None:
+        if skip:
+            raise UsageError("--skip needs --average", expected="--average K --skip SHARE")
+        return out
+    if group is None:
+        raise UsageError("--last and --average need --group", expected="the column that names the run of a row")
+    if average is not None:
+        out = scaling.smoothed(out, group, average, skip)
+    return out if last is None else scaling.last_mean(out, group, last)
+
+
+def given(text: str) -> dict[str, float] | None:
+    """``--fix a=1,b=2`` as a mapping."""
+    from scalebound.scaling.rows import parse_points
+
+    return {name: float(values[0]) for name, values in parse_points(text, flag="--fix").items()} if text else None
 
 
 def record(found) -> dict:
@@ -132,6 +192,8 @@ def record(found) -> dict:
         },
         "bootstrap": {"method": found.bootstrap.method, "count": found.bootstrap.count, "seed": found.bootstrap.seed},
         "residual_scale": found.scale,
+        "widening": found.widening,
+        "widening_reason": found.widening_reason,
         "columns": found.data.columns,
         "notes": list(found.notes),
         "warnings": list(found.warnings),
@@ -170,6 +232,8 @@ def view(found, out) -> list:
         if shown:
             lines.append(table(["other choice", "rows", *found.params], shown, caption="* outside its interval above"))
         lines.append("rows that decide most: " + "; ".join(f"row {one.row} moves {one.parameter} by {one.shift:.2f} standard errors" for one in found.diagnosis.influence))
+    if found.widening_reason:
+        lines.append(f"forecast intervals widened: {found.widening_reason}")
     lines += [f"warning: {warning}" for warning in found.warnings]
     if out is not None:
         at = ",".join(f"{name}={high:.3g}" for name, (low, high) in found.data.ranges.items())

@@ -16,8 +16,10 @@ def forecast(
     /,
     *,
     at: list[str] | None = None,
+    then: list[Path] | None = None,
     columns: str = "",
     where: str = "",
+    group: str | None = None,
     level: float | None = None,
     seed: int = 0,
 ) -> Result:
@@ -31,10 +33,14 @@ def forecast(
         Table with the law's input columns; or use --at.
     at
         One point, name=number: params=1e9,tokens=2e10. May be given several times.
+    then
+        A further fit applied to what the first predicts (error from loss); may be given several times. Uncertainty is carried through.
     columns
         Renames for the table, new=old.
     where
         Conditions on the table's rows.
+    group
+        Column naming the curve of a row, for annealing and multipower.
     level
         Level of the intervals; that of the fit when not given.
     seed
@@ -43,7 +49,7 @@ def forecast(
     Examples
     --------
     scalebound forecast law.json --at params=1e9,tokens=2e10
-    scalebound forecast law.json planned_runs.csv --level 0.9 --json
+    scalebound forecast loss.json planned_runs.csv --then error.json --json
 
     next: scalebound plan law.json --flops 1e21
     """
@@ -55,13 +61,13 @@ def forecast(
         raise UsageError("give a table or --at, not both", expected="scalebound forecast FIT TABLE, or FIT --at name=number,...")
     points = parse_points(at) if at else rows
     assert points is not None
-    found = scaling.forecast(fit, points, columns=columns, where=where, level=level, seed=seed)
+    found = scaling.forecast(fit, points, columns=columns, where=where, group=group, then=then or (), level=level, seed=seed)
     records = found.records()
     names = list(found.inputs)
     body = []
     for row in records:
         interval = "unknown" if row["low"] is None else f"{row['low']:.4f} to {row['high']:.4f}"
-        body.append([*[f"{row[name]:.4g}" for name in names], f"{row['value']:.4f}", interval, f"{row['decades_beyond']:.1f}"])
+        body.append([*[f"{row[name]:.6g}" for name in names], f"{row['value']:.4f}", interval, f"{row['decades_beyond']:.1f}"])
     shown = table([*names, found.target, f"{found.level:.0%} interval", "decades beyond the data"], body)
     record = {"target": found.target, "level": found.level, "rows": records, "warnings": list(found.warnings)}
     return Result(record, [shown, *[f"warning: {warning}" for warning in found.warnings]])

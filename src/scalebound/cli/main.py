@@ -31,6 +31,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("scalebound.cli.compare:compare", "Decide which of two models predicts a stream better."),
     "fit": ("scalebound.cli.fit:fit", "Fit a scaling law to a table of runs."),
     "forecast": ("scalebound.cli.forecast:forecast", "Predict at sizes not trained, with intervals."),
+    "plan": ("scalebound.cli.plan:plan", "Choose model and data size for a budget or a loss."),
+    "backtest": ("scalebound.cli.backtest:backtest", "Test a law: would it have predicted your larger runs?"),
+    "crossover": ("scalebound.cli.crossover:crossover", "Find the compute at which two recipes swap order."),
     "report": ("scalebound.cli.report:report", "Put a finished demo on one offline HTML page."),
 }
 
@@ -50,6 +53,7 @@ def build_app(chosen: str = "") -> App:
         help_epilogue=SHARED,
         help_format="plaintext",
         result_action="return_value",
+        suppress_keyboard_interrupt=False,  # main says how to go on
     )
     for name, (path, summary) in COMMANDS.items():
         if name != chosen:

@@ -31,5 +31,6 @@ def report(folder: Path, *, out: Path | None = None) -> Result:
 
     page = build_page(folder)
     path = page.save(Path(folder) / "report.html" if out is None else out)
-    record = {"report": str(path), "bytes": path.stat().st_size, "figures": list(page.figures)}
-    return Result(record, [f"{path}: {record['bytes'] / 1e6:.1f} MB, {len(page.figures)} figures"])
+    size = path.stat().st_size
+    record = {"report": str(path), "bytes": size, "figures": list(page.figures)}
+    return Result(record, [f"{path}: {size / 1e6:.1f} MB, {len(page.figures)} figures"])

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -56,6 +56,21 @@ def atomic_write(path: str | os.PathLike, content: bytes | Callable[[BinaryIO], 
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
     return path
+
+
+@contextlib.contextmanager
+def new_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """A folder that is made when absent; if the block fails, the folders made for it are removed again as far as they are empty."""
+    path = Path(path)
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        yield path
+    except BaseException:
+        for folder in made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 def sha256_bytes(data: bytes | memoryview) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 
 import scalebound
 from scalebound.core.errors import InputError, UsageError, from_os_error
-from scalebound.core.io import atomic_write, load_struct, save_struct, sha256_file
+from scalebound.core.io import atomic_write, load_struct, new_folder, save_struct, sha256_file
 from scalebound.core.progress import Progress, silent
 from scalebound.core.seeds import generator
 from scalebound.core.stats import StreamRef
@@ -154,8 +154,7 @@ def build_stream(documents: Sequence[Document], tokenizer: Tokenizer, out: str |
     starts, total = [], 0
     limit = max_tokens if max_tokens is not None else 1 << 62
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out.parent) as packed:
+        with new_folder(out.parent), tempfile.TemporaryFile(dir=out.parent) as packed:
             for number, document in enumerate(documents):
                 if total >= limit:
                     break

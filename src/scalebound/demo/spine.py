@@ -39,7 +39,7 @@ TARGETS = ("train_loss", "heldout_loss", "product", "anchored", "freedman", "qua
 Bar = Callable[[str], AbstractContextManager[Progress]]
 
 
-def run_demo(out: str | os.PathLike, *, text: str | os.PathLike | None = None, full: bool = False, seed: int = 0, sizes: tuple[int, ...] | None = None, workers: int | None = None,
+def run_demo(out: str | os.PathLike, *, text: str | os.PathLike | None = None, full: bool = False, seed: int = 0, sizes: tuple[int, ...] | None = None, tokens_per_param: float = TOKENS_PER_PARAM, workers: int | None = None,
              fresh: bool = False, bar: Bar | None = None, say: Callable[[str], None] = lambda line: None) -> Demo:  # fmt: skip
     """Train a ladder, measure, compress, certify by every method, verify, fit, forecast the largest rung from the others, and draw the page.
 
@@ -52,7 +52,9 @@ def run_demo(out: str | os.PathLike, *, text: str | os.PathLike | None = None, f
     full
         Rungs up to 1M parameters (about an hour on two cores) instead of 150k.
     sizes
-        Other rungs, at least four.
+        Other rungs than those the length of the text allows.
+    tokens_per_param
+        Length of training.
     workers
         Processes; default one per core. Results do not depend on it.
 
@@ -64,7 +66,7 @@ def run_demo(out: str | os.PathLike, *, text: str | os.PathLike | None = None, f
     Raises
     ------
     InputError
-        The text is too short for four rungs, or ``out`` holds another demo.
+        The text is too short for a ladder, or ``out`` holds another demo.
     ClaimFails
         The independent checker refused a certificate (which would be a bug of ours).
     """
@@ -73,8 +75,8 @@ def run_demo(out: str | os.PathLike, *, text: str | os.PathLike | None = None, f
     with clock("text"), bar("read text"):
         corpus = read_corpus(text)
         sizes = sizes or _sizes(corpus.num_bytes, corpus.name, full)
-        recipes = [derive_recipe(size, tokens_per_param=TOKENS_PER_PARAM, context=CONTEXT, seed=seed) for size in sorted(sizes)]
-        anchor_recipe = derive_recipe(max(SMALLEST, int(ANCHOR_SHARE * min(recipes[-1].params, LARGEST))), tokens_per_param=TOKENS_PER_PARAM, context=CONTEXT, seed=seed + 1)
+        recipes = [derive_recipe(size, tokens_per_param=tokens_per_param, context=CONTEXT, seed=seed) for size in sorted(sizes)]
+        anchor_recipe = derive_recipe(max(SMALLEST, int(ANCHOR_SHARE * min(recipes[-1].params, LARGEST))), tokens_per_param=tokens_per_param, context=CONTEXT, seed=seed + 1)
         heldout_bytes = min(HELDOUT_BYTES, corpus.num_bytes // 20)
         splits = split_documents(corpus, {"heldout": heldout_bytes, "anchor": anchor_recipe.tokens + CONTEXT}, seed=seed)
         source, words = SourceRef(corpus.name, corpus.sha256), load_tokenizer()
@@ -155,7 +157,8 @@ def _forecasts(columns: dict[str, list[float]], out: Path, say: Callable[[str], 
             continue
         law.save(out / "fits" / f"{target}.json")
         curve = forecast(law, {"params": np.append(at, sizes[-1])})
-        if curve.low is None or curve.high is None:
+        if curve.low is None or curve.high is None or not (np.isfinite(curve.low) & np.isfinite(curve.high)).all():
+            say(f"no forecast of {target}: too few or too noisy rungs for an interval")
             continue
         points = [Point(params=float(p), value=float(v), low=float(a), high=float(b)) for p, v, a, b in zip(curve.inputs["params"], curve.value, curve.low, curve.high, strict=True)]
         found.append(Forecast(target=target, law=law.law, fit=f"fits/{target}.json", level=LEVEL, rows=len(sizes) - 1, prediction=points[-1], truth=float(values[-1]), curve=tuple(points[:-1])))
@@ -174,8 +177,9 @@ def _commands(out: Path, text: str | os.PathLike | None, full: bool, seed: int, 
 
 def _hashes(out: Path, rungs: list[Rung]) -> dict[str, str]:
     names = ["streams/train.json", "streams/anchor.json", "streams/heldout.json", "table.csv"]
+    names += sorted(str(path.relative_to(out)) for path in (out / "fits").glob("*.json"))
     for rung in rungs:
-        names += [rung.package, *(entry.path for entry in rung.certificates.values())]
+        names += [f"{rung.run}/log.jsonl", rung.package, *(entry.path for entry in rung.certificates.values())]
     return {name: sha256_file(out / name) for name in names}
 
 

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scalebound.core.hashing import canonical_config
 from scalebound.models.shape import Shape
 
 EPS = 1e-5
@@ -130,4 +131,5 @@ def own_shape(config: dict) -> Shape | None:
         shape = Shape(config["vocab_size"], config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"], config["intermediate_size"])
     except KeyError:
         return None
-    return shape if config == {**config, **shape.config(config.get("max_position_embeddings", 0)), "torch_dtype": config.get("torch_dtype")} else None
+    # every key must be one we write, with our value: anything else (scaled rotary angles, biases) is another function
+    return shape if canonical_config(config) == canonical_config(shape.config(config.get("max_position_embeddings", 0))) else None

@@ -1,9 +1,9 @@
 """The report room: artefact files become one offline HTML page.
 
-In: the folder of ``scalebound demo`` (its manifest ``demo.json`` and the certificates, logs, table and fits it names). Out: ``report.html``.
-:mod:`~scalebound.report.folder` reads and cross-checks the files, :mod:`~scalebound.report.figures` turns them into plotly figures,
-:mod:`~scalebound.report.words` into sentences, :mod:`~scalebound.report.page` into HTML. No number on the page is computed from
-anything but those files. Start reading at :func:`~scalebound.report.page.write_report`.
+In: the folder of ``scalebound demo`` (``demo.json`` and the certificates, logs, table and fits it names). Out: ``report.html``.
+:mod:`~scalebound.report.folder` reads and cross-checks the files, :mod:`~scalebound.report.figures` turns them into plotly figures
+(with :mod:`~scalebound.report.drawing`), :mod:`~scalebound.report.words` into sentences, :mod:`~scalebound.report.page` into HTML.
+No number on the page comes from anything but those files. Start reading at :func:`~scalebound.report.page.write_report`.
 """
 
 from scalebound.report.page import Page as Page

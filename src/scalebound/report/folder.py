@@ -12,6 +12,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, TypeVar
 
 import msgspec
 import numpy as np
@@ -25,6 +26,9 @@ from scalebound.core.io import MAX_JSON_BYTES, parse_json, read_bytes, sha256_by
 
 MANIFEST = "demo.json"
 TABLE = "table.csv"
+FIT_SCHEMA = "scalebound.fit/1"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -84,11 +88,20 @@ class _Reader:
         data = read_bytes(self.root / relative, limit=MAX_JSON_BYTES)
         recorded = self.hashes.get(relative)
         if recorded is not None and sha256_bytes(data) != recorded:
-            raise InputError("is not the file the manifest names (its SHA-256 differs)", where=str(self.root / relative), hint=f"run scalebound demo --out {self.root} again")
+            raise InputError(
+                "is not the file the manifest names (its SHA-256 differs)",
+                where=str(self.root / relative),
+                hint=f"run scalebound demo --out {self.root} again",
+            )
         return data
 
-    def json(self, relative: str) -> object:
-        return parse_json(self.bytes(relative), where=str(self.root / relative))
+    def struct(self, relative: str, kind: type[T], schema: str) -> T:
+        where = str(self.root / relative)
+        value = parse_json(self.bytes(relative), where=where)
+        found = value.get("schema") if isinstance(value, dict) else None
+        if found != schema:
+            raise InputError(f"has schema {found!r}", where=where, expected=repr(schema))
+        return to_struct(value, kind, where=where)
 
 
 def read_folder(folder: str | os.PathLike) -> Folder:
@@ -101,59 +114,70 @@ def read_folder(folder: str | os.PathLike) -> Folder:
     """
     root = Path(folder)
     if not (root / MANIFEST).is_file():
-        raise InputError(f"holds no {MANIFEST}", where=str(root), expected="the folder of a finished demo", hint="scalebound demo --out FOLDER writes one")
-    value = _Reader(root, {}).json(MANIFEST)
-    _require_schema(value, DEMO_SCHEMA, root / MANIFEST)
-    demo = to_struct(value, Demo, where=str(root / MANIFEST))
+        raise InputError(
+            f"holds no {MANIFEST}",
+            where=str(root),
+            expected="the folder of a finished demo",
+            hint="scalebound demo --out FOLDER writes one",
+        )
+    demo = _Reader(root, {}).struct(MANIFEST, Demo, DEMO_SCHEMA)
     if not demo.rungs:
         raise InputError("names no rung", where=str(root / MANIFEST), expected="at least one")
     if [rung.params for rung in demo.rungs] != sorted(rung.params for rung in demo.rungs):
         raise InputError("its rungs are not ordered by size", where=str(root / MANIFEST), expected="the smallest first")
+    _require_sizes(demo, where=str(root / MANIFEST))
     reader = _Reader(root, demo.hashes)
     table = _read_table(reader, [forecast.target for forecast in demo.forecasts]) if demo.forecasts else {}
     return Folder(
         demo=demo,
         certificates=tuple(_read_certificates(reader, rung) for rung in demo.rungs),
         logs=tuple(_read_log(reader, f"{rung.run}/log.jsonl") for rung in demo.rungs),
-        fits=tuple(to_struct(reader.json(forecast.fit), FitSummary, where=str(root / forecast.fit)) for forecast in demo.forecasts),
+        fits=tuple(reader.struct(forecast.fit, FitSummary, FIT_SCHEMA) for forecast in demo.forecasts),
         points=tuple(_points_seen(table, forecast, where=str(root / TABLE)) for forecast in demo.forecasts),
     )
 
 
-def _require_schema(value: object, schema: str, path: Path) -> None:
-    found = value.get("schema") if isinstance(value, dict) else None
-    if found != schema:
-        raise InputError(f"has schema {found!r}", where=str(path), expected=repr(schema))
+def _require_sizes(demo: Demo, *, where: str) -> None:
+    """Sizes go on logarithmic axes."""
+    points = [point for forecast in demo.forecasts for point in (forecast.prediction, *forecast.curve)]
+    sizes = [size for rung in demo.rungs for size in (rung.params, rung.tokens)] + [point.params for point in points] + [demo.vocab_size]
+    wrong = next((size for size in sizes if not 1 <= size <= 1e30), None)
+    if wrong is not None:
+        raise InputError(
+            f"a size is {wrong:.6g}" if isinstance(wrong, float) else "a size is out of range", where=where, expected="1 to 1e30"
+        )
 
 
 def _read_certificates(reader: _Reader, rung: Rung) -> dict[str, Certificate]:
     found = {}
     for name, entry in rung.certificates.items():
         path = reader.root / entry.path
-        value = reader.json(entry.path)
-        _require_schema(value, CERTIFICATE_SCHEMA, path)
-        certificate = to_struct(value, Certificate, where=str(path))
+        certificate = reader.struct(entry.path, Certificate, CERTIFICATE_SCHEMA)
         if (certificate.bound, certificate.vacuous) != (entry.bound, entry.vacuous):
-            raise InputError(f"states a bound of {certificate.bound!r}, {MANIFEST} one of {entry.bound!r}", where=str(path), expected="one and the same")
+            raise InputError(
+                f"states a bound of {certificate.bound!r}, {MANIFEST} one of {entry.bound!r}", where=str(path), expected="one and the same"
+            )
         if not 0.0 < certificate.delta < 1.0:
             raise InputError(f"has delta {certificate.delta!r}", where=str(path), expected="a number between 0 and 1")
         found[name] = certificate
     return found
 
 
+class _Step(msgspec.Struct, frozen=True):
+    """A line of a log; its other fields (learning rate, gradient norm) are left alone."""
+
+    tokens: Annotated[int, msgspec.Meta(gt=0, le=10**18)]
+    loss: float
+
+
 def _read_log(reader: _Reader, relative: str) -> Log:
     where = str(reader.root / relative)
-    tokens, losses = [], []
-    for number, line in enumerate(reader.bytes(relative).splitlines(), start=1):
-        row = parse_json(line, where=f"{where}, line {number}")
-        pair = [row.get(key) for key in ("tokens", "loss")] if isinstance(row, dict) else []
-        if len(pair) != 2 or not all(type(x) in (int, float) for x in pair) or pair[0] <= 0:
-            raise InputError("is not a step of a run", where=f"{where}, line {number}", expected='{"tokens": a positive number, "loss": a number, ...}')
-        tokens.append(float(pair[0]))
-        losses.append(float(pair[1]))
-    if not tokens:
+    lines = reader.bytes(relative).splitlines()
+    places = [f"{where}, line {number}" for number in range(1, len(lines) + 1)]
+    steps = [to_struct(parse_json(line, where=place), _Step, where=place) for line, place in zip(lines, places, strict=True)]
+    if not steps:
         raise InputError("holds no step", where=where, expected="at least one line")
-    return Log(np.array(tokens), np.array(losses))
+    return Log(np.array([step.tokens for step in steps], dtype=float), np.array([step.loss for step in steps], dtype=float))
 
 
 def _read_table(reader: _Reader, columns: list[str]) -> dict[str, list[float]]:
@@ -170,8 +194,12 @@ def _read_table(reader: _Reader, columns: list[str]) -> dict[str, list[float]]:
                 value = float(row.get(column) or "missing")
             except ValueError:
                 value = math.nan
-            if not math.isfinite(value):
-                raise InputError(f"column {column!r} is {row.get(column)!r}", where=f"{where}, line {number}", expected="a finite number")
+            if not math.isfinite(value) or (column == "params" and not 1 <= value <= 1e30):
+                raise InputError(
+                    f"column {column!r} is {row.get(column)!r}",
+                    where=f"{where}, line {number}",
+                    expected="a finite number, a size positive",
+                )
             table[column].append(value)
     return table
 
@@ -179,5 +207,9 @@ def _read_table(reader: _Reader, columns: list[str]) -> dict[str, list[float]]:
 def _points_seen(table: dict[str, list[float]], forecast: Forecast, *, where: str) -> Points:
     rows = [(n, y) for n, y in zip(table["params"], table[forecast.target], strict=True) if n < forecast.prediction.params]
     if len(rows) != forecast.rows:
-        raise InputError(f"has {len(rows)} rows below {forecast.prediction.params:,.0f} parameters", where=where, expected=f"{forecast.rows}, as {MANIFEST} says of {forecast.target!r}")
+        raise InputError(
+            f"has {len(rows)} rows below {forecast.prediction.params:,.0f} parameters",
+            where=where,
+            expected=f"{forecast.rows}, as {MANIFEST} says of {forecast.target!r}",
+        )
     return Points(tuple(n for n, _ in rows), tuple(y for _, y in rows))

@@ -24,7 +24,8 @@ from plotly.offline import get_plotlyjs
 from scalebound.core.demo import Demo
 from scalebound.core.io import atomic_write
 from scalebound.report import words
-from scalebound.report.figures import all_figures, to_json
+from scalebound.report.drawing import to_json
+from scalebound.report.figures import all_figures
 from scalebound.report.folder import Folder, read_folder
 
 # the legend's symbols, in a box of 24 x 12
@@ -86,7 +87,9 @@ def build_page(folder: str | os.PathLike) -> Page:
     found = read_folder(folder)
     figures = all_figures(found)
     plotly, draw = get_plotlyjs(), _part("page.js")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
     html = environment.from_string(_part("page.html.j2")).render(
         policy=content_policy([plotly, draw]),
         style=Markup(_part("page.css")),

@@ -31,7 +31,7 @@ TARGETS = {
     "train_loss": "training loss",
     "quantized_loss": "loss of the compressed model",
     **{method: f"{name} bound" for method, name in METHOD_NAMES.items()},
-    **{term: f"{term}, a term of the product bound" for term in ("quantization", "smoothing", "complexity", "variance")},
+    **{term: f"{term} in the product bound" for term in ("quantization", "smoothing", "complexity", "variance")},
 }
 FORECAST_ORDER = ("heldout_loss", "loss", "train_loss")  # what the summary's forecast is about: the first of these there is
 
@@ -77,15 +77,16 @@ def headline_certificate(folder: Folder) -> tuple[Certificate, Entry] | None:
 def headline(folder: Folder) -> str:
     """One line: the strongest thing that can honestly be said."""
     found = headline_certificate(folder)
-    size = count(folder.largest.params)
+    model = f"the {count(folder.largest.params)}-parameter model"
     if found is None:
-        return f"No certificate of the {size}-parameter model's training stream was made."
+        return f"No certificate of {model}'s training stream was made."
     certificate, entry = found
+    bound = f"{nats(certificate.bound)} nats per token"
     if not entry.verified:
-        return f"Not verified: the certificate of the {size}-parameter model did not pass the independent check, so nothing is proved."
+        return f"Not verified: the certificate of {model} did not pass the independent check, so nothing is proved."
     if certificate.vacuous:
-        return f"Proved, but vacuous: the bound on the {size}-parameter model, {nats(certificate.bound)} nats per token, says no more than guessing ({nats(certificate.random_guess)})."
-    return f"Proved: the {size}-parameter model's expected loss is at most {nats(certificate.bound)} nats per token, with {percent(1 - certificate.delta)} confidence."
+        return f"Proved, but vacuous: the bound on {model}, {bound}, says no more than guessing ({nats(certificate.random_guess)})."
+    return f"Proved: {model}'s expected loss is at most {bound}, with {percent(1 - certificate.delta)} confidence."
 
 
 def proof_sentences(folder: Folder) -> list[str]:
@@ -95,19 +96,24 @@ def proof_sentences(folder: Folder) -> list[str]:
         return []
     certificate, entry = found
     rung = folder.largest
-    smoothing = f"mixed with {percent(certificate.smoothing.alpha)} of "
-    smoothing += ANCHOR_NAMES.get(certificate.anchor.kind, "the anchor") if certificate.method == "anchored" else "uniform guessing"
+    anchored = certificate.method == "anchored"
+    other = ANCHOR_NAMES.get(certificate.anchor.kind, "the anchor") if anchored else "uniform guessing"
     state = "With" if entry.verified else "If the check had passed: with"
-    sentences = [
-        f"{state} probability at least {percent(1 - certificate.delta)} over the training stream, the model decoded from its file of {count(rung.file_bytes)} bytes, "
-        f"{smoothing}, has a mean expected loss of at most {nats(certificate.bound)} nats per token over the {count(certificate.tokens.stream)} tokens it was trained on: "
-        f"the loss it would have if each of those tokens were drawn afresh in its own context.",
-        f"Its measured training loss is {nats(rung.train_loss)} before compression and {nats(rung.quantized_loss)} after; its loss on held-out text is {nats(rung.heldout_loss)}; "
-        f"guessing every token uniformly costs {nats(certificate.random_guess)}.",
-    ]
+    claim = (
+        f"{state} probability at least {percent(1 - certificate.delta)} over the training stream, the model decoded from its file of "
+        f"{count(rung.file_bytes)} bytes, mixed with {percent(certificate.smoothing.alpha)} of {other}, has a mean expected loss of "
+        f"at most {nats(certificate.bound)} nats per token over the {count(certificate.tokens.stream)} tokens it was trained on: "
+        "the loss it would have if each of those tokens were drawn afresh in its own context. "
+        "That is a statement about this stream; other documents can cost more."
+    )
+    context = (
+        f"Its measured training loss is {nats(rung.train_loss)} before compression and {nats(rung.quantized_loss)} after; "
+        f"its loss on held-out text is {nats(rung.heldout_loss)} before compression; "
+        f"guessing every token uniformly costs {nats(certificate.random_guess)}."
+    )
     if certificate.bound_bits_per_byte is not None:
-        sentences[1] += f" The bound is {nats(certificate.bound_bits_per_byte)} bits per byte of text."
-    return sentences
+        context += f" The bound is {nats(certificate.bound_bits_per_byte)} bits per byte of text."
+    return [claim, context]
 
 
 def check_sentence(folder: Folder) -> str:
@@ -115,7 +121,9 @@ def check_sentence(folder: Folder) -> str:
     entries = [entry for rung in folder.demo.rungs for entry in rung.certificates.values()]
     passed, vacuous = sum(entry.verified for entry in entries), sum(entry.vacuous for entry in entries)
     together = 1.0 - sum(certificate.delta for found in folder.certificates for certificate in found.values())
-    joint = f"all of them together with at least {percent(together)}" if together > 0 else "no joint confidence follows from so many at once"
+    joint = (
+        f"all of them together with at least {percent(together)}" if together > 0 else "no joint confidence follows from so many at once"
+    )
     return (
         f"{passed} of {len(entries)} certificates were verified by a program that shares no code with the one that made them "
         f"({count(sum(entry.checks for entry in entries))} checks). Vacuous: {vacuous}. "
@@ -133,6 +141,7 @@ def forecast_sentence(folder: Folder) -> str:
     low, high, truth = chosen.prediction.low, chosen.prediction.high, chosen.truth
     verdict = "inside" if low <= truth <= high else "outside"
     return (
-        f"From the {chosen.rows} smaller models the law “{chosen.law}” forecast a {name} of {nats(chosen.prediction.value)} at {count(chosen.prediction.params)} parameters, "
-        f"with a {percent(chosen.level)} interval of {nats(low)} to {nats(high)} ({unit}). It came out at {nats(truth)}: {verdict} the interval."
+        f"From the {chosen.rows} smaller models the law “{chosen.law}” forecast a {name} of {nats(chosen.prediction.value)} "
+        f"at {count(chosen.prediction.params)} parameters, with a {percent(chosen.level)} interval of {nats(low)} to {nats(high)} "
+        f"({unit}). It came out at {nats(truth)}: {verdict} the interval."
     )

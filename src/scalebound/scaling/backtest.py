@@ -36,8 +36,10 @@ class Backtest:
     """One entry per (limit, row above it), in the order of limits and then of rows."""
 
     law: str
+    target: str
     order: str  # what runs were ordered by
     limits: tuple[float, ...]
+    trained: tuple[int, ...]  # rows behind each limit
     level: float
     row: np.ndarray  # number in the source
     size: np.ndarray  # of the row, in the quantity it was ordered by
@@ -46,9 +48,6 @@ class Backtest:
     low: np.ndarray
     high: np.ndarray
     truth: np.ndarray
-    trained: tuple[int, ...]  # rows behind each limit
-    target: str = "loss"
-    relative: bool = True
 
     @property
     def errors(self) -> np.ndarray:
@@ -151,12 +150,13 @@ def backtest(
     >>> seen.mean_abs_relative_error < 1e-6
     True
     """
-    law = get_law(law)
     check_level(level)
     if folds < 1:
         raise UsageError(f"folds is {folds}", expected="at least 1")
+    data = as_table(table, columns=columns, where=where)
+    law = get_law(law, data.columns)
     how = objective_for(law, objective, delta)
-    rows = prepare(as_table(table, columns=columns, where=where), law, target=target, group=group, weights=weights, drop_bad=drop_bad)
+    rows = prepare(data, law, target=target, group=group, weights=weights, drop_bad=drop_bad)
     return backtest_rows(rows, law, how, limit=limit, folds=folds, bootstrap=bootstrap, level=level, seed=seed, fix=fix)
 
 
@@ -195,8 +195,22 @@ def backtest_rows(
                 above.y,
             )
         )
-    joined = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    return Backtest(law.name, order, tuple(limits), level, *joined, trained=tuple(trained), target=rows.target)
+    row, sized, cuts, value, low, high, truth = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Backtest(
+        law=law.name,
+        target=rows.target,
+        order=order,
+        limits=tuple(limits),
+        trained=tuple(trained),
+        level=level,
+        row=row,
+        size=sized,
+        limit=cuts,
+        value=value,
+        low=low,
+        high=high,
+        truth=truth,
+    )
 
 
 def widening(seen: Backtest) -> float:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -130,8 +131,12 @@ def _along(fit: Fit, draws: np.ndarray, x: np.ndarray, sized: bool, ratio: float
         if ratio is not None:
             out[:, k] = law.predict(draws, inputs_at(np.array([(span - math.log(ratio)) / 2])))[:, 0]
         else:
+
+            def curve(d: np.ndarray, log_n: np.ndarray, at: Callable[[np.ndarray], dict[str, np.ndarray]] = inputs_at) -> np.ndarray:
+                return law.predict(d, at(log_n))
+
             # the value at the optimum needs less precision than its place: it is flat there
-            out[:, k] = minimise_over_size(lambda d, n, f=inputs_at: law.predict(d, f(n)), draws, (span - math.log(1e6)) / 2, (span - math.log(1e-3)) / 2, points=41)[1]
+            out[:, k] = minimise_over_size(curve, draws, (span - math.log(1e6)) / 2, (span - math.log(1e-3)) / 2, points=41)[1]
     return out
 
 

@@ -49,6 +49,7 @@ def fit(
     seed: int = 0,
     drop_bad: bool = False,
     fix: Mapping[str, float] | None = None,
+    start: Mapping[str, float] | None = None,
     diagnose: bool = False,
 ) -> Fit:
     """Fit a scaling law to the global optimum of its objective.
@@ -68,6 +69,7 @@ def fit(
     weights : column of row weights, at least zero
     level : in (0, 1)            of all intervals
     fix : parameters that are given, not fitted, natural units
+    start : values from which one more start is made, natural units; for own laws whose parameters are far from one
     diagnose : also profile every parameter, refit under other choices, and find the most influential rows
 
     Returns
@@ -94,14 +96,24 @@ def fit(
     >>> {name: round(value, 4) for name, value in found.params.items()}
     {'c': 1.7, 'a': 40.0, 'b': 0.3}
     """
-    law = get_law(law)
-    how = objective_for(law, objective, delta)
     check_level(level)
     if bootstrap < 0:
         raise UsageError(f"bootstrap is {bootstrap}", expected="a number of refits, at least 0")
     data = as_table(table, columns=columns, where=where)
+    law = get_law(law, data.columns)
+    how = objective_for(law, objective, delta)
     rows = prepare(data, law, target=target, group=group, weights=weights, drop_bad=drop_bad)
-    return fit_rows(rows, law, how, bootstrap=bootstrap, level=level, seed=seed, group=group, where=where, fix=fix, diagnose=diagnose)
+    return fit_rows(rows, law, how, bootstrap=bootstrap, level=level, seed=seed, group=group, fix=fix, extra=_start(law, start), diagnose=diagnose)
+
+
+def _start(law: Law, start: Mapping[str, float] | None) -> np.ndarray | None:
+    """Internal coordinates of a start; parameters not named are at the geometric middle of (0.02, 3)."""
+    if not start:
+        return None
+    for name in start:
+        if name not in law.names:
+            raise UsageError(f"{law.name} has no parameter {name!r} to start from", expected=f"one of {', '.join(law.names)}")
+    return law.internal(np.array([[start.get(name, 0.25) for name in law.names]]))
 
 
 def check_level(level: float) -> None:
@@ -128,7 +140,6 @@ def fit_rows(
     level: float = 0.95,
     seed: int = 0,
     group: str | None = None,
-    where: str = "",
     fix: Mapping[str, float] | None = None,
     extra: np.ndarray | None = None,
     diagnose: bool = False,
@@ -178,7 +189,7 @@ def fit_rows(
             source=rows.source,
             sha256=rows.sha256,
             columns=rows.columns,
-            where=where,
+            where=rows.where,
             n=n,
             groups=None if rows.groups is None else len(np.unique(rows.groups)),
             ranges=spans(rows.inputs),

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from scalebound.core.errors import InputError
-from scalebound.core.seeds import generator
+from scalebound.core.errors import InputError, UsageError
+from scalebound.core.seeds import derive, generator
 from scalebound.scaling.fit import check_level
 from scalebound.scaling.fitted import Fit, load_fit
 from scalebound.scaling.laws import get_law
 from scalebound.scaling.laws.protocol import Law
-from scalebound.scaling.rows import decades_beyond, find_column
+from scalebound.scaling.rows import decades_beyond, input_column
 from scalebound.scaling.table import Table, as_table
 
 FAR_DECADES = 1.5
@@ -51,8 +51,11 @@ class Forecast:
 
 
 def law_of(fit: Fit) -> Law:
-    """The law a fit was made with, on its own columns."""
-    law = get_law(fit.law)
+    """The law a fit was made with, on its own columns.
+
+    Raises :class:`~scalebound.core.errors.UsageError` for a law that was a Python function: it is not in the file.
+    """
+    law = get_law(fit.law, fit.inputs)
     if tuple(law.inputs) != fit.inputs:
         law = get_law(f"{fit.law}:{fit.inputs[0]}")
     return law
@@ -65,6 +68,9 @@ def forecast(
     columns: str = "",
     where: str = "",
     level: float | None = None,
+    group: str | None = None,
+    law: Law | None = None,
+    then: Sequence[Fit | str | os.PathLike] = (),
     noise: bool = True,
     seed: int = 0,
 ) -> Forecast:
@@ -79,6 +85,10 @@ def forecast(
     fit : a Fit or its file
     rows : a table (or mapping of arrays) with the law's input columns
     level : in (0, 1); that of the fit when not given
+    group : column naming the curve of a row, for the laws of whole curves; that of the fit when not given
+    law : needed only when the fitted law was a Python function
+    then : further fits, each of one quantity, applied in turn to what the one before predicts (loss, then error from loss);
+        every draw is carried through, so that the last interval holds the uncertainty of all steps
     noise : False for the uncertainty of the curve alone
 
     Raises
@@ -101,9 +111,49 @@ def forecast(
         fit = load_fit(fit)
     level = fit.level if level is None else level
     check_level(level)
-    law = law_of(fit)
+    law = law_of(fit) if law is None else law
     table = as_table(rows, columns=columns, where=where)
-    return forecast_inputs(fit, law, input_columns(table, law), level=level, noise=noise, seed=seed)
+    seen = forecast_inputs(fit, law, input_columns(table, law, group or fit.bootstrap.group), level=level, noise=noise, seed=seed)
+    for k, following in enumerate(then, start=1):
+        seen = _chain(seen, following if isinstance(following, Fit) else load_fit(following), level=level, noise=noise, seed=derive(seed, "chain", k))
+    return seen
+
+
+def _chain(first: Forecast, fit: Fit, *, level: float, noise: bool, seed: int) -> Forecast:
+    """The next step of a chain: ``fit`` applied to every sample of ``first``."""
+    law = law_of(fit)
+    if len(law.inputs) != 1:
+        raise UsageError(f"the fit of {fit.law} reads {', '.join(law.inputs)}", expected=f"a law of one quantity, which {first.target} becomes")
+    (name,) = law.inputs
+    value = law.predict(fit.vector, {name: first.value})
+    low_seen, high_seen = fit.data.ranges[name]
+    outside = (first.value < low_seen) | (first.value > high_seen)
+    warnings = [*first.warnings]
+    if outside.any():
+        worst = float(first.value[outside][0])
+        warnings.append(f"the predicted {first.target} ({worst:.4g}) lies outside the range in which {fit.target} was fitted ({low_seen:.4g} to {high_seen:.4g})")
+    draws = fit.draw_matrix()
+    if first.samples is None or len(draws) < 20:
+        warnings.append("a step of the chain has no bootstrap draws: the interval is unknown")
+        return replace(first, target=fit.target, value=value, low=None, high=None, warnings=tuple(warnings), samples=None)
+    rng = generator(seed, "chain pairing")
+    count = max(len(first.samples), len(draws))
+    incoming = first.samples[rng.permutation(count) % len(first.samples)]
+    chosen = draws[np.arange(count) % len(draws)]
+    samples = np.stack([law.predict(draw, {name: row}) for draw, row in zip(chosen, incoming, strict=True)])
+    if noise:
+        samples = _with_noise(fit, samples, rng)
+    samples = samples[np.isfinite(samples).all(axis=1)]
+    low, high = _interval(fit, value, samples, level)
+    return replace(first, target=fit.target, value=value, low=low, high=high, warnings=tuple(warnings), samples=samples)
+
+
+def _interval(fit: Fit, value: np.ndarray, samples: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
+    """Tails of the samples, widened about the value when a backtest asked for it."""
+    low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    if fit.widening != 1.0:
+        low, high = value + (low - value) * fit.widening, value + (high - value) * fit.widening
+    return np.minimum(low, value), np.maximum(high, value)
 
 
 def forecast_inputs(
@@ -120,16 +170,15 @@ def forecast_inputs(
     if samples is None:
         warnings.append("the fit has no bootstrap draws: the interval is unknown")
         return Forecast(fit.target, level, value, None, None, beyond, inputs, tuple(warnings))
-    low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    if fit.widening != 1.0:
-        low, high = value + (low - value) * fit.widening, value + (high - value) * fit.widening
-    return Forecast(fit.target, level, value, np.minimum(low, value), np.maximum(high, value), beyond, inputs, tuple(warnings), samples)
+    low, high = _interval(fit, value, samples, level)
+    return Forecast(fit.target, level, value, low, high, beyond, inputs, tuple(warnings), samples)
 
 
-def input_columns(table: Table, law: Law) -> dict[str, np.ndarray]:
+def input_columns(table: Table, law: Law, group: str | None = None) -> dict[str, np.ndarray]:
     """The law's inputs from a table, checked to be finite and positive."""
     found: dict[str, str] = {}
-    inputs = {name: find_column(table, name, found) for name in law.inputs}
+    group = group if group is not None and group in table else None
+    inputs = {name: input_column(table, name, found, group) for name in law.inputs}
     positive = law.inputs if law.positive is None else law.positive
     for name, values in inputs.items():
         wrong = ~np.isfinite(values) | ((values <= 0) if name in positive else np.zeros(len(values), dtype=bool))
@@ -148,10 +197,15 @@ def sample(fit: Fit, law: Law, inputs: dict[str, np.ndarray], *, noise: bool = T
     values = values[np.isfinite(values).all(axis=1)]
     if not noise:
         return values
-    rng = generator(seed, "forecast noise")
+    return _with_noise(fit, values, generator(seed, "forecast noise"))
+
+
+def _with_noise(fit: Fit, values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """One run's noise on each value: a residual of the fit, or Student's when there are few rows."""
     r = noise_residuals(fit)
     picked = r[rng.integers(0, len(r), size=values.shape)] if fit.bootstrap.method != "residuals" else _student(fit, values.shape, rng)
-    return values * np.exp(picked) if fit.objective.residual == "log" else values + picked
+    with np.errstate(over="ignore"):  # noise beyond floating point is an infinite end of an interval, which its reader handles
+        return values * np.exp(picked) if fit.objective.residual == "log" else values + picked
 
 
 def noise_residuals(fit: Fit) -> np.ndarray:

@@ -63,7 +63,7 @@ def find(
     objective: Objective,
     *,
     extra: np.ndarray | None = None,
-    most: int = 8,
+    most: int | None = None,
     held: dict[int, float] | None = None,
 ) -> Optimum:
     """Search the whole range of the non-linear parameters for the global minimum.
@@ -72,10 +72,11 @@ def find(
     ----------
     y, weights : (n,)
     extra : (k, p)        further starts (published values, a previous fit); optional
-    most : starts polished of each of the two sets
+    most : starts polished of each of the two sets; the law's own number when not given
     held : {position: internal value} of parameters that are given, not fitted
     """
     law = bound.law
+    most = law.polished if most is None else most
     low, high = law.limits()
     theta, shape = bound.starts(y, weights, objective)
     frozen = np.zeros(theta.shape[1], dtype=bool)
@@ -125,9 +126,7 @@ def _judge(bound: Bound, minima: Minima, first: int, y: np.ndarray, weights: np.
     theta = minima.theta[best]
     reached = int(np.sum(minima.value <= value * (1 + SAME_VALUE) + floor))
     _, gradient, hessian, _ = gradient_and_hessian(bound, theta[None], y, weights, objective)
-    width = np.where(np.isfinite(high - low), high - low, 1.0)
-    near = 1e-9 * width
-    stuck = ((theta - low <= near) & (gradient[0] >= 0)) | ((high - theta <= near) & (gradient[0] <= 0))
+    stuck = ((theta <= low + 1e-9 * (1 + np.abs(low))) & (gradient[0] >= 0)) | ((theta >= high - 1e-9 * (1 + np.abs(high))) & (gradient[0] <= 0))
     at_limit = tuple(name for name, flag in zip(law.names, stuck & ~frozen, strict=True) if flag)
     free = ~(stuck | frozen)
     part = hessian[0][np.ix_(free, free)]

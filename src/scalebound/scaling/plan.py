@@ -85,14 +85,14 @@ def minimise_over_size(objective: Curve, draws: np.ndarray, low: float, high: fl
     best = np.argmin(np.where(np.isfinite(values), values, np.inf), axis=1)
     inner = np.clip(best, 1, points - 2)
     rows = np.arange(len(draws))
-    left, middle, right = values[rows, inner - 1], values[rows, inner], values[rows, inner + 1]
-    bend = left - 2 * middle + right
-    with np.errstate(divide="ignore", invalid="ignore"):
-        shift = np.where(bend > 0, 0.5 * (left - right) / bend, 0.0)
     edge = (best == 0) | (best == points - 1)
-    shift = np.where(edge, best - inner, np.clip(shift, -1, 1))
-    at = x[inner] + shift * (x[1] - x[0])
-    return at, np.where(edge, values[rows, best], middle - 0.25 * (left - right) * shift), edge
+    left, middle, right = values[rows, inner - 1], values[rows, inner], values[rows, inner + 1]
+    with np.errstate(divide="ignore", invalid="ignore"):  # infinite where a size cannot reach the loss
+        bend = left - 2 * middle + right
+        shift = np.where(bend > 0, 0.5 * (left - right) / bend, 0.0)
+        shift = np.where(edge, best - inner, np.clip(shift, -1, 1))
+        lowest = np.where(edge, values[rows, best], middle - 0.25 * (left - right) * shift)
+    return x[inner] + shift * (x[1] - x[0]), lowest, edge
 
 
 def plan(fit: Fit | str | os.PathLike, *, flops: float, unique_tokens: float | None = None, tokens_per_param: float | None = None, level: float | None = None) -> Plan:

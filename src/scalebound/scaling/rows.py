@@ -34,6 +34,7 @@ class Rows:
     notes: tuple[str, ...]
     source: str
     sha256: str
+    where: str = ""
 
     def __len__(self) -> int:
         return len(self.y)
@@ -51,6 +52,7 @@ class Rows:
             self.notes,
             self.source,
             self.sha256,
+            self.where,
         )
 
 
@@ -84,6 +86,16 @@ def find_column(table: Table, name: str, found: dict[str, str]) -> np.ndarray:
         expected=f"columns {', '.join(_likely(table, name))}" if _likely(table, name) else "such a column",
         hint=f"rename one with --columns {name}=COLUMN; the table has {', '.join(table.columns)}",
     )
+
+
+def input_column(table: Table, name: str, found: dict[str, str], group: str | None) -> np.ndarray:
+    """An input of a law; ``curve`` is a number per value of the group column (one curve when there is none)."""
+    if name != "curve":
+        return find_column(table, name, found)
+    if group is None:
+        return np.zeros(len(table))
+    found[name] = group
+    return _group_codes(table, group).astype(float)
 
 
 def _has(table: Table, name: str) -> bool:
@@ -132,7 +144,7 @@ def prepare(
         With the row and column named, for each of the faults in the module's docstring.
     """
     found: dict[str, str] = {}
-    inputs = {name: np.array(find_column(table, name, found)) for name in law.inputs}
+    inputs = {name: np.array(input_column(table, name, found, group)) for name in law.inputs}
     name, y = find_target(table, law, target, found)
     heft = np.ones(len(y)) if weights is None else np.array(_numbers(table, weights))
     groups = None if group is None else _group_codes(table, group)
@@ -172,7 +184,7 @@ def prepare(
     guessed = [f"{canonical}={column}" for canonical, column in found.items() if canonical not in ("target", column)]
     if guessed:
         notes.append(f"columns: {', '.join(guessed)}")
-    rows = Rows(inputs, np.array(y), name, heft, groups, table.rows, found, tuple(notes), table.source, table.sha256).take(~bad)
+    rows = Rows(inputs, np.array(y), name, heft, groups, table.rows, found, tuple(notes), table.source, table.sha256, table.where).take(~bad)
     _check_enough(rows, law)
     return rows
 

@@ -48,6 +48,7 @@ class Table:
     notes: tuple[str, ...] = ()
     rows: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=int))  # row numbers in the source, first row 1
     renamed: Mapping[str, str] = field(default_factory=dict)
+    where: str = ""  # the conditions its rows satisfy
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -150,7 +151,7 @@ def select(table: Table, *, columns: str = "", where: str = "") -> Table:
         if not keep.any():
             raise InputError(f"no row satisfies {where!r}", where=table.source, expected="a condition some rows meet", hint=_values_hint(table, where))
         if not keep.all():
-            table = table.take(keep).noted(f"{int(keep.sum())} of {len(keep)} rows satisfy {where}")
+            table = replace(table.take(keep), where=",".join(filter(None, [table.where, where]))).noted(f"{int(keep.sum())} of {len(keep)} rows satisfy {where}")
     return table
 
 

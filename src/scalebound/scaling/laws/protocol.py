@@ -50,6 +50,10 @@ class Law(ABC):
     residual: str = "log"
     objective: str = "huber"
     parameters: tuple[Parameter, ...]
+    # False: an evaluation takes milliseconds and thousands of refits are replaced by single Newton steps
+    cheap_refits: bool = True
+    # how many starts of each set are carried to their minimum
+    polished: int = 8
     # inputs that must be positive and take at least two values for the parameters to mean anything
     positive: tuple[str, ...] | None = None
     varying: tuple[str, ...] | None = None

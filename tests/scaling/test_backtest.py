@@ -1,0 +1,54 @@
+"""Backtests: nothing of the rows above a limit reaches the fit; coverage is what it says; widening repairs it."""
+
+import numpy as np
+import pytest
+
+from scalebound import scaling
+from scalebound.scaling.backtest import backtest, widening
+
+N = np.geomspace(1e6, 1e10, 40)
+
+
+def columns(seed=0, bend=0.0, noise=0.004):
+    rng = np.random.default_rng(seed)
+    loss = 1.7 + 40 * N**-0.3 + bend * np.log10(N / 1e6) ** 3
+    return {"params": N, "loss": loss * np.exp(noise * rng.standard_normal(len(N)))}
+
+
+def test_rows_above_the_limit_do_not_reach_the_fit():
+    clean = backtest(columns(), "power", limit=1e8, bootstrap=50)
+    spoiled = columns()
+    spoiled["loss"][N > 1e8] *= 3
+    other = backtest(spoiled, "power", limit=1e8, bootstrap=50)
+    assert np.array_equal(clean.value, other.value) and np.array_equal(clean.low, other.low)
+    assert other.mean_abs_relative_error > 0.5
+
+
+def test_rolling_limits_and_order():
+    seen = backtest(columns(), "power", folds=3, bootstrap=50)
+    assert len(seen.limits) == 3 and list(seen.trained) == sorted(seen.trained)
+    assert np.all(seen.size > seen.limit) and seen.order == "params"
+
+
+def test_coverage_of_a_true_law_and_of_a_wrong_one():
+    inside = total = 0
+    for seed in range(12):
+        seen = backtest(columns(seed), "power", folds=2, bootstrap=150, level=0.9, seed=seed)
+        inside += int(np.sum((seen.low <= seen.truth) & (seen.truth <= seen.high)))
+        total += len(seen.row)
+    assert 0.8 < inside / total < 0.99
+    wrong = backtest(columns(bend=0.02), "power", folds=3, bootstrap=150)
+    assert wrong.coverage < 0.6 and widening(wrong) > 2
+
+
+def test_widening_covers_the_backtest_and_is_recorded():
+    data = columns(bend=0.004)
+    seen = backtest(data, "power", folds=3, bootstrap=150)
+    fit = scaling.widened(scaling.fit(data, "power", bootstrap=150), seen)
+    factor = fit.widening
+    low, high = seen.value + (seen.low - seen.value) * factor, seen.value + (seen.high - seen.value) * factor
+    assert np.mean((low <= seen.truth) & (seen.truth <= high)) >= 0.95
+    assert "backtest" in fit.widening_reason
+    plain = scaling.forecast(scaling.fit(data, "power", bootstrap=150), {"params": [1e11]})
+    wide = scaling.forecast(fit, {"params": [1e11]})
+    assert wide.high[0] - wide.low[0] == pytest.approx(factor * (plain.high[0] - plain.low[0]), rel=1e-9)

@@ -1,0 +1,25 @@
+"""The README's numbers are those of the files they name, and its commands exist."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from scalebound.cli.main import COMMANDS
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_tables_match_their_data():
+    done = subprocess.run([sys.executable, str(ROOT / "benchmarks" / "readme.py"), "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_commands_exist():
+    used = set(re.findall(r"^\$? ?scalebound (\w+)", (ROOT / "README.md").read_text(), flags=re.MULTILINE))
+    assert used and used <= set(COMMANDS)
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text()):
+        assert (ROOT / target).exists(), target
