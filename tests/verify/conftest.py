@@ -148,6 +148,12 @@ def build(folder: Path) -> None:
 
 
 @pytest.fixture(scope="session")
+def tiny() -> SimpleNamespace:
+    """What the world is made of, for tests that make their own."""
+    return SimpleNamespace(CONFIG=CONFIG, make_tensors=make_tensors, write_stream=write_stream, rewrite_stats=rewrite_stats)
+
+
+@pytest.fixture(scope="session")
 def world(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("world")
     build(folder)

@@ -19,8 +19,8 @@ def both(x, y, range_, grid, weights, delta, bits) -> tuple[float, float, float]
     y = np.broadcast_to(np.asarray(y, float), x.shape)
     row = bounds.gather(lambda start, stop: (x[start:stop], [y[start:stop]]), 0, len(x), np.array([range_]), grid)[0] / len(x)
     weights = np.full(len(grid), 1 / len(grid)) if weights is None else np.array(weights) / math.fsum(weights)
-    fixed = (len(x), row[1:2], row[3:][None], np.array([range_]), grid, np.log(weights)[None], math.log(1 / delta) + bits * math.log(2))
-    return bounds.product(float(row[0]), *fixed), bounds.freedman(*fixed), float(row[1]) + range_
+    fixed = (len(x), row[1:2], row[3:][None], np.array([range_]), grid, np.log(weights)[None], math.log(1 / delta) + bits * math.log(2), float(row[0]))
+    return bounds.product(*fixed), bounds.freedman(*fixed), float(row[1]) + range_
 
 
 def close(found: float, expected: str, ceiling: float) -> bool:
@@ -84,7 +84,7 @@ def test_root_against_fifty_digits(seed):
     right = math.log(1 / 10 ** rng.uniform(-6, -0.1)) + rng.choice([0, 3, 50, 3000]) * math.log(2)
     row = bounds.gather(lambda start, stop: (x[start:stop], [y[start:stop] for y in ys]), 0, n, np.array(ranges), grid)[0] / n
     j = len(ys)
-    found = bounds.product(float(row[0]), n, row[1 : 1 + j], row[1 + 2 * j :].reshape(j, -1), np.array(ranges), grid, np.log(w), right)
+    found = bounds.product(n, row[1 : 1 + j], row[1 + 2 * j :].reshape(j, -1), np.array(ranges), grid, np.log(w), right, float(row[0]))
     exact = exact_root(x, ys, ranges, grid, w, right)
     assert abs(found - exact) <= 1e-12 * abs(exact)
 

@@ -35,6 +35,7 @@ TEXTS = {
     "missing key": (lambda text: text.replace('"unit": "nats/token",', ""), "lacks 'unit'"),
     "a number as text": (lambda text: text.replace('"delta": 0.01', '"delta": "0.01"'), "delta is str"),
     "a truth value as a number": (lambda text: text.replace('"delta": 0.01', '"delta": true'), "delta is bool"),
+    "the name of a type as a number": (lambda text: text.replace('"delta": 0.01', '"delta": "float"'), "delta is str 'float'"),
     "a fraction of a token": (lambda text: text.replace('"evaluated": 40000', '"evaluated": 40000.0'), "tokens.evaluated is float"),
     "another method": (lambda text: text.replace('"method": "product"', '"method": "hearsay"'), "method is str 'hearsay'"),
     "a lone surrogate": (lambda text: text.replace("nats/token", "\\ud800"), "unit is"),
