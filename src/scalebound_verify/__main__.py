@@ -13,9 +13,7 @@ from scalebound_verify.strict import Refused
 def lines(record: dict[str, Any]) -> list[str]:
     """What people read: one line a check, and a last one."""
     marks = [f"{'ok ' if check['ok'] else 'NOT'}  {check['name']:<11} {check['detail']}" for check in record["checks"]]
-    bad = ", ".join(check["name"] for check in record["checks"] if not check["ok"])
-    return [*marks, f"holds: {record['claim']}" if record["holds"] else f"does NOT hold: {bad}"]
-
+    return [*marks, f"{'holds' if record['holds'] else 'does NOT hold'}: {record['claim']}"]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Check one certificate; returns the exit status."""
@@ -29,14 +27,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--replay and --seed cannot be negative")
     try:
         record = verify(asked.certificate, asked.replay, asked.seed)
-    except Refused as error:
+    except (Refused, OSError) as caught:
+        error = caught if isinstance(caught, Refused) else Refused(str(caught), status=5)
         if asked.json:
             print(json.dumps({"error": {key: getattr(error, key) for key in ("what", "where", "expected", "hint")}, "status": error.status}))
         print(f"error: {error}" + (f"\nhint: {error.hint}" if error.hint else ""), file=sys.stderr)
         return error.status
     print(json.dumps(record) if asked.json else "\n".join(lines(record)))
     return 0 if record["holds"] else 1
-
 
 if __name__ == "__main__":
     sys.exit(main())

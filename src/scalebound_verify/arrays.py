@@ -8,36 +8,27 @@ from typing import Any
 
 import numpy as np
 
-from scalebound_verify.strict import Refused, conform, parse, read, regular
-
-ANCHOR = {"kind": ("model", "checkpoint", "ngram", "online"), "deployable": bool, "sha256": str, "name": str, "predictable": str,
-          "eps": float, "alphas": [float]}  # fmt: skip
-FORM = {"schema": ("scalebound.stats/1",), "kind": ("model", "online", "bare"), "model": {"name": str, "sha256": str, "params": int},
-        "stream": {"path": str, "sha256": str, "num_tokens": int}, "window": [int, int], "vocab_size": int,
-        "policy": {"name": str, "context": int, "first_token": int}, "block_tokens": int, "tokens": int, "text_bytes": int,
-        "predictable": str, "anchor": (None, ANCHOR), "version": str}  # fmt: skip
-ENTRY = {"dtype": ("F64", "F32", "I64"), "shape": [int], "data_offsets": [int, int]}
+from scalebound_verify.strict import FORMS, Refused, conform, parse, read, regular
 
 
 def safetensors_header(path: str) -> tuple[dict[str, tuple[str, list[int], int]], dict[str, Any]]:
     """``{name: (dtype, shape, offset in the file)}`` and the metadata; the data must fill the file exactly, without gaps or overlaps."""
     size, found = regular(path), dict[str, tuple[str, list[int], int]]()
     with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > min(size - 8, 100 << 20):
-            raise Refused(f"names a header of {length:,} bytes in a file of {size:,}", path, "a safetensors file")
-        header = conform(parse(file.read(length), path), dict, path, "the header")
-    metadata, at = conform(header.pop("__metadata__", {}), dict, path, "the metadata"), 8 + length
-    entries = [(name, conform(entry, ENTRY, path, ascii(name))) for name, entry in header.items()]
+        at = 8 + int.from_bytes(file.read(8), "little")
+        if size < 8 or at > min(size, 100 << 20):
+            raise Refused(f"names a header of {at - 8:,} bytes in a file of {size:,}", path, "a safetensors file")
+        header, data = conform(parse(file.read(at - 8), path), "object", path, "the header"), at
+    metadata = conform(header.pop("__metadata__", {}), "object", path, "the metadata")
+    entries = [(name, conform(entry, FORMS["array"], path, ascii(name))) for name, entry in header.items()]
     for name, entry in sorted(entries, key=lambda item: item[1]["data_offsets"]):
         shape, (begin, end), width = entry["shape"], entry["data_offsets"], 4 if entry["dtype"] == "F32" else 8
-        if 8 + length + begin != at or min(shape, default=0) < 0 or end - begin != width * math.prod(shape):
-            raise Refused(f"array {name!a}, shape {shape}, is said to lie at {begin} to {end}", path, f"from {at - 8 - length} on")
-        found[name], at = (entry["dtype"], shape, at), 8 + length + end
+        if data + begin != at or min(shape, default=0) < 0 or end - begin != width * math.prod(shape):
+            raise Refused(f"array {name!a}, shape {shape}, is said to lie at {begin} to {end}", path, f"from {at - data} on")
+        found[name], at = (entry["dtype"], shape, at), data + end
     if at != size:
         raise Refused(f"has {size:,} bytes, its header accounts for {at:,}", path)
     return found, metadata
-
 
 def bare_losses(path: str) -> np.ndarray:
     """Losses of a ``.npy`` file (mapped, so that its header is checked against its size) or of the column ``nll`` of a ``.csv``."""
@@ -50,14 +41,13 @@ def bare_losses(path: str) -> np.ndarray:
     except (ValueError, EOFError, IndexError, csv.Error) as error:
         raise Refused(f"cannot be read as losses ({error})", path, "one axis of floats, or a column 'nll'") from error
 
-
 class Statistics:
     """An open statistics file: ``info`` as in docs/formats.md; arrays by :meth:`slice`; ``blocks``, the ids of the evaluated blocks; ``width``
     and ``sampled``, tokens of an equal block and how many of them were evaluated. Bare losses take vocabulary and window from the
     certificate. Raises :class:`Refused` unless all arrays have their type and shape and the blocks account for every token once."""
 
     def __init__(self, path: str, vocab_size: int, window: list[int]) -> None:
-        self.path, self.bare = path, np.zeros(0)
+        self.path, self.bare, info = path, np.zeros(0), dict[str, Any]()
         if path.lower().endswith((".npy", ".csv")):
             self.bare = bare_losses(path)
             if not isinstance(self.bare, np.ndarray) or self.bare.ndim != 1 or self.bare.dtype.kind != "f":
@@ -67,7 +57,8 @@ class Statistics:
                     "tokens": len(self.bare), "policy": {"name": ""}, "block_tokens": 0, "text_bytes": 0, "anchor": None}  # fmt: skip
         else:
             self.arrays, metadata = safetensors_header(path)
-            info = conform(parse(conform(metadata.get("scalebound"), str, path, "the entry 'scalebound'").encode(), path), FORM, path)
+            info = conform(parse(str(metadata.get("scalebound", "")).encode(), f"{path}: entry 'scalebound'"), FORMS["statistics"], path)
+            info["anchor"] = info["anchor"] and conform(info["anchor"], FORMS["anchor"], path, "anchor")
         self.info, self.tokens, self.window, self.width = info, info["tokens"], info["window"], info["block_tokens"]
         self.length, v = self.window[1] - self.window[0], info["vocab_size"]
         if "nll" not in self.arrays or not (1 <= self.tokens <= self.length and self.window[0] >= 0 <= self.width and v >= 2):
@@ -90,12 +81,12 @@ class Statistics:
             self.blocks = self._raw("blocks", 0, self.arrays["blocks"][1][0])
         elif self.complete:
             self.blocks = np.arange(whole + bool(ragged))
-        if not len(self.blocks) or self.blocks[0] < 0 or self.blocks[-1] >= whole + bool(ragged) or (np.diff(self.blocks) <= 0).any():
-            raise Refused("block ids must be there and ascend, each once, inside the window: a token counts once", self.path)
-        self.last_there = not ragged or int(self.blocks[-1]) == whole
-        self.sampled = len(self.blocks) - (1 if ragged and self.last_there else 0)
-        if self.sampled * self.width + (ragged if self.last_there else 0) != self.tokens:
-            raise Refused(f"holds {self.tokens:,} tokens, its blocks account for another number", self.path)
+        blocks = self.blocks if len(self.blocks) else np.array([-1])
+        self.last_there = not ragged or int(blocks[-1]) == whole
+        self.sampled = len(blocks) - (1 if ragged and self.last_there else 0)
+        held = self.sampled * self.width + (ragged if self.last_there else 0)
+        if blocks[0] < 0 or blocks[-1] >= whole + bool(ragged) or (np.diff(blocks) <= 0).any() or held != self.tokens:
+            raise Refused("block ids must ascend, each once, inside the window, and account for every token: a token counts once", self.path)
 
     def _raw(self, name: str, start: int, stop: int, row: int = 0) -> np.ndarray:
         if len(self.bare):

@@ -13,7 +13,6 @@ from scalebound_verify.strict import Refused
 CHUNK = 1 << 17  # tokens a slice; 16 rows of 8,192 stay in the cache
 Slices = Callable[[int, int], tuple[np.ndarray, list[np.ndarray]]]
 
-
 def log_factors(a: np.ndarray, s: float) -> float:
     """``sum_k log(1 + s a_k)``, 16 factors before each logarithm. For small s the running product minus one is kept (``1 + s a`` would
     round s away); near 1 the product itself is (the other would cancel when sixteen losses sit at their ceiling)."""
@@ -29,7 +28,6 @@ def log_factors(a: np.ndarray, s: float) -> float:
     for row in rows[1:]:
         p *= 1.0 + s * row
     return float(np.log(p).sum())
-
 
 def gather(slices: Slices, start: int, stop: int, ranges: np.ndarray, grid: np.ndarray, width: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Sums over tokens [start, stop) of X, Y_j, (Y_j - X)^2 and log(1 + s A_js), as one row; with ``width``, sums of the means of blocks
@@ -53,7 +51,6 @@ def gather(slices: Slices, start: int, stop: int, ranges: np.ndarray, grid: np.n
     count = (stop - start) // width if width else 1
     return total, np.sqrt(np.maximum(np.sum(squares, axis=0) / count - np.square(total / count - shift), 0.0))
 
-
 def radius(m: int, total: int, spread: np.ndarray, sd: np.ndarray, d: float) -> np.ndarray:
     """How far the mean of m of ``total`` values, drawn without replacement, may be from the mean of all (one side, probability d)."""
     rho = 1 - (m - 1) / total if m <= total / 2 else (1 - m / total) * (1 + 1 / m)
@@ -61,12 +58,10 @@ def radius(m: int, total: int, spread: np.ndarray, sd: np.ndarray, d: float) -> 
         return sd * math.sqrt(2 * rho * math.log(5 / d) / m) + (7 / 3 + 3 / math.sqrt(2)) * spread * math.log(5 / d) / m
     return spread * math.sqrt(rho * math.log(1 / d) / (2 * m))
 
-
 def left_side(m: float, n: int, y: np.ndarray, g: np.ndarray, ranges: np.ndarray, grid: np.ndarray, log_w: np.ndarray) -> float:
     """The left side of the equation at m, increasing in m; ``g`` holds means of log(1 + s A) as (centres, grid)."""
     terms = log_w + n * (g - np.log1p(-(grid / ranges[:, None]) * (m - y[:, None])))
     return float(terms.max() + math.log(np.exp(terms - terms.max()).sum()))
-
 
 def product(low: float, n: int, y: np.ndarray, g: np.ndarray, ranges: np.ndarray, grid: np.ndarray, log_w: np.ndarray, right: float) -> float:
     """Smallest double at which the left side reaches ``right``, or the ceiling ``min(mean Y_j + Delta_j)`` when that is smaller. The
@@ -77,7 +72,6 @@ def product(low: float, n: int, y: np.ndarray, g: np.ndarray, ranges: np.ndarray
     while low < (middle := low + (high - low) / 2) < high:
         low, high = (middle, high) if left_side(middle, *fixed) < right else (low, middle)
     return high
-
 
 def freedman(n: int, y: np.ndarray, g: np.ndarray, ranges: np.ndarray, grid: np.ndarray, log_w: np.ndarray, right: float) -> float:
     """``mean X + min_s Delta (C_s/s + mean v(s A)/s)``, ``C_s = (log(1/(w_s delta)) + L log 2)/n``, ``v(x) = x - log(1+x)``, written as

@@ -13,36 +13,19 @@ from scalebound_verify.arrays import Statistics
 from scalebound_verify.package import decode, model_sha256
 from scalebound_verify.recompute import make_parts, mean_loss, solve
 from scalebound_verify.replay import replay
-from scalebound_verify.strict import Refused, conform, inside, parse, read, regular, sha256
+from scalebound_verify.strict import FORMS, Refused, conform, inside, parse, read, regular, sha256
 
 FILES = ("stats", "reference", "full", "package", "stream")
-TERMS = ("full_precision_loss", "quantization", "smoothing", "complexity", "variance", "subsampling")
-FORM = {
-    "schema": ("scalebound.certificate/1",), "bound": float, "unit": ("nats/token",), "delta": float, "statement": str, "version": str,
-    "method": ("product", "freedman", "anchored", "trajectory", "heldout"), "empirical_loss": float, "bound_bits_per_byte": (None, float),
-    "vacuous": bool, "random_guess": float, "vocab_size": int, "params": int, "tokens": {"stream": int, "evaluated": int, "unique": int},
-    "code": {"bits": int, "bits_per_parameter": float, "choice_bits": float, "package_sha256": str,
-             "choices": [{"setting": str, "options": int}]}, "smoothing": {"alpha": float, "eps": float, "candidates": [float]},
-    "grid": [float], "weights": (None, [float]), "horizon": int, "window": [int, int], "terms": dict.fromkeys(TERMS, float),
-    "centres": [{"kind": ("zero", "running", "entropy", "kl"), "y_min": float, "weight": float}], "complexity_per_token": float,
-    "delta_shares": {"difference": float, "reference": float, "subsampling": float}, "loss_variation": float, "assumptions": [str],
-    "anchor": {"kind": ("none", "model", "checkpoint", "ngram", "online"), "deployable": bool, "sha256": str, "mean_loss": float,
-               "certified": float}, "base": {"kind": ("none", "model", "checkpoint"), "sha256": str},
-    "inputs": {**dict.fromkeys(FILES, {"path": str, "sha256": str}), "stream_sha256": str, "model_sha256": str}}  # fmt: skip
-STREAM = {"schema": ("scalebound.stream/1",), "tokenizer": {"kind": str, "sha256": str, "path": str}, "vocab_size": int, "separator": int,
-          "dtype": ("uint16", "uint32"), "num_tokens": int, "sequence_tokens": int, "seed": (None, int), "documents": [int], "split": str,
-          "num_documents": int, "text_bytes": int, "source": {"name": str, "sha256": str}, "bin_sha256": str, "version": str}  # fmt: skip
-
 
 def close(a: float | None, b: float | None, tolerance: float = 1e-9) -> bool:
     return a is b if a is None or b is None else abs(a - b) <= tolerance * max(1.0, abs(a), abs(b))
-
 
 class Checker:
     """One verification: the certificate ``c`` and the checks so far; its methods are the steps, in the order :func:`verify` takes them."""
 
     def __init__(self, path: str) -> None:
-        self.c = conform(parse(read(path), path), FORM, path)
+        self.c = conform(parse(read(path), path), FORMS["certificate"], path)
+        self.c["weights"] = conform(self.c["weights"], FORMS["weights"] if self.c["weights"] is not None else "null", path, "weights")
         self.path, self.checks, self.folder = path, list[dict[str, Any]](), os.path.dirname(os.path.abspath(path))
 
     def say(self, name: str, detail: str, conditions: dict[str, bool]) -> bool:
@@ -54,8 +37,8 @@ class Checker:
     def settings(self) -> bool:
         """Are the numbers of the certificate, by themselves, what the theorems allow?"""
         c, grid, centres, choices, (start, stop) = self.c, self.c["grid"], self.c["centres"], self.c["code"]["choices"], self.c["window"]
-        alpha, eps, listed, anchored = *c["smoothing"].values(), c["method"] == "anchored"
-        (n, evaluated, unique), (difference, reference, sampling) = c["tokens"].values(), c["delta_shares"].values()
+        (alpha, eps, listed), (n, evaluated, unique), anchored = c["smoothing"].values(), c["tokens"].values(), c["method"] == "anchored"
+        difference, reference, sampling = c["delta_shares"].values()
         kinds, options = {centre["kind"] for centre in centres}, [choice["options"] for choice in choices]
         mixed = [[1.0] if c["weights"] is None else c["weights"], [centre["weight"] for centre in centres]]
         return all([self.say("smoothing", f"alpha {alpha}, one of {len(listed)}", {
@@ -78,12 +61,10 @@ class Checker:
             "its shares sum to more than 1": math.fsum((difference, reference, sampling)) <= 1 + 1e-12 and difference > 0,
             "the reference's share does not belong to the method": reference > 0 if anchored else reference == 0,
             "the sampling share does not belong to the evaluated tokens": sampling > 0 if evaluated < n else sampling == 0,
-        }), self.say("choices", f"{c['code']['choice_bits']:.6g} bits", {
-            "choice_bits are not log2 of the options": min(options, default=1) > 0
-                and close(c["code"]["choice_bits"], math.fsum(map(math.log2, options))),
-        }), self.say("tokens", f"{evaluated:,} of {n:,}", {
-            "the window does not hold that many tokens, each once": 0 <= start == stop - n == stop - unique and 1 <= evaluated <= n,
-        })])  # fmt: skip
+        }), self.say("choices", f"{c['code']['choice_bits']:.6g} bits", {"choice_bits are not log2 of the options":
+            min(options, default=1) > 0 and close(c["code"]["choice_bits"], math.fsum(map(math.log2, options))),
+        }), self.say("tokens", f"{evaluated:,} of {n:,}", {"the window does not hold that many tokens, each once":
+            0 <= start == stop - n == stop - unique and 1 <= evaluated <= n})])  # fmt: skip
 
     def open_inputs(self) -> bool:
         """Hashes of all named files, and what the statistics say they are about."""
@@ -129,8 +110,8 @@ class Checker:
             self.say("stream", "none named: a statement about the losses in this file", {
                 "it is missing": info["kind"] == "bare" and info["stream"]["sha256"] == named == ""})  # fmt: skip
             return
-        s, stem = conform(parse(read(file), file), STREAM, file), os.path.splitext(os.path.basename(file))[0]
-        binary, kind = inside(os.path.dirname(file), stem + ".bin", file), np.dtype("<u2" if s["dtype"] == "uint16" else "<u4")
+        s, (folder, name) = conform(parse(read(file), file), FORMS["stream"], file), os.path.split(file)
+        binary, kind = inside(folder, os.path.splitext(name)[0] + ".bin", file), np.dtype("<u2" if s["dtype"] == "uint16" else "<u4")
         if regular(binary) != s["num_tokens"] * kind.itemsize or not s["num_tokens"]:
             raise Refused(f"has {regular(binary):,} bytes", binary, f"{s['num_tokens']:,} tokens of {s['dtype']}")
         self.tokens = np.memmap(binary, kind, "r")[window[0] : window[1]]
@@ -169,17 +150,17 @@ class Checker:
         parts = make_parts(c, stats, *self.reference)
         quantities = sum(len(c["grid"]) * len(part.ranges) + sum(x is not None for x in part.intervals) for part in parts)
         solved = [solve(c, stats, part, quantities) for part in parts]
-        bound, start, whole = math.fsum(x.bound for x in solved), c["window"][0] - stats.window[0], c["window"] == stats.window
+        bound, near, mean, _ = map(math.fsum, zip(*solved, strict=True))
+        start, whole = c["window"][0] - stats.window[0], c["window"] == stats.window
         self.say("bound", f"recomputed {bound!r}, stated {c['bound']!r}", {
             f"stated {c['bound']!r}, but the statistics give {bound!r}": bound <= c["bound"] + 1e-12 * abs(c["bound"])})  # fmt: skip
         loss = mean_loss(stats, *((0, stats.tokens) if whole else (start, start + n)))
         full = mean_loss(self.full, 0, self.full.tokens) if self.full else loss
         paid, log_v = math.log(1 / c["delta"]) + (code["bits"] + code["choice_bits"]) * math.log(2), math.log(c["vocab_size"])
         true = {
-            "empirical_loss": loss, "full_precision_loss": full, "quantization": loss - full, "loss_variation": math.sqrt(solved[0].variation),
-            "smoothing": math.fsum(x.mean for x in solved) - loss, "subsampling": bound - math.fsum(x.uncorrected for x in solved),
-            "mean_loss": math.fsum(x.mean for x in solved[1:]), "certified": math.fsum(x.bound for x in solved[1:]),
-            "random_guess": log_v, "complexity_per_token": paid / n,
+            "empirical_loss": loss, "full_precision_loss": full, "quantization": loss - full, "loss_variation": math.sqrt(solved[0][3]),
+            "smoothing": mean - loss, "subsampling": bound - near, "random_guess": log_v, "complexity_per_token": paid / n,
+            "mean_loss": math.fsum(x[2] for x in solved[1:]), "certified": math.fsum(x[0] for x in solved[1:]),
             "bound_bits_per_byte": c["bound"] * c["tokens"]["evaluated"] / text / math.log(2) if text > 0 and whole else None,
         }  # fmt: skip
         stated = {**c, **c["anchor"], **c["terms"]}
@@ -190,7 +171,6 @@ class Checker:
             "the vacuous flag is wrong": c["vacuous"] == (c["bound"] >= log_v),
         })  # fmt: skip
         return bound
-
 
 def verify(path: str | os.PathLike[str], replay_blocks: int = 0, seed: int | None = None) -> dict[str, Any]:
     """``{holds, bound, checks: [{name, ok, detail}]}`` of the certificate at ``path``; ``bound`` is None when none can be computed. Raises

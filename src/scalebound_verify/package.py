@@ -11,29 +11,25 @@ from typing import Any
 
 import numpy as np
 
-from scalebound_verify.strict import Refused, conform, parse
+from scalebound_verify.strict import FORMS, Refused, conform, parse
 
 DICTIONARY = Path(__file__).with_name("package_dictionary.txt").read_bytes() + b"\0"  # section 8
 RAW = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
        "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?"}  # fmt: skip
-HEADER = {"config": dict, "layers": (None, object), "shift": int, "code": list, "tensors": [list]}
 # keys of a configuration that say who wrote it or how to run it, not which function it computes
 TRANSIENT = ("transformers_version", "_name_or_path", "torch_dtype", "dtype", "use_cache", "architectures_version")
 Tensors = dict[str, tuple[str, np.ndarray]]
 Table = tuple[int, list[int]]
 
-
 def need(condition: bool, what: str) -> None:
     if not condition:
         raise Refused(what, "package", "a file as docs/package-format.md says", "get the package again")
-
 
 def varint(data: bytes, at: int) -> tuple[int, int]:
     """The unsigned LEB128 number at ``at`` and the position after it (section 1)."""
     end = next((k for k in range(at, min(at + 9, len(data))) if data[k] < 128), -1)
     need(end >= 0, "has a number that does not end")
     return sum((data[k] & 127) << 7 * (k - at) for k in range(at, end + 1)), end + 1
-
 
 def read_tables(data: bytes) -> list[Table]:
     """Lowest symbol and cumulative frequencies, up to 2^24, of every table (section 3)."""
@@ -48,15 +44,14 @@ def read_tables(data: bytes) -> list[Table]:
         else:
             u, at = varint(data, at)
             low, index = (u >> 1) ^ -(u & 1), list(range(x)) if x > 1 else []
-        codes = data[at : at + max(index, default=-1) + 1]
+        size, sums, codes = len(index), [0], data[at : at + max(index, default=-1) + 1]
         need(len(codes) > max(index, default=-1) and abs(low) + x <= 2**30, "ends within a table, or has symbols too large")
-        size, sums, at = len(index), [0], at + len(codes)
+        at += len(codes)
         for k in index:
             sums.append(sums[-1] + ((16 + (codes[k] & 15)) << (codes[k] >> 4) if codes[k] else 0))
         need(sums[-1] > 0 or not index, "has a table of weight zero")
         tables.append((low, [j + c * (2**24 - size) // sums[-1] for j, c in enumerate(sums)] if index else [0, 2**24]))
     return tables
-
 
 class Coder:
     """The stack coder of section 5: :meth:`take` gives the next symbols of one table."""
@@ -69,9 +64,7 @@ class Coder:
 
     def take(self, table: Table, count: int) -> np.ndarray:
         (low, cum), state, words, out = table, self.state, self.words, []
-        if len(cum) == 2:  # one symbol takes no bits
-            return np.full(count, low)
-        for _ in range(count):
+        for _ in range(count if len(cum) > 2 else 0):
             q = state & 0xFFFFFF
             j = bisect_right(cum, q) - 1
             state = (state >> 24) * (cum[j + 1] - cum[j]) + q - cum[j]
@@ -79,8 +72,7 @@ class Coder:
                 state = state << 32 | words.pop()
             out.append(j)
         self.state = state
-        return np.array(out, dtype=np.int64) + low
-
+        return (np.array(out, dtype=np.int64) if len(cum) > 2 else np.zeros(count, np.int64)) + low  # one symbol takes no bits
 
 def expand(header: dict[str, Any], tables: int) -> list[tuple[str, list[int], list[Any]]]:
     """The tensors in file order as (name, shape, code); a code is ``[dtype]`` or five table numbers (section 2)."""
@@ -91,9 +83,11 @@ def expand(header: dict[str, Any], tables: int) -> list[tuple[str, list[int], li
         return value
 
     out, count = dict[str, tuple[str, list[int], list[Any]]](), 0 if header["layers"] is None else whole(header["layers"])
-    for name, shape, *code in (entry if len(entry) > 1 else [None, None] for entry in header["tensors"]):
-        need(isinstance(name, str) and isinstance(shape, list) and count + len(out) <= 2**20, "has a malformed tensor, or too many")
-        starred, sizes = header["layers"] is not None and "*" in name, [whole(size) for size in shape]
+    for entry in header["tensors"]:
+        good = len(entry) > 1 and isinstance(entry[0], str) and isinstance(entry[1], list) and count + len(out) <= 2**20
+        need(good, "has a malformed tensor, or too many")
+        (name, shape, *code), starred = entry, header["layers"] is not None and "*" in entry[0]
+        sizes = [whole(size) for size in shape]
         for i in range(count if starred else 1):
             one = [part[i] if starred and isinstance(part, list) and len(part) == count else part for part in code or header["code"]]
             if not (len(one) == 1 and isinstance(one[0], str) and one[0] in RAW):
@@ -105,12 +99,10 @@ def expand(header: dict[str, Any], tables: int) -> list[tuple[str, list[int], li
             out[full] = (full, sizes, one)
     return list(out.values())
 
-
 def bfloat(patterns: np.ndarray) -> np.ndarray:
     """Scales from their bfloat16 patterns, as doubles (section 6)."""
     need(bool(((patterns >= 1) & (patterns <= 0x7F7F)).all()), "has a scale that is not positive and finite")
     return (patterns.astype("<u4") << 16).view("<f4").astype(np.float64)
-
 
 def coded(coder: Coder, tables: list[Table], shape: list[int], code: list[int], shift: int, one: np.ndarray) -> np.ndarray:
     """The next coded tensor: scales, classes, then integers class by class (end of section 5, section 6)."""
@@ -128,7 +120,6 @@ def coded(coder: Coder, tables: list[Table], shape: list[int], code: list[int], 
     need(bool((value == exact).all()), "has a product that is no float32")
     return value.reshape(shape)
 
-
 def decode(data: bytes, params: int) -> tuple[dict[str, Any], Tensors]:
     """``(config, {name: (dtype, array)})`` of a package; no tensors when it does not hold ``params`` numbers."""
     need(data[:4] == b"SBZ\x01", "does not begin like a package of version 1")
@@ -139,16 +130,14 @@ def decode(data: bytes, params: int) -> tuple[dict[str, Any], Tensors]:
     m, at = varint(payload, 0)
     inflate = zlib.decompressobj(-15, zdict=DICTIONARY)
     try:
-        meta = inflate.decompress(payload[at : at + m], (16 << 20) + 1)
+        text, zero, rest = (meta := inflate.decompress(payload[at : at + m], (16 << 20) + 1)).partition(b"\0")
     except zlib.error as error:
         raise Refused(f"has a header that does not inflate ({error})", "package") from error
-    text, zero, rest = meta.partition(b"\0")
-    need(zero == b"\0" and inflate.eof and not inflate.unused_data and len(meta) <= 16 << 20, "has a header that does not end where it should")
-    header, tables, at = conform(parse(text, "package"), HEADER, "package"), read_tables(rest), at + m
-    need(0 <= header["shift"] <= 7, "has a shift outside 0 to 7")
+    need(zero == b"\0" and inflate.eof and not inflate.unused_data and len(meta) <= 16 << 20, "has a header without its end")
+    header, tables, at = conform(parse(text, "package"), FORMS["package"], "package"), read_tables(rest), at + m
     entries, raw, tensors = expand(header, len(tables)), [], Tensors()
     held = sum(math.prod(shape) for _, shape, code in entries if code[0] not in RAW or code[0] in ("F32", "F16", "BF16"))
-    need(held <= 2**28 + 2**16 * n, "holds more numbers than a package may")
+    need(held <= 2**28 + 2**16 * n and 0 <= header["shift"] <= 7, "holds more numbers than a package may, or a shift beyond 7")
     if held != params:
         return header["config"], tensors
     for _, shape, code in entries:  # all raw bytes come before all coded ones (section 4)
@@ -167,7 +156,6 @@ def decode(data: bytes, params: int) -> tuple[dict[str, Any], Tensors]:
             tensors[name] = ("F32", coded(coder, tables, shape, code, header["shift"], early))
     need(coder.state == 0 and not coder.words, "has coded bytes left over")
     return header["config"], tensors
-
 
 def model_sha256(config: dict[str, Any], tensors: Tensors) -> str:
     """Over name, dtype, shape and little-endian bytes of the name-sorted tensors, then the canonical JSON of the configuration."""

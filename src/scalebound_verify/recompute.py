@@ -11,7 +11,6 @@ from scalebound_verify.arrays import Statistics
 # choices of these settings are paid for in the reference part too; all others concern the model or the difference alone
 IN_REFERENCE = {"eps", "reference", "anchor", "window", "grid", "weights", "horizon", "shares", "delta", "method"}
 
-
 class Part(NamedTuple):
     """One supermartingale: losses and centres; per centre the range Delta, the largest A, the interval it lies in (None for the centre 0,
     whose mean needs no bounding) and its weight; the bits and the share of delta it pays."""
@@ -24,20 +23,10 @@ class Part(NamedTuple):
     bits: float
     share: float
 
-
-class Solved(NamedTuple):
-    """Bound of a part; the same without sampling correction; plain mean of X; mean (X - Y)^2 of the first centre that is not 0."""
-
-    bound: float
-    uncorrected: float
-    mean: float
-    variation: float
-
-
 def make_parts(c: dict[str, Any], stats: Statistics, reference: Statistics, array: str) -> list[Part]:
     """The main part and, for an anchored certificate, the reference's, whose losses are ``array`` of ``reference``."""
     alpha, eps, v, code, shares = c["smoothing"]["alpha"], c["smoothing"]["eps"], c["vocab_size"], c["code"], c["delta_shares"]
-    log_v, anchored, carry, floors = math.log(v), c["method"] == "anchored", [0.0, 0], [centre["y_min"] for centre in c["centres"]]
+    log_v, anchored, carry = math.log(v), c["method"] == "anchored", [0.0, 0]
 
     def referred(start: int, stop: int) -> tuple[np.ndarray, list[np.ndarray]]:
         r = -np.log((1 - eps) * np.exp(-reference.slice(array, start, stop)) + eps / v)
@@ -60,20 +49,19 @@ def make_parts(c: dict[str, Any], stats: Statistics, reference: Statistics, arra
         carry[:] = carry[0] + float(x.sum()), carry[1] + len(x)
         return x, ys
 
-    highs = [None if centre["kind"] == "zero" else 0.0 if anchored else max(log_v, centre["y_min"]) for centre in c["centres"]]
-    ranges = [(0.0 if anchored else log_v) - math.log(alpha) - floor for floor in floors]
-    tops = [math.log((1 - alpha) * v / eps + alpha) if anchored else high or 0.0 for high in highs]
-    parts = [Part(main, ranges, [top / delta for top, delta in zip(tops, ranges, strict=True)],
-                  [None if high is None else (floor, high) for floor, high in zip(floors, highs, strict=True)],
-                  [centre["weight"] for centre in c["centres"]], code["bits"] + code["choice_bits"], shares["difference"])]  # fmt: skip
+    intervals = [None if x["kind"] == "zero" else (x["y_min"], 0.0 if anchored else max(log_v, x["y_min"])) for x in c["centres"]]
+    ranges = [(0.0 if anchored else log_v) - math.log(alpha) - x["y_min"] for x in c["centres"]]
+    tops = [math.log((1 - alpha) * v / eps + alpha) if anchored else interval[1] if interval else 0.0 for interval in intervals]
+    parts = [Part(main, ranges, [top / delta for top, delta in zip(tops, ranges, strict=True)], intervals, [x["weight"] for x in c["centres"]],
+                  code["bits"] + code["choice_bits"], shares["difference"])]  # fmt: skip
     if anchored:
         paid = math.fsum(math.log2(choice["options"]) for choice in code["choices"] if choice["setting"] in IN_REFERENCE)
         parts.append(Part(referred, [log_v - math.log(eps)], [0.0], [None], [1.0], paid, shares["reference"]))
     return parts
 
-
-def solve(c: dict[str, Any], stats: Statistics, part: Part, quantities: int) -> Solved:
-    """Gather and solve one part; ``quantities`` share the sampling error of a subsampled certificate equally."""
+def solve(c: dict[str, Any], stats: Statistics, part: Part, quantities: int) -> tuple[float, float, float, float]:
+    """Bound of a part, the same without sampling correction, plain mean of X, mean (X - Y)^2 of the first centre that is not 0.
+    ``quantities`` share the sampling error of a subsampled certificate equally."""
     n, j, grid, ranges = c["tokens"]["stream"], len(part.ranges), np.array(c["grid"]), np.array(part.ranges)
     start, sums, logs = c["window"][0] - stats.window[0], slice(1, 1 + j), slice(1 + 2 * j, None)
     if c["tokens"]["evaluated"] == n:
@@ -98,8 +86,7 @@ def solve(c: dict[str, Any], stats: Statistics, part: Part, quantities: int) -> 
         return bounds.freedman(*fixed) if c["method"] == "freedman" else bounds.product(float(row[0]), *fixed)
 
     first = next((k for k, interval in enumerate(part.intervals) if interval), 0)
-    return Solved(bound(total), bound(near), float(plain[0]), float(plain[1 + j + first]))
-
+    return bound(total), bound(near), float(plain[0]), float(plain[1 + j + first])
 
 def mean_loss(stats: Statistics, start: int, stop: int) -> float:
     """Mean NLL of tokens [start, stop) of the file."""

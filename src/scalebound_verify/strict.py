@@ -4,8 +4,10 @@ import hashlib
 import json
 import os
 import stat
+from pathlib import Path
 from typing import Any
 
+FORMS = json.loads(Path(__file__).with_name("forms.json").read_text())  # the exact keys of every file that is read
 
 class Refused(Exception):
     """A file is missing or malformed, so nothing can be said about the claim (exit status 3; 2 for wrong usage, 4 for a missing package).
@@ -14,7 +16,6 @@ class Refused(Exception):
     def __init__(self, what: str, where: str = "", expected: str = "", hint: str = "", status: int = 3) -> None:
         super().__init__(f"{where}: {what}".removeprefix(": ") + (f"; expected {expected}" if expected else ""))
         self.what, self.where, self.expected, self.hint, self.status = what, where, expected, hint, status
-
 
 def parse(text: bytes, where: str) -> Any:
     """JSON with every key once, finite numbers, integers of at most 18 digits and no depth that would exhaust the parser."""
@@ -36,15 +37,9 @@ def parse(text: bytes, where: str) -> Any:
     except (ValueError, RecursionError) as error:
         raise Refused(f"is not valid JSON ({type(error).__name__}: {str(error)[:120]})", where) from error
 
-
 def conform(value: Any, form: Any, where: str, key: str = "it") -> Any:
-    """Return ``value`` if it has exactly the given form, else raise naming the key. A form is a type; a dict (exactly these keys); a list
-    of one form (an array of it) or of several (one each); or a tuple: one of its texts, None if it holds None, or its last element's form.
-    An integer may stand for a float."""
-    if isinstance(form, tuple) and ((value is None and None in form) or (isinstance(value, str) and value in form)):
-        return value
-    if isinstance(form, tuple) and not isinstance(form[-1], str):
-        return conform(value, form[-1], where, key)
+    """Return ``value`` if it has exactly the given form (one of ``FORMS``), else raise naming the key. A form is an object (exactly these keys), an array of one form (any number of it) or of several (one each), or a text of alternatives: types, null,
+    or the text itself. An integer may stand for a float."""
     if isinstance(form, dict) and isinstance(value, dict):
         for name in sorted(form.keys() ^ value.keys()):
             raise Refused(f"{key} {'lacks' if name in form else 'has the unknown key'} {name!a}", where, "the keys " + ", ".join(form))
@@ -52,12 +47,13 @@ def conform(value: Any, form: Any, where: str, key: str = "it") -> Any:
     if isinstance(form, list) and isinstance(value, list) and len(form) in (1, len(value)):
         forms = form * len(value) if len(form) == 1 else form
         return [conform(item, each, where, f"{key}[{k}]") for k, (item, each) in enumerate(zip(value, forms, strict=True))]
-    if form is float and type(value) is int:
+    options = form.split(" | ") if isinstance(form, str) else []
+    kind = {str: "str", int: "int", float: "float", bool: "bool", dict: "object", list: "array", type(None): "null"}[type(value)]
+    if kind in options or (isinstance(value, str) and value in options):
+        return value
+    if kind == "int" and "float" in options:
         return float(value)
-    if form is not object and type(value) is not form:
-        raise Refused(f"{key} is {type(value).__name__} {str(value)[:40]!a}", where, getattr(form, "__name__", str(form)[:200]))
-    return value
-
+    raise Refused(f"{key} is {kind} {str(value)[:40]!a}", where, str(form)[:200])
 
 def regular(path: str) -> int:
     """Size in bytes of a file that must exist and be an ordinary one (a pipe or a device could hang or never end)."""
@@ -68,7 +64,6 @@ def regular(path: str) -> int:
     if not stat.S_ISREG(found.st_mode):
         raise Refused("is not an ordinary file", ascii(path)[1:-1])
     return found.st_size
-
 
 def inside(folder: str, path: str, where: str) -> str:
     """The file a certificate in ``folder`` names by ``path``: relative, no symbolic link below the folder both have in common. ``..`` is
@@ -82,14 +77,11 @@ def inside(folder: str, path: str, where: str) -> str:
     regular(target)
     return target
 
-
 def read(path: str, limit: int = 256 << 20) -> bytes:
     """All bytes of an ordinary file of at most ``limit`` bytes."""
-    if (size := regular(path)) > limit:
-        raise Refused(f"has {size:,} bytes", path, f"at most {limit:,}")
-    with open(path, "rb") as file:
-        return file.read(size)
-
+    if regular(path) > limit:
+        raise Refused(f"has {regular(path):,} bytes", path, f"at most {limit:,}")
+    return Path(path).read_bytes()
 
 def sha256(path: str) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""

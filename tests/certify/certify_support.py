@@ -1,4 +1,5 @@
-"""Statistics of a small synthetic stream whose conditional distributions are known, and a plain recomputation of certificates from the conventions."""
+"""Statistics of a small synthetic stream whose conditional distributions are known, and a plain recomputation of certificates from the
+conventions."""
 
 import math
 
@@ -30,10 +31,17 @@ def make_stats(n=6000, block=64, seed=0, anchor=True, kind="model"):
     if anchor:
         arrays |= {"reference_nll": -q[rows, tokens], "centre": np.array(centre)}
     info = StatsInfo(
-        kind=kind, model=ModelRef("model", "" if kind == "online" else "aa" * 32, 1234), stream=StreamRef("train.json", "bb" * 32, n), window=(0, n), vocab_size=V, block_tokens=block, tokens=n,
-        text_bytes=2 * n, predictable="before the update" if kind == "online" else "",
+        kind=kind,
+        model=ModelRef("model", "" if kind == "online" else "aa" * 32, 1234),
+        stream=StreamRef("train.json", "bb" * 32, n),
+        window=(0, n),
+        vocab_size=V,
+        block_tokens=block,
+        tokens=n,
+        text_bytes=2 * n,
+        predictable="before the update" if kind == "online" else "",
         anchor=AnchorRef(kind="model", sha256="cc" * 32, predictable="trained on other files", eps=EPS, alphas=ALPHAS) if anchor else None,
-    )  # fmt: skip
+    )
     return Stats(info, {name: np.asarray(a, dtype=np.float32) for name, a in arrays.items()})
 
 
@@ -53,7 +61,11 @@ def _solve(n, mean_y, sums, ranges, grid, log_w, budget):
     """Plain bisection of the equation of section 3."""
 
     def excess(m):
-        terms = [log_w[j][k] - n * math.log1p(-min(s / ranges[j] * (m - mean_y[j]), s)) + sums[j][k] for j in range(len(ranges)) for k, s in enumerate(grid)]
+        terms = [
+            log_w[j][k] - n * math.log1p(-min(s / ranges[j] * (m - mean_y[j]), s)) + sums[j][k]
+            for j in range(len(ranges))
+            for k, s in enumerate(grid)
+        ]
         top = max(terms)
         return top + math.log(sum(math.exp(t - top) for t in terms)) - budget
 
@@ -68,7 +80,8 @@ def _solve(n, mean_y, sums, ranges, grid, log_w, budget):
 
 
 def recompute(c, stats, reference=None):
-    """(bound, bound without sampling correction) from a certificate's settings and the arrays, written from docs/mathematics.md, Conventions."""
+    """(bound, bound without sampling correction) from a certificate's settings and the arrays, written from docs/mathematics.md,
+    Conventions."""
     start = c.window[0] - stats.info.window[0] if c.method == "trajectory" else 0
     stop = start + c.tokens.evaluated
 
@@ -90,10 +103,16 @@ def recompute(c, stats, reference=None):
         high = math.log((1 - alpha) * v / eps + alpha)
         centres = []
         for ce in c.centres:
-            y = np.zeros(len(X)) if ce.kind == "zero" else np.maximum(np.minimum(get("centre")[stats.info.anchor.alphas.index(alpha)], 0), ce.y_min)
+            y = (
+                np.zeros(len(X))
+                if ce.kind == "zero"
+                else np.maximum(np.minimum(get("centre")[stats.info.anchor.alphas.index(alpha)], 0), ce.y_min)
+            )
             centres.append((y, math.log(1 / alpha) - ce.y_min, high, (ce.y_min, 0.0), ce.weight, ce.kind))
         parts.append((X - R, centres, c.delta * c.delta_shares.difference, c.code.bits + paid))
-        parts.append((R, [(np.zeros(len(R)), math.log(v / eps), 0.0, (0.0, 0.0), 1.0, "zero")], c.delta * c.delta_shares.reference, ref_paid))
+        parts.append(
+            (R, [(np.zeros(len(R)), math.log(v / eps), 0.0, (0.0, 0.0), 1.0, "zero")], c.delta * c.delta_shares.reference, ref_paid)
+        )
     else:
         X = -np.log((1 - alpha) * np.exp(-u) + alpha / v)
         centres = []
@@ -101,7 +120,11 @@ def recompute(c, stats, reference=None):
             if ce.kind == "zero":
                 y, high, lim = np.zeros(len(X)), 0.0, (0.0, 0.0)
             elif ce.kind == "running":
-                y, high, lim = np.maximum([ce.y_min if k == 0 else X[:k].mean() for k in range(len(X))], ce.y_min), math.log(v / alpha), (0.0, 0.0)
+                y, high, lim = (
+                    np.maximum([ce.y_min if k == 0 else X[:k].mean() for k in range(len(X))], ce.y_min),
+                    math.log(v / alpha),
+                    (0.0, 0.0),
+                )
             else:
                 y = np.maximum((1 - alpha) * np.minimum(get("entropy"), log_v) + alpha * log_v, ce.y_min)
                 high, lim = max(log_v, ce.y_min), (ce.y_min, max(log_v, ce.y_min))

@@ -72,7 +72,10 @@ def test_the_root_against_fifty_digits():
         mean_y = mpmath.fsum(ys) / 300
 
         def excess(m):
-            parts = [mpmath.exp(total - 300 * mpmath.log(1 - mpmath.mpf(s) / big * (m - mean_y))) / 3 for s, total in zip(grid, sums, strict=True)]
+            parts = [
+                mpmath.exp(total - 300 * mpmath.log(1 - mpmath.mpf(s) / big * (m - mean_y))) / 3
+                for s, total in zip(grid, sums, strict=True)
+            ]
             return mpmath.log(mpmath.fsum(parts)) - mpmath.log(1 / mpmath.mpf(delta)) - mpmath.mpf(bits) * mpmath.log(2)
 
         root = mpmath.findroot(excess, (found.value * 0.99, found.value * 1.01), solver="anderson")
@@ -140,8 +143,21 @@ def test_lower_bound_needs_no_limit_on_the_loss():
 def test_bad_arguments_are_named(bound):
     x = losses(100)
     good = {"range_": 8.0, "code_bits": 0, "delta": 0.1}
-    for change in ({"delta": 0.0}, {"delta": 1.0}, {"delta": math.nan}, {"code_bits": -1}, {"code_bits": math.nan}, {"range_": 0.0}, {"range_": math.inf},
-                   {"grid": [0.0]}, {"grid": [1.0]}, {"grid": []}, {"weights": [1.0]}, {"weights": [0.0] * 32}, {"range_": [1.0, 2.0]}):  # fmt: skip
+    for change in (
+        {"delta": 0.0},
+        {"delta": 1.0},
+        {"delta": math.nan},
+        {"code_bits": -1},
+        {"code_bits": math.nan},
+        {"range_": 0.0},
+        {"range_": math.inf},
+        {"grid": [0.0]},
+        {"grid": [1.0]},
+        {"grid": []},
+        {"weights": [1.0]},
+        {"weights": [0.0] * 32},
+        {"range_": [1.0, 2.0]},
+    ):
         if bound is freedman_bound and "weights" in change:
             change = {"weights": [1.0, -1.0], "grid": [0.1, 0.2]}
         with pytest.raises(UsageError):

@@ -18,14 +18,21 @@ from scalebound.core.stats import Stats, StatsInfo, merge
 CASES = {
     "product": {"code_bits": 1500},
     "product, alpha fixed, one centre": {"code_bits": 1500, "alpha": 0.1, "centres": [Centre(kind="zero")]},
-    "product, running mean": {"code_bits": 1500, "centres": [Centre(kind="running", y_min=0.5, weight=0.5), Centre(kind="zero", weight=0.5)]},
+    "product, running mean": {
+        "code_bits": 1500,
+        "centres": [Centre(kind="running", y_min=0.5, weight=0.5), Centre(kind="zero", weight=0.5)],
+    },
     "product, weights, grid, horizon": {"code_bits": 700, "grid": [0.1, 0.5, 0.9], "weights": [1.0, 2.0, 3.0], "horizon": 10**6},
     "product, choices": {"code_bits": 700, "choices": [Choice(setting="bits", options=7), Choice(setting="eps", options=3)]},
     "freedman": {"method": "freedman", "code_bits": 1500},
     "freedman, zero": {"method": "freedman", "code_bits": 1500, "centres": [Centre(kind="zero")], "grid": [0.2, 0.6]},
     "anchored": {"method": "anchored", "code_bits": 1500},
     "anchored, fixed": {"method": "anchored", "code_bits": 0, "alpha": 0.3, "eps": 0.05, "shares": Shares(difference=0.1, reference=0.6)},
-    "anchored, choices in both parts": {"method": "anchored", "code_bits": 900, "choices": [Choice(setting="eps", options=16), Choice(setting="bits", options=7)]},
+    "anchored, choices in both parts": {
+        "method": "anchored",
+        "code_bits": 900,
+        "choices": [Choice(setting="eps", options=16), Choice(setting="bits", options=7)],
+    },
     "heldout": {"method": "heldout"},
     "heldout, list": {"method": "heldout", "alphas": [0.001, 0.01]},
 }
@@ -113,12 +120,19 @@ def test_default_alphas_of_anchored_are_the_measured_ones(stats):
 def test_saved_and_read_back_and_merged_shards_equal_the_whole(stats, tmp_path):
     c = certify(stats, code_bits=1500)
     assert load_certificate(c.save(tmp_path / "c.json")) == c
-    assert "NaN" not in (tmp_path / "c.json").read_text() and json.loads((tmp_path / "c.json").read_text())["schema"] == "scalebound.certificate/1"
+    assert (
+        "NaN" not in (tmp_path / "c.json").read_text()
+        and json.loads((tmp_path / "c.json").read_text())["schema"] == "scalebound.certificate/1"
+    )
     size, shards = 64, []
     for ids in (np.arange(0, 94, 2), np.arange(1, 94, 2)):
         keep = np.concatenate([np.arange(b * size, min((b + 1) * size, 6000)) for b in ids])
-        shards.append(Stats(msgspec.structs.replace(stats.info, tokens=len(keep), text_bytes=2 * len(keep)),
-                            {**{k: stats.read(k)[..., keep] for k in stats._arrays}, "blocks": ids}))  # fmt: skip
+        shards.append(
+            Stats(
+                msgspec.structs.replace(stats.info, tokens=len(keep), text_bytes=2 * len(keep)),
+                {**{k: stats.read(k)[..., keep] for k in stats._arrays}, "blocks": ids},
+            )
+        )
     assert certify(merge(shards), code_bits=1500) == c
 
 
@@ -138,7 +152,9 @@ def test_bare_losses_and_samples_of_tokens():
 
 def with_arrays(stats, info=None, **changes):
     arrays = {**{name: stats.read(name) for name in stats._arrays}, **changes}
-    return Stats(msgspec.structs.replace(stats.info, **(info or {})), {k: v for k, v in arrays.items() if v is not None}, path="s.safetensors")
+    return Stats(
+        msgspec.structs.replace(stats.info, **(info or {})), {k: v for k, v in arrays.items() if v is not None}, path="s.safetensors"
+    )
 
 
 def test_bad_input_is_refused_with_the_place(stats, online):
@@ -154,27 +170,63 @@ def test_bad_input_is_refused_with_the_place(stats, online):
         (InputError, "vocabulary", lambda: certify(with_arrays(stats), code_bits=10, vocab_size=17)),
         (InputError, "entropy", lambda: certify(with_arrays(stats, entropy=None), code_bits=10, centres=[Centre(kind="entropy")])),
         (InputError, "reference", lambda: certify(with_arrays(stats, reference_nll=None), code_bits=10, method="anchored")),
-        (InputError, "another stream", lambda: certify(stats, code_bits=10, method="anchored", reference=with_arrays(online, {"stream": msgspec.structs.replace(online.info.stream, sha256="dd" * 32)}))),
-        (InputError, "vocabulary", lambda: certify(stats, code_bits=10, method="anchored", reference=with_arrays(online, {"vocab_size": 17}))),
-        (InputError, "before each token", lambda: certify(stats, code_bits=10, method="anchored", reference=with_arrays(online, {"predictable": ""}))),
+        (
+            InputError,
+            "another stream",
+            lambda: certify(
+                stats,
+                code_bits=10,
+                method="anchored",
+                reference=with_arrays(online, {"stream": msgspec.structs.replace(online.info.stream, sha256="dd" * 32)}),
+            ),
+        ),
+        (
+            InputError,
+            "vocabulary",
+            lambda: certify(stats, code_bits=10, method="anchored", reference=with_arrays(online, {"vocab_size": 17})),
+        ),
+        (
+            InputError,
+            "before each token",
+            lambda: certify(stats, code_bits=10, method="anchored", reference=with_arrays(online, {"predictable": ""})),
+        ),
         (InputError, "itself", lambda: certify(stats, code_bits=10, method="anchored", reference=stats)),
         (InputError, "other places", lambda: certify(stats, code_bits=10, method="anchored", reference=sample_blocks(online, 10))),
         (InputError, "other places", lambda: certify(stats, code_bits=10, full=sample_blocks(stats, 10))),
-        (InputError, "another stream", lambda: certify(stats, code_bits=10, full=with_arrays(online, {"stream": msgspec.structs.replace(online.info.stream, sha256="dd" * 32)}))),
+        (
+            InputError,
+            "another stream",
+            lambda: certify(
+                stats, code_bits=10, full=with_arrays(online, {"stream": msgspec.structs.replace(online.info.stream, sha256="dd" * 32)})
+            ),
+        ),
         (InputError, "online losses", lambda: certify(online, code_bits=10)),
         (InputError, "kind", lambda: certify(stats, method="trajectory")),
         (InputError, "kind", lambda: certify(online, method="heldout")),
         (InputError, "complete|running", lambda: certify(sample_blocks(stats, 40), code_bits=10, centres=[Centre(kind="running")])),
         (InputError, "part of its window", lambda: certify(sample_blocks(online, 40), method="trajectory")),
         (InputError, "6,000 tokens", lambda: certify(stats, code_bits=10, stream_tokens=7000)),
-        (InputError, "ragged|shorter", lambda: certify(with_arrays(stats, {"tokens": 64}, **{k: stats.read(k)[..., :64] for k in stats._arrays}, blocks=np.array([0])), code_bits=10)),
+        (
+            InputError,
+            "ragged|shorter",
+            lambda: certify(
+                with_arrays(stats, {"tokens": 64}, **{k: stats.read(k)[..., :64] for k in stats._arrays}, blocks=np.array([0])),
+                code_bits=10,
+            ),
+        ),
         (InputError, "centre", lambda: certify(stats, code_bits=10, method="anchored", alpha=0.123, centres=[Centre(kind="kl", y_min=-1)])),
         (InputError, "centre", lambda: certify(stats, code_bits=10, method="anchored", eps=EPS * 2, centres=[Centre(kind="kl", y_min=-1)])),
         (UsageError, "code length", lambda: certify(stats)),
         (UsageError, "method", lambda: certify(stats, method="magic", code_bits=1)),
         (UsageError, "code_bits", lambda: certify(stats, method="heldout", code_bits=1)),
         (UsageError, "centre", lambda: certify(stats, code_bits=10, centres=[Centre(kind="kl", y_min=-1)], method="product")),
-        (UsageError, "one: the inequality", lambda: certify(stats, code_bits=10, method="freedman", centres=[Centre(kind="zero", weight=0.5), Centre(kind="entropy", weight=0.5)])),
+        (
+            UsageError,
+            "one: the inequality",
+            lambda: certify(
+                stats, code_bits=10, method="freedman", centres=[Centre(kind="zero", weight=0.5), Centre(kind="entropy", weight=0.5)]
+            ),
+        ),
         (UsageError, "y_min", lambda: certify(stats, code_bits=10, centres=[Centre(kind="entropy", y_min=50.0)])),
         (UsageError, "share", lambda: certify(stats, code_bits=10, shares=Shares(difference=0.5, reference=0.5))),
         (UsageError, "more than 1", lambda: certify(stats, code_bits=10, method="anchored", shares=Shares(difference=0.5, reference=0.6))),

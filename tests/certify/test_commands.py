@@ -18,7 +18,10 @@ from scalebound.core.stats import Stats
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     stats = make_stats(n=3000)
-    unnamed = Stats(msgspec.structs.replace(stats.info, model=msgspec.structs.replace(stats.info.model, sha256="")), {n: stats.read(n) for n in stats._arrays})
+    unnamed = Stats(
+        msgspec.structs.replace(stats.info, model=msgspec.structs.replace(stats.info.model, sha256="")),
+        {n: stats.read(n) for n in stats._arrays},
+    )
     unnamed.save("s.safetensors")
     make_stats(n=3000, kind="online", anchor=False).save("online.safetensors")
     np.save("l.npy", stats.read("nll"))
@@ -33,7 +36,23 @@ def run(capsys, *words):
 
 
 def test_certify_writes_what_it_prints(folder, capsys):
-    status, record, _ = run(capsys, "certify", "s.safetensors", "--code-bits", "900", "--choice", "bits=7", "--choice", "step=2", "--full", "l.npy", "--vocab-size", "16", "--out", "out/c.json")
+    status, record, _ = run(
+        capsys,
+        "certify",
+        "s.safetensors",
+        "--code-bits",
+        "900",
+        "--choice",
+        "bits=7",
+        "--choice",
+        "step=2",
+        "--full",
+        "l.npy",
+        "--vocab-size",
+        "16",
+        "--out",
+        "out/c.json",
+    )
     saved = load_certificate("out/c.json")
     assert status == 0 and json.loads((folder / "out" / "c.json").read_text()) == record
     assert record["inputs"]["stats"] == {"path": "../s.safetensors", "sha256": sha256_file("s.safetensors")}
@@ -54,8 +73,27 @@ def test_every_method_and_require(folder, capsys, method):
 def test_trajectory_and_reference(folder, capsys):
     status, record, _ = run(capsys, "certify", "online.safetensors", "--method", "trajectory", "--window", "100:1100")
     assert status == 0 and record["window"] == [100, 1100]
-    status, record, _ = run(capsys, "certify", "s.safetensors", "--method", "anchored", "--code-bits", "500", "--reference", "online.safetensors", "--eps", "0.001", "--alphas", "0.1,0.2")
-    assert status == 0 and record["anchor"]["kind"] == "online" and record["anchor"]["deployable"] is False and record["smoothing"]["candidates"] == [0.1, 0.2]
+    status, record, _ = run(
+        capsys,
+        "certify",
+        "s.safetensors",
+        "--method",
+        "anchored",
+        "--code-bits",
+        "500",
+        "--reference",
+        "online.safetensors",
+        "--eps",
+        "0.001",
+        "--alphas",
+        "0.1,0.2",
+    )
+    assert (
+        status == 0
+        and record["anchor"]["kind"] == "online"
+        and record["anchor"]["deployable"] is False
+        and record["smoothing"]["candidates"] == [0.1, 0.2]
+    )
 
 
 def test_package_gives_the_code_length(folder, capsys, monkeypatch):
@@ -87,7 +125,10 @@ def test_merge(folder, capsys):
     for k in (0, 1):
         ids = np.arange(k, 47, 2)
         keep = np.concatenate([np.arange(b * 64, min((b + 1) * 64, 3000)) for b in ids])
-        Stats(msgspec.structs.replace(whole.info, tokens=len(keep), text_bytes=0), {**{n: whole.read(n)[..., keep] for n in whole._arrays}, "blocks": ids}).save(f"p{k}.safetensors")
+        Stats(
+            msgspec.structs.replace(whole.info, tokens=len(keep), text_bytes=0),
+            {**{n: whole.read(n)[..., keep] for n in whole._arrays}, "blocks": ids},
+        ).save(f"p{k}.safetensors")
     status, record, _ = run(capsys, "merge", "p0.safetensors", "p1.safetensors", "--out", "w.safetensors")
     assert status == 0 and record["complete"] and record["tokens"] == 3000
     assert certify(Stats.load("w.safetensors"), code_bits=500).bound == certify(whole, code_bits=500).bound
@@ -96,15 +137,28 @@ def test_merge(folder, capsys):
     assert run(capsys, "merge", "p0.safetensors", "online.safetensors", "--out", "w2.safetensors")[0] == 3
 
 
-@pytest.mark.parametrize(("words", "status"), [
-    (["certify", "s.safetensors"], 2), (["certify", "s.safetensors", "--code-bits", "9", "--delta", "1.5"], 2), (["certify", "s.safetensors", "--code-bits", "-4"], 2),
-    (["certify", "s.safetensors", "--code-bits", "9", "--alphas", "a,b"], 2), (["certify", "s.safetensors", "--code-bits", "9", "--choice", "bits"], 2),
-    (["certify", "s.safetensors", "--code-bits", "9", "--centres", "median"], 2), (["certify", "online.safetensors", "--method", "trajectory", "--window", "x"], 2),
-    (["certify", "l.npy", "--code-bits", "9"], 2), (["certify", "l.npy", "--code-bits", "9", "--vocab-size", "16", "--method", "anchored"], 3),
-    (["certify", "s.safetensors", "--code-bits", "9", "--vocab-size", "17"], 3), (["certify", "none.safetensors", "--code-bits", "9"], 3),
-    (["certify", "online.safetensors", "--code-bits", "9"], 3), (["certify", "s.safetensors", "--package", "none.sbz"], 3), (["interval", "l.npy"], 2),
-    (["interval", "s.safetensors", "--level", "0"], 2), (["compare", "s.safetensors", "none.npy"], 3), (["merge", "l.npy", "--out", "x.safetensors"], 3),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (["certify", "s.safetensors"], 2),
+        (["certify", "s.safetensors", "--code-bits", "9", "--delta", "1.5"], 2),
+        (["certify", "s.safetensors", "--code-bits", "-4"], 2),
+        (["certify", "s.safetensors", "--code-bits", "9", "--alphas", "a,b"], 2),
+        (["certify", "s.safetensors", "--code-bits", "9", "--choice", "bits"], 2),
+        (["certify", "s.safetensors", "--code-bits", "9", "--centres", "median"], 2),
+        (["certify", "online.safetensors", "--method", "trajectory", "--window", "x"], 2),
+        (["certify", "l.npy", "--code-bits", "9"], 2),
+        (["certify", "l.npy", "--code-bits", "9", "--vocab-size", "16", "--method", "anchored"], 3),
+        (["certify", "s.safetensors", "--code-bits", "9", "--vocab-size", "17"], 3),
+        (["certify", "none.safetensors", "--code-bits", "9"], 3),
+        (["certify", "online.safetensors", "--code-bits", "9"], 3),
+        (["certify", "s.safetensors", "--package", "none.sbz"], 3),
+        (["interval", "l.npy"], 2),
+        (["interval", "s.safetensors", "--level", "0"], 2),
+        (["compare", "s.safetensors", "none.npy"], 3),
+        (["merge", "l.npy", "--out", "x.safetensors"], 3),
+    ],
+)
 def test_bad_input_has_its_status_and_one_line(folder, capsys, words, status):
     assert main(words) == status
     out = capsys.readouterr()
@@ -113,7 +167,12 @@ def test_bad_input_has_its_status_and_one_line(folder, capsys, words, status):
 
 def test_corrupt_statistics(folder, capsys):
     data = bytearray((folder / "s.safetensors").read_bytes())
-    for name, content in (("cut", data[: len(data) // 2]), ("header", b"\xff" * 8 + data[8:]), ("empty", b""), ("text", b"not statistics at all")):
+    for name, content in (
+        ("cut", data[: len(data) // 2]),
+        ("header", b"\xff" * 8 + data[8:]),
+        ("empty", b""),
+        ("text", b"not statistics at all"),
+    ):
         (folder / f"{name}.safetensors").write_bytes(bytes(content))
         assert run(capsys, "certify", f"{name}.safetensors", "--code-bits", "9")[0] == 3
     losses = np.load("l.npy")

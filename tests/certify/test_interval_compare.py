@@ -14,7 +14,9 @@ from scalebound.core.stats import Stats, StatsInfo, StreamRef
 
 def bare(losses, vocab=256, **arrays):
     losses = np.asarray(losses, dtype="f4")
-    return Stats(StatsInfo(kind="bare", tokens=len(losses), window=(0, len(losses)), vocab_size=vocab), {"nll": losses, **arrays}, path="l.npy")
+    return Stats(
+        StatsInfo(kind="bare", tokens=len(losses), window=(0, len(losses)), vocab_size=vocab), {"nll": losses, **arrays}, path="l.npy"
+    )
 
 
 def test_ends_are_the_product_bounds():
@@ -33,11 +35,20 @@ def test_ends_are_the_product_bounds():
 
 
 def test_width_at_ten_thousand_tokens():
-    """At most 1.4 times the normal approximation's when sigma was named right; a sigma wrong by a factor of 2 costs little, none at all a bit more."""
+    """At most 1.4 times the normal approximation's when sigma was named right; a sigma wrong by a factor of 2 costs little, none at all a
+    bit more."""
     rng, z = np.random.default_rng(1), 1.959964
-    for draw, sigma in ((lambda: rng.gamma(2.0, 1.0, 10_000), math.sqrt(2.0)), (lambda: rng.exponential(2.0, 10_000), 2.0), (lambda: rng.uniform(0, 4, 10_000), 4 / math.sqrt(12))):
+    for draw, sigma in (
+        (lambda: rng.gamma(2.0, 1.0, 10_000), math.sqrt(2.0)),
+        (lambda: rng.exponential(2.0, 10_000), 2.0),
+        (lambda: rng.uniform(0, 4, 10_000), 4 / math.sqrt(12)),
+    ):
         x = draw()
-        ratio = {factor: (f.high - f.low) / (2 * z * x.std() / 100) for factor in (0.5, 1.0, 2.0) for f in [interval(bare(x), sigma=sigma * factor)]}
+        ratio = {
+            factor: (f.high - f.low) / (2 * z * x.std() / 100)
+            for factor in (0.5, 1.0, 2.0)
+            for f in [interval(bare(x), sigma=sigma * factor)]
+        }
         assert ratio[1.0] <= 1.41 and ratio[0.5] <= 1.8 and ratio[2.0] <= 1.8
         f = interval(bare(x))
         assert (f.high - f.low) / (2 * z * x.std() / 100) <= 1.9
@@ -84,7 +95,11 @@ def test_verdicts_and_symmetry():
     worse, same = x + rng.normal(0.03, 0.3, 30_000).clip(-x), x + rng.normal(0, 1e-4, 30_000).clip(-x)
     forward, back = compare(bare(x), bare(worse)), compare(bare(worse), bare(x))
     assert forward.verdict == "better_a" and back.verdict == "better_b"
-    assert forward.low == pytest.approx(-back.high) and forward.e_value == pytest.approx(back.e_value) and forward.difference == pytest.approx(-back.difference)
+    assert (
+        forward.low == pytest.approx(-back.high)
+        and forward.e_value == pytest.approx(back.e_value)
+        and forward.difference == pytest.approx(-back.difference)
+    )
     assert forward.p_value == pytest.approx(1 / forward.e_value) and forward.log_e_value > math.log(20)
     assert compare(bare(x), bare(same)).verdict == "undecided"
     assert compare(bare(x), bare(same), epsilon=0.02).verdict == "equal"
@@ -105,14 +120,30 @@ def test_refusals():
 
     nan = x.copy()
     nan[3] = np.nan
-    for call in (lambda: compare(good, bare(x[:99])), lambda: compare(on("a"), on("b")), lambda: compare(on("a"), on("a", (100, 200))),
-                 lambda: compare(good, bare(nan)), lambda: interval(bare(nan)), lambda: interval(good, vocab_size=7), lambda: compare(bare([]), bare([])),
-                 lambda: interval(bare([])), lambda: interval(bare(-x))):  # fmt: skip
+    for call in (
+        lambda: compare(good, bare(x[:99])),
+        lambda: compare(on("a"), on("b")),
+        lambda: compare(on("a"), on("a", (100, 200))),
+        lambda: compare(good, bare(nan)),
+        lambda: interval(bare(nan)),
+        lambda: interval(good, vocab_size=7),
+        lambda: compare(bare([]), bare([])),
+        lambda: interval(bare([])),
+        lambda: interval(bare(-x)),
+    ):
         with pytest.raises(InputError):
             call()
-    for call in (lambda: interval(bare(x, vocab=0)), lambda: interval(good, level=1.0), lambda: interval(good, alpha=0.0), lambda: interval(good, sigma=0.0),
-                 lambda: interval(good, maximum=-1.0), lambda: interval(good, horizon=0), lambda: compare(good, good, alpha=0.5), lambda: compare(good, good, epsilon=-1),
-                 lambda: compare(good, good, level=0)):  # fmt: skip
+    for call in (
+        lambda: interval(bare(x, vocab=0)),
+        lambda: interval(good, level=1.0),
+        lambda: interval(good, alpha=0.0),
+        lambda: interval(good, sigma=0.0),
+        lambda: interval(good, maximum=-1.0),
+        lambda: interval(good, horizon=0),
+        lambda: compare(good, good, alpha=0.5),
+        lambda: compare(good, good, epsilon=-1),
+        lambda: compare(good, good, level=0),
+    ):
         with pytest.raises(UsageError):
             call()
     sampled = msgspec.structs.replace(on("a").info, tokens=50)

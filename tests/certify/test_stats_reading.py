@@ -17,8 +17,12 @@ def saved(tmp_path):
     blocks = np.sort(rng.choice(70, 62, replace=False)).astype(np.int64)
     n = 16 * len(blocks)
     info = StatsInfo(tokens=n, window=(0, 16 * 70), vocab_size=256, block_tokens=16, anchor=AnchorRef(eps=0.01, alphas=(0.1, 0.2, 0.3)))
-    arrays = {"nll": rng.gamma(1.0, 1.0, n).astype("f4"), "reference_nll": rng.gamma(1.0, 1.0, n).astype("f4"),
-              "centre": -rng.gamma(1.0, 1.0, (3, n)).astype("f4"), "blocks": blocks}  # fmt: skip
+    arrays = {
+        "nll": rng.gamma(1.0, 1.0, n).astype("f4"),
+        "reference_nll": rng.gamma(1.0, 1.0, n).astype("f4"),
+        "centre": -rng.gamma(1.0, 1.0, (3, n)).astype("f4"),
+        "blocks": blocks,
+    }
     return tmp_path / "s.safetensors", info, arrays
 
 
@@ -30,7 +34,10 @@ def test_slices_rows_and_whole_arrays(tmp_path, saved):
     assert found.info == info
     for name in ("nll", "reference_nll", "centre"):
         for start, stop in ((0, None), (0, 0), (5, 17), (tokens - 1, None), (tokens, tokens + 5)):
-            assert np.array_equal(found.read(name, start, stop), plain[name][..., start:stop]) and found.read(name, start, stop).dtype == np.float32
+            assert (
+                np.array_equal(found.read(name, start, stop), plain[name][..., start:stop])
+                and found.read(name, start, stop).dtype == np.float32
+            )
     assert np.array_equal(found.read("centre", 3, 9, row=2), plain["centre"][2, 3:9])
     assert np.array_equal(found.blocks, plain["blocks"]) and found.blocks.dtype == np.int64
     array = found._arrays["nll"]

@@ -80,7 +80,15 @@ def test_anchored(vector):
     parts = {"difference": (x - reference, vector["code_bits"], share), "reference": (reference, vector["ref_code_bits"], 1 - share)}
     for prefix, function in (("", mixture_bound), ("product_", product_bound)):
         for name, (losses, bits, part) in parts.items():
-            bound = function(losses, 0.0, range_=ranges[name], code_bits=bits, delta=vector["delta"] * part, grid=vector["grid"], weights=vector["weights"])
+            bound = function(
+                losses,
+                0.0,
+                range_=ranges[name],
+                code_bits=bits,
+                delta=vector["delta"] * part,
+                grid=vector["grid"],
+                weights=vector["weights"],
+            )
             raw = expected[prefix + name] if prefix else expected[name]["bound"]
             assert close(bound.value, min(float(raw), ranges[name])), prefix + name
     assert close(x.mean(), expected["mean_smoothed"], 1e-14)

@@ -58,7 +58,9 @@ def test_parts_add_up_and_the_forms_are_ordered(problem):
 def test_scale_equivariance(bound, problem, scale):
     x, y, top, grid, bits, delta = problem
     value = bound(x, y, range_=top, code_bits=bits, delta=delta, grid=grid).value
-    assert bound(x * scale, y * scale, range_=top * scale * (1 + 1e-13), code_bits=bits, delta=delta, grid=grid).value == pytest.approx(value * scale, rel=1e-8)
+    assert bound(x * scale, y * scale, range_=top * scale * (1 + 1e-13), code_bits=bits, delta=delta, grid=grid).value == pytest.approx(
+        value * scale, rel=1e-8
+    )
 
 
 @SETTINGS
@@ -70,11 +72,19 @@ def test_order_of_tokens_does_not_matter_and_a_finer_grid_costs_at_most_its_pric
     assert product_bound(x[order], y[order], range_=top, code_bits=bits, delta=delta, grid=grid).value == pytest.approx(value, rel=1e-10)
     finer = sorted({*grid, 0.3, 0.7})
     price = np.log2(len(finer) / len(grid))
-    assert product_bound(x, y, range_=top, code_bits=bits, delta=delta, grid=finer).value <= product_bound(x, y, range_=top, code_bits=bits + price, delta=delta, grid=grid).value * (1 + 1e-10)
+    assert product_bound(x, y, range_=top, code_bits=bits, delta=delta, grid=finer).value <= product_bound(
+        x, y, range_=top, code_bits=bits + price, delta=delta, grid=grid
+    ).value * (1 + 1e-10)
 
 
 @SETTINGS
-@given(st.lists(st.floats(0, 800), min_size=1, max_size=20), st.lists(st.floats(0, 800), min_size=20, max_size=20), st.integers(2, 200_000), st.floats(1e-6, 0.999), st.floats(1e-6, 0.999))
+@given(
+    st.lists(st.floats(0, 800), min_size=1, max_size=20),
+    st.lists(st.floats(0, 800), min_size=20, max_size=20),
+    st.integers(2, 200_000),
+    st.floats(1e-6, 0.999),
+    st.floats(1e-6, 0.999),
+)
 def test_smoothing_bounds_what_it_says(nll, ref, vocab, alpha, eps):
     u, r = np.array(nll), smooth_reference(np.array(ref[: len(nll)]), vocab, eps)
     x = smooth_uniform(u, vocab, alpha)

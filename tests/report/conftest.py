@@ -127,7 +127,15 @@ def write_folder(root, *, text_name="Python sources", rung_name="rung-{}", law="
     (root / "fits").mkdir(exist_ok=True)
     for made in forecasts:
         (root / made.fit).write_text(
-            json.dumps({"schema": "scalebound.fit/1", "law": law, "params": {"c": 1.1, "a": 30.0, "b": 0.3}, "warnings": [], "draws": []})
+            json.dumps(
+                {
+                    "schema": "scalebound.fit/1",
+                    "law": law,
+                    "params": {"c": 1.1, "a": 30.0, "b": 0.3},
+                    "warnings": ["only 2 more rows than parameters"],
+                    "draws": [],
+                }
+            )
         )
     recorded = {
         path.relative_to(root).as_posix(): sha256_file(path)

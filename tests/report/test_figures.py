@@ -43,6 +43,10 @@ def test_bars_stack_up_to_the_bound(found, figures):
     for method, panel in zip(("freedman", "product", "anchored"), panels, strict=True):
         heights = np.sum([trace["y"] for trace in panel["data"] if trace["type"] == "bar"], axis=0)
         assert heights == pytest.approx([certificates[method].bound for certificates in found.certificates], rel=1e-12)
+    anchored = panels[2]["data"]
+    positive = np.sum([np.maximum(trace["y"], 0) for trace in anchored if trace["type"] == "bar"], axis=0)
+    label = next(trace for trace in anchored if trace.get("mode") == "text")
+    assert label["y"] == pytest.approx(positive) and label["text"][-1] == f"{found.certificates[-1]['anchored'].bound:.2f}"
     assert panels[0]["layout"]["yaxis"]["range"][1] == panels[2]["layout"]["yaxis"]["range"][1]
     assert panels[2]["layout"]["yaxis"]["range"][0] < 0  # the anchored certificates have a negative term
 
@@ -69,6 +73,7 @@ def test_forecasts_show_points_band_and_truth_inside_the_frame(found, figures):
         assert all(max(trace["x"]) <= 1.06 * forecast.prediction.params for trace in panel["data"])
     notes = [panel.note for panel in figures["forecasts"].panels]
     assert ["wider than the frame" in note for note in notes] == [False, False, True]
+    assert [panel.warnings for panel in figures["forecasts"].panels] == [("only 2 more rows than parameters",)] * 3
     assert len(figures["forecasts"].rows) == 3 * 6
 
 

@@ -1,6 +1,8 @@
-"""Coverage by simulation (docs/mathematics.md section 11): seeded, judged by exact binomial tests, each with a control that the check must catch.
+"""Coverage by simulation (docs/mathematics.md section 11): seeded, judged by exact binomial tests, each with a control that the check must
+catch.
 
-A stream is a Markov chain over V = 50 tokens, so every model's conditional expectation is known exactly. A violation is any model whose true mean lies above its bound.
+A stream is a Markov chain over V = 50 tokens, so every model's conditional expectation is known exactly. A violation is any model whose
+true mean lies above its bound.
 """
 
 import math
@@ -46,9 +48,11 @@ def chain():
 
 
 def violations(chain, X, Y, range_, bits):
-    """Number of streams in which some model's true mean is above its bound, for losses X and centres Y given as tables over (previous, next) token.
+    """Number of streams in which some model's true mean is above its bound, for losses X and centres Y given as tables over (previous,
+    next) token.
 
-    The worst model of each stream is found by the equation itself; whether it is violated is then asked of ``product_bound`` on the stream's tokens.
+    The worst model of each stream is found by the equation itself; whether it is violated is then asked of ``product_bound`` on the
+    stream's tokens.
     """
     P, _, pairs, counts = chain
     models, flat = len(X), X.reshape(len(X), -1)
@@ -122,7 +126,8 @@ def test_a_reference_that_has_seen_its_token_is_caught_and_an_honest_one_is_not(
 
 
 def test_the_level_is_sharp_against_an_adversary():
-    """Losses in {0, B}: an adversary who freezes the loss at its mean once the martingale has crossed makes the bound fail almost as often as it may."""
+    """Losses in {0, B}: an adversary who freezes the loss at its mean once the martingale has crossed makes the bound fail almost as often
+    as it may."""
     rng, trials, n, b, s, delta, p = np.random.default_rng(3), 1500, 2000, 4.0, 0.5, 0.1, 0.2
     x = np.where(rng.random((trials, n)) < p, b, 0.0)
     factors = np.log(np.where(x > 0, 1 - s, 1.0) / (1 - s * p))
@@ -206,7 +211,10 @@ def test_comparisons_keep_their_level_at_every_look_and_find_a_planted_differenc
     false, planted = 0, 0
     for row in pairs[:trials]:
         swap = rng.random(N) < 0.5
-        a, b = np.where(swap, tables[0].ravel()[row], tables[1].ravel()[row]), np.where(swap, tables[1].ravel()[row], tables[0].ravel()[row])
+        a, b = (
+            np.where(swap, tables[0].ravel()[row], tables[1].ravel()[row]),
+            np.where(swap, tables[1].ravel()[row], tables[0].ravel()[row]),
+        )
         false += any(compare(bare(a[:n]), bare(b[:n]), horizon=N, sigma=2.0).p_value <= 0.05 for n in LOOKS)
         truth = -np.log(np.maximum(P, 1e-300)).ravel()[row]
         planted += compare(bare(truth), bare(a)).verdict == "better_a"

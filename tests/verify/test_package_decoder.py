@@ -85,7 +85,7 @@ PLAIN = bytes([2, 2])  # one symbol: 1
 BAD = {
     "an unknown key": (header(extra=1), b"", b"", 0, "unknown key"),
     "no shift": ({key: value for key, value in header().items() if key != "shift"}, b"", b"", 0, "lacks"),
-    "a shift of 8": (header(shift=8), b"", b"", 0, "shift"),
+    "a shift of 8": (header(shift=8), b"", b"", 0, "shift beyond 7"),
     "an unknown type": (header(code=["F8"], tensors=[["a", [1]]]), b"", b"", 0, "malformed code"),
     "a table that is not there": (header(code=[1], tensors=[["a", [1]]]), PLAIN, b"", 0, "malformed code"),
     "six table numbers": (header(code=[0, 0, 0, 0, 0, 0], tensors=[["a", [1]]]), PLAIN, b"", 0, "malformed code"),

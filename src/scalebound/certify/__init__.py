@@ -1,6 +1,7 @@
 """From per-token statistics and a code length to a certificate, an interval or a comparison: pure functions on arrays.
 
-In: losses in stream order (arrays, or :class:`scalebound.core.stats.Stats`), a code length in bits. Out: :class:`~scalebound.certify.bound.Bound`, or a
+In: losses in stream order (arrays, or :class:`scalebound.core.stats.Stats`), a code length in bits. Out:
+:class:`~scalebound.certify.bound.Bound`, or a
 :class:`scalebound.core.certificate.Certificate` that a program sharing no code with this one can check.
 Start reading at :mod:`~scalebound.certify.product` (the theorem) and :mod:`~scalebound.certify.logsums` (what is summed).
 """

@@ -14,6 +14,7 @@ from scalebound.certify.codelength import choice_bits, reference_choice_bits
 from scalebound.certify.grid import default_grid, paper_grid
 from scalebound.certify.logsums import LogSums, as_grid
 from scalebound.certify.parts import Part, difference_part, reference_part, uniform_part
+from scalebound.certify.provenance import anchor_of, check_method, check_reference, check_same_tokens
 from scalebound.certify.sampling import Evaluated, Layout, evaluate, layout_of, pilot
 from scalebound.certify.settings import (
     EPS,
@@ -47,30 +48,56 @@ from scalebound.core.stats import Stats
 MEAN_READ = 1 << 16
 
 
-def certify(stats: Stats, *, method: str = "product", code_bits: int | None = None, delta: float = 0.01, alpha: float | None = None,
-            alphas: Sequence[float] | None = None, eps: float | None = None, centres: Sequence[Centre] | None = None, grid: Sequence[float] | None = None,
-            weights: Sequence[float] | None = None, horizon: int | None = None, shares: Shares | None = None, choices: Sequence[Choice] = (),
-            reference: Stats | None = None, predictable: str = "", full: Stats | None = None, window: float | tuple[int, int] | None = None,
-            vocab_size: int = 0, stream_tokens: int = 0, package_sha256: str = "", base: Base | None = None, inputs: Inputs | None = None) -> Certificate:
+def certify(
+    stats: Stats,
+    *,
+    method: str = "product",
+    code_bits: int | None = None,
+    delta: float = 0.01,
+    alpha: float | None = None,
+    alphas: Sequence[float] | None = None,
+    eps: float | None = None,
+    centres: Sequence[Centre] | None = None,
+    grid: Sequence[float] | None = None,
+    weights: Sequence[float] | None = None,
+    horizon: int | None = None,
+    shares: Shares | None = None,
+    choices: Sequence[Choice] = (),
+    reference: Stats | None = None,
+    predictable: str = "",
+    full: Stats | None = None,
+    window: float | tuple[int, int] | None = None,
+    vocab_size: int = 0,
+    stream_tokens: int = 0,
+    package_sha256: str = "",
+    base: Base | None = None,
+    inputs: Inputs | None = None,
+) -> Certificate:
     """Certify the mean expected loss of a smoothed model on a stream.
 
-    With probability at least 1 - delta over the stream, ``bound`` is not below ``(1/n) sum_k E[-log p'(x_k | x_<k) | x_<k]``, where p' is the model mixed with a share
-    alpha of the uniform distribution (or of a predictable reference: ``anchored``). Tokens may depend on each other in any way.
+    With probability at least 1 - delta over the stream, ``bound`` is not below ``(1/n) sum_k E[-log p'(x_k | x_<k) | x_<k]``, where p' is
+    the model mixed with a share alpha of the uniform distribution (or of a predictable reference: ``anchored``). Tokens may depend on each
+    other in any way.
 
     Parameters
     ----------
-    stats : losses of the model that the code describes, in stream order (:class:`~scalebound.core.stats.Stats`), complete or of a random sample of blocks
-    method : "product" (default), "freedman" (for comparison), "anchored", "heldout" (a stream the model never saw), "trajectory" (``online`` statistics)
-    code_bits : bits        length of the prefix-free code, see :func:`~scalebound.certify.codelength.package_code_bits`; needed by product, freedman and anchored
+    stats                   losses of the model that the code describes, in stream order, complete or of a random sample of blocks
+    method                  "product" (default), "freedman" (for comparison), "anchored", "heldout" (a stream the model never saw),
+                            "trajectory" (``online`` statistics)
+    code_bits : bits        length of the prefix-free code, see :func:`~scalebound.certify.codelength.package_code_bits`; needed by
+                            product, freedman and anchored
     delta : in (0, 1)       probability that the statement fails
-    alpha, alphas           one share fixed in advance (free), or a list from which the best is taken (paid: ``log2`` of its length, in bits). Default: a list of 8
-                            (``settings.UNIFORM_ALPHAS``), the ones measured for anchored, and 2^-13 fixed for heldout and trajectory
+    alpha, alphas           one share fixed in advance (free), or a list from which the best is taken (paid: ``log2`` of its length, in
+                            bits). Default: a list of 8 (``settings.UNIFORM_ALPHAS``), the ones measured for anchored, and 2^-13 fixed for
+                            heldout and trajectory
     eps : in (0, 1)         share of uniform inside the reference; default: what the reference was measured with, else 0.01
     centres                 the mixture of centres; default: ``settings.default_centres``
-    grid, weights, horizon  values of s, their weights (None: uniform) and the n0 they were made for; default: ``default_grid(window length)``, the paper's for freedman
+    grid, weights, horizon  values of s, their weights (None: uniform) and the n0 they were made for; default: ``default_grid(window
+                            length)``, the paper's for freedman
     shares                  how delta is divided; default: ``settings.default_shares``
     choices                 every other setting picked after looking, with the number of options
-    reference, predictable  anchored: statistics of the reference on the same tokens (default: ``reference_nll`` of ``stats``) and why it is predictable, unless its file says so
+    reference, predictable  anchored: statistics of the reference on the same tokens (default: ``reference_nll`` of ``stats``) and why it
+                            is predictable, unless its file says so
     full                    statistics of the full-precision model, for the terms only
     window                  trajectory: the last fraction of the tokens (default 0.1) or a range of stream tokens, fixed in advance
     vocab_size, stream_tokens  for losses from a bare array: V, and the stream's length when the array is a uniform sample of its tokens
@@ -83,12 +110,14 @@ def certify(stats: Stats, *, method: str = "product", code_bits: int | None = No
     Raises
     ------
     UsageError              an argument out of range or without meaning for the method
-    InputError              statistics that do not fit: NaN or negative losses, another vocabulary, stream, window or model, a reference that is not predictable
+    InputError              statistics that do not fit: NaN or negative losses, another vocabulary, stream, window or model, a reference
+                            that is not predictable
 
     Notes
     -----
-    Exact at every length: nothing is binned. When alpha is picked from a list and there are more than 65,536 tokens, it is picked on 64 stretches of 1,024 tokens; any rule is
-    valid, since the choice is paid for. 10^6 tokens take about 0.1 s, 10^8 about 10 s, with 32 values of s and four centres on one core; memory is a few tens of MB.
+    Exact at every length: nothing is binned. When alpha is picked from a list and there are more than 65,536 tokens, it is picked on 64
+    stretches of 1,024 tokens; any rule is valid, since the choice is paid for. With 32 values of s and four centres on one core,
+    10^6 tokens took 0.07 s at one alpha and 0.17 s with the list, 10^8 tokens 6 to 9 s; about 50 MB of memory at any length.
 
     Source: docs/mathematics.md sections 2 to 5 and 7 to 9.
 
@@ -99,7 +128,27 @@ def certify(stats: Stats, *, method: str = "product", code_bits: int | None = No
     >>> 2 < certificate.bound < 4, certificate.vacuous
     (True, False)
     """
-    job = _settle(stats, method, code_bits, delta, alpha, alphas, eps, centres, grid, weights, horizon, shares, choices, reference, predictable, full, window, vocab_size, stream_tokens)
+    job = _settle(
+        stats,
+        method,
+        code_bits,
+        delta,
+        alpha,
+        alphas,
+        eps,
+        centres,
+        grid,
+        weights,
+        horizon,
+        shares,
+        choices,
+        reference,
+        predictable,
+        full,
+        window,
+        vocab_size,
+        stream_tokens,
+    )
     picked = job.alphas[0] if len(job.alphas) == 1 else min(job.alphas, key=job.pilot_bound)
     main = job.part(picked)
     found = job.evaluate(main)
@@ -115,7 +164,7 @@ def certify(stats: Stats, *, method: str = "product", code_bits: int | None = No
         ref_plain, ref_safe = (solve_product(sums, job.log_w(job.reference), ref_budget) for sums in (ref.plain, ref.safe))
         bound, plain_bound = bound + ref_safe.value, plain_bound + ref_plain.value
         complexity, mean_smoothed = complexity + ref_plain.complexity, mean_smoothed + ref.mean_x
-        anchor = _anchor(stats, reference, mean_loss=ref.mean_x, certified=ref_safe.value)
+        anchor = anchor_of(stats, reference, mean_loss=ref.mean_x, certified=ref_safe.value)
     empirical = _mean_nll(stats, job.start, job.start + job.layout.evaluated)
     terms = _terms(bound, plain_bound, complexity, mean_smoothed, empirical, empirical if full is None else _mean_nll(full, 0, len(full)))
     n, log_v = job.layout.n, math.log(job.vocab_size)
@@ -123,17 +172,42 @@ def certify(stats: Stats, *, method: str = "product", code_bits: int | None = No
     first = next((j for j, c in enumerate(main.centres) if c.kind != "zero"), 0)
     smoothing = Smoothing(alpha=picked, eps=job.eps, candidates=job.alphas)
     return Certificate(
-        bound=bound, method=method, delta=delta,  # type: ignore[arg-type]
-        statement=statement_of(method, bound, delta, smoothing, n, job.vocab_size, anchor), assumptions=assumptions_of(method, stats, job.layout, job.predictable),
-        empirical_loss=empirical, vacuous=bound >= log_v, random_guess=log_v,
-        bound_bits_per_byte=bound * job.layout.evaluated / stats.info.text_bytes / math.log(2) if stats.info.text_bytes and whole_file else None,
-        tokens=Tokens(stream=n, evaluated=job.layout.evaluated, unique=n), vocab_size=job.vocab_size, params=stats.info.model.params,
-        code=Code(bits=bits, bits_per_parameter=bits / stats.info.model.params if stats.info.model.params else 0.0, choice_bits=paid, choices=job.choices, package_sha256=package_sha256),
-        smoothing=smoothing, grid=tuple(map(float, job.grid)), weights=job.weights, horizon=job.horizon, centres=main.centres, delta_shares=job.shares,
-        anchor=anchor, base=base or Base(), window=job.window, terms=terms, loss_variation=float(found.rms[first]),
+        bound=bound,
+        method=method,  # type: ignore[arg-type]
+        delta=delta,
+        statement=statement_of(method, bound, delta, smoothing, n, job.vocab_size, anchor),
+        assumptions=assumptions_of(method, stats, job.layout, job.predictable),
+        empirical_loss=empirical,
+        vacuous=bound >= log_v,
+        random_guess=log_v,
+        bound_bits_per_byte=bound * job.layout.evaluated / stats.info.text_bytes / math.log(2)
+        if stats.info.text_bytes and whole_file
+        else None,
+        tokens=Tokens(stream=n, evaluated=job.layout.evaluated, unique=n),
+        vocab_size=job.vocab_size,
+        params=stats.info.model.params,
+        code=Code(
+            bits=bits,
+            bits_per_parameter=bits / stats.info.model.params if stats.info.model.params else 0.0,
+            choice_bits=paid,
+            choices=job.choices,
+            package_sha256=package_sha256,
+        ),
+        smoothing=smoothing,
+        grid=tuple(map(float, job.grid)),
+        weights=job.weights,
+        horizon=job.horizon,
+        centres=main.centres,
+        delta_shares=job.shares,
+        anchor=anchor,
+        base=base or Base(),
+        window=job.window,
+        terms=terms,
+        loss_variation=float(found.rms[first]),
         complexity_per_token=(math.log(1 / delta) + (bits + paid) * math.log(2)) / n,
-        inputs=inputs or Inputs(stats=FileRef(), stream_sha256=stats.info.stream.sha256, model_sha256=stats.info.model.sha256), version=scalebound.__version__,
-    )  # fmt: skip
+        inputs=inputs or Inputs(stats=FileRef(), stream_sha256=stats.info.stream.sha256, model_sha256=stats.info.model.sha256),
+        version=scalebound.__version__,
+    )
 
 
 @dataclass(frozen=True)
@@ -171,23 +245,46 @@ class _Job:
 
     def evaluate(self, part: Part) -> Evaluated:
         main = self.part(self.alphas[0])
-        quantities = len(self.grid) * len(main.centres) + sum(c.kind != "zero" for c in main.centres) + (len(self.grid) if self.reference else 0)
+        quantities = (
+            len(self.grid) * len(main.centres) + sum(c.kind != "zero" for c in main.centres) + (len(self.grid) if self.reference else 0)
+        )
         each = self.delta * self.shares.subsampling / quantities
         return evaluate(part, self.grid, self.layout, start=self.start, delta_each=each)
 
 
-def _settle(stats: Stats, method: str, code_bits: int | None, delta: float, alpha: float | None, alphas: Sequence[float] | None, eps: float | None,
-            centres: Sequence[Centre] | None, grid: Sequence[float] | None, weights: Sequence[float] | None, horizon: int | None, shares: Shares | None,
-            choices: Sequence[Choice], reference: Stats | None, predictable: str, full: Stats | None, window: float | tuple[int, int] | None,
-            vocab_size: int, stream_tokens: int) -> _Job:  # fmt: skip
+def _settle(
+    stats: Stats,
+    method: str,
+    code_bits: int | None,
+    delta: float,
+    alpha: float | None,
+    alphas: Sequence[float] | None,
+    eps: float | None,
+    centres: Sequence[Centre] | None,
+    grid: Sequence[float] | None,
+    weights: Sequence[float] | None,
+    horizon: int | None,
+    shares: Shares | None,
+    choices: Sequence[Choice],
+    reference: Stats | None,
+    predictable: str,
+    full: Stats | None,
+    window: float | tuple[int, int] | None,
+    vocab_size: int,
+    stream_tokens: int,
+) -> _Job:
     """Check every argument and file against the others; nothing of the losses' values is looked at but their validity."""
     if method not in METHODS:
         raise UsageError(f"no method {method!r}", where="--method", expected=f"one of {', '.join(METHODS)}")
     check_confidence(delta, code_bits or 0)
-    _check_method(stats, method, code_bits)
+    check_method(stats, method, code_bits)
     vocab = settle_vocab(stats, vocab_size, reference)
     span, start = settle_window(method, stats, window, stream_tokens)
-    layout = layout_of(stats, span[1] - span[0]) if method != "trajectory" else Layout(span[1] - span[0], 1, span[1] - span[0], span[1] - span[0], 0)
+    layout = (
+        layout_of(stats, span[1] - span[0])
+        if method != "trajectory"
+        else Layout(span[1] - span[0], 1, span[1] - span[0], span[1] - span[0], 0)
+    )
     if not layout.n:
         raise InputError("holds no token", where=stats.path)
     anchored, sampled = method == "anchored", not layout.complete
@@ -202,19 +299,25 @@ def _settle(stats: Stats, method: str, code_bits: int | None, delta: float, alph
     share_eps, why = 0.0, ""
     if anchored:
         share_eps = eps if eps is not None else ((own.eps if own else 0.0) or EPS)
-        why = _check_reference(stats, reference, predictable)
+        why = check_reference(stats, reference, predictable)
         if measured and own and share_eps != own.eps:
             measured = ()  # those centres belong to another reference
     elif eps is not None or reference is not None:
         raise UsageError(f"a reference has no place in the method {method!r}", where="--eps or --reference", expected="--method anchored")
     kl = anchored and bool(measured) and set(candidates) <= set(measured)
     if anchored and centres is not None and any(c.kind == "kl" for c in centres) and not kl:
-        raise InputError("holds no centre for these settings", where=stats.path, expected="alphas and eps that `measure --anchor` computed it for")
+        raise InputError(
+            "holds no centre for these settings", where=stats.path, expected="alphas and eps that `measure --anchor` computed it for"
+        )
     if full is not None:
-        _check_same_tokens(stats, full, "the full-precision model")
+        check_same_tokens(stats, full, "the full-precision model")
     chosen = tuple(centres) if centres is not None else default_centres(method, stats, vocab, candidates, kl=kl)
     if any(c.kind == "entropy" for c in chosen) and "entropy" not in stats:
-        raise InputError("has no array 'entropy', which the centre 'entropy' needs", where=stats.path, hint="measure again with `scalebound measure`, or use --centres zero")
+        raise InputError(
+            "has no array 'entropy', which the centre 'entropy' needs",
+            where=stats.path,
+            hint="measure again with `scalebound measure`, or use --centres zero",
+        )
     if method == "freedman" and len(chosen) != 1:
         raise UsageError(f"{len(chosen)} centres", where="--centres", expected="one: the inequality of section 2 has no mixture")
 
@@ -230,65 +333,24 @@ def _settle(stats: Stats, method: str, code_bits: int | None, delta: float, alph
             file.check_values()
     total = float(np.sum(weights)) if weights is not None else 1.0
     return _Job(
-        part=part, reference=reference_part(stats, reference, vocab, share_eps) if anchored else None, predictable=why,
-        solve_sums=solve_freedman if method == "freedman" else solve_product, alphas=candidates, eps=share_eps, choices=paid, grid=values,
-        weights=None if weights is None else tuple(float(w) / total for w in weights), horizon=n0, shares=divided, vocab_size=vocab, window=span, start=start,
-        layout=layout, delta=delta, budget=check_confidence(delta * divided.difference, (code_bits or 0) + choice_bits(paid)),
-    )  # fmt: skip
-
-
-def _check_method(stats: Stats, method: str, code_bits: int | None) -> None:
-    if method in ("heldout", "trajectory"):
-        if code_bits:
-            raise UsageError(f"code_bits is {code_bits}", where="--code-bits", expected=f"none: the method {method!r} has no code to pay for")
-        if (method == "trajectory") != (stats.info.kind == "online"):
-            raise InputError(f"holds statistics of kind {stats.info.kind!r}", where=stats.path,
-                             expected="'online' for a trajectory" if method == "trajectory" else "the losses of one model; for online losses use --method trajectory")
-        return
-    if code_bits is None:
-        raise UsageError("the code length is not known", where="--package or --code-bits", expected="the package that decodes to the measured model",
-                         hint="make one with `scalebound compress`, or use --method heldout on a stream the model never saw")
-    if stats.info.kind == "online":
-        raise InputError("holds online losses: a different predictor at every token, which no code describes", where=stats.path, hint="use --method trajectory")
-
-
-def _check_same_tokens(stats: Stats, other: Stats, what: str) -> None:
-    a, b = stats.info, other.info
-    if a.stream.sha256 and b.stream.sha256 and a.stream.sha256 != b.stream.sha256:
-        raise InputError(f"{what} was measured on another stream", where=other.path, expected=f"stream {a.stream.sha256[:12]}.. of {stats.path}")
-    if "bare" not in (a.kind, b.kind) and a.window != b.window:
-        raise InputError(f"{what} was measured on the window {b.window[0]}:{b.window[1]}", where=other.path, expected=f"{a.window[0]}:{a.window[1]} of {stats.path}")
-    # block ids say which tokens only when both files are cut into blocks of one size
-    cut = a.block_tokens == b.block_tokens and a.block_tokens > 0
-    if len(other) != len(stats) or (cut and not np.array_equal(other.blocks, stats.blocks)) or (not cut and not (stats.complete and other.complete)):
-        raise InputError(f"{what} has losses of {len(other):,} tokens in other places", where=other.path, expected=f"the same {len(stats):,} tokens as {stats.path}",
-                         hint="measure both in full, or with the same --sample and --seed")
-
-
-def _check_reference(stats: Stats, reference: Stats | None, predictable: str) -> str:
-    """Why the reference is predictable, or :class:`InputError`: one that saw the token it predicts proves nothing."""
-    if reference is None:
-        if "reference_nll" not in stats or stats.info.anchor is None:
-            raise InputError("has no reference losses", where=stats.path, hint="measure with `scalebound measure --anchor MODEL`, or give --reference STATS")
-        why, sha256, where = predictable or stats.info.anchor.predictable, stats.info.anchor.sha256, stats.path
-    else:
-        _check_same_tokens(stats, reference, "the reference")
-        why, sha256, where = predictable or reference.info.predictable, reference.info.model.sha256, reference.path
-    if sha256 and sha256 == stats.info.model.sha256:
-        raise InputError("the reference is the certified model itself", where=where, expected="a predictor that does not depend on the model the code describes")
-    if not why:
-        raise InputError("nothing says that the reference was known before each token", where=where, expected="a predictable reference",
-                         hint='say why with --predictable "a model trained on tokens outside the window"')
-    return why
-
-
-def _anchor(stats: Stats, reference: Stats | None, *, mean_loss: float, certified: float) -> Anchor:
-    if reference is None and stats.info.anchor is not None:
-        known = stats.info.anchor
-        return Anchor(kind=known.kind, deployable=known.deployable, sha256=known.sha256, mean_loss=mean_loss, certified=certified)
-    assert reference is not None
-    online = reference.info.kind == "online"
-    return Anchor(kind="online" if online else "model", deployable=not online, sha256=reference.info.model.sha256, mean_loss=mean_loss, certified=certified)
+        part=part,
+        reference=reference_part(stats, reference, vocab, share_eps) if anchored else None,
+        predictable=why,
+        solve_sums=solve_freedman if method == "freedman" else solve_product,
+        alphas=candidates,
+        eps=share_eps,
+        choices=paid,
+        grid=values,
+        weights=None if weights is None else tuple(float(w) / total for w in weights),
+        horizon=n0,
+        shares=divided,
+        vocab_size=vocab,
+        window=span,
+        start=start,
+        layout=layout,
+        delta=delta,
+        budget=check_confidence(delta * divided.difference, (code_bits or 0) + choice_bits(paid)),
+    )
 
 
 def _mean_nll(stats: Stats, start: int, stop: int) -> float:
@@ -298,6 +360,11 @@ def _mean_nll(stats: Stats, start: int, stop: int) -> float:
 
 def _terms(bound: float, plain_bound: float, complexity: float, mean_smoothed: float, empirical: float, full_precision: float) -> Terms:
     """The decomposition; ``variance`` is what is left, so that the terms add up to the bound."""
-    known = {"full_precision_loss": full_precision, "quantization": empirical - full_precision, "smoothing": mean_smoothed - empirical,
-             "complexity": complexity, "subsampling": bound - plain_bound}  # fmt: skip
+    known = {
+        "full_precision_loss": full_precision,
+        "quantization": empirical - full_precision,
+        "smoothing": mean_smoothed - empirical,
+        "complexity": complexity,
+        "subsampling": bound - plain_bound,
+    }
     return Terms(**known, variance=math.fsum([bound, *[-value for value in known.values()]]))

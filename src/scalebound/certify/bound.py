@@ -1,7 +1,7 @@
 """A bound and its parts, and the equations that give it from a :class:`~scalebound.certify.logsums.LogSums`.
 
-``solve_product`` is the default, ``solve_mixture`` its looser form, ``solve_freedman`` the inequality of Finzi et al.; the functions on arrays in
-:mod:`~scalebound.certify.product`, :mod:`~scalebound.certify.mixture` and :mod:`~scalebound.certify.freedman` call them.
+``solve_product`` is the default, ``solve_mixture`` its looser form, ``solve_freedman`` the inequality of Finzi et al.; the functions on
+arrays in :mod:`~scalebound.certify.product`, :mod:`~scalebound.certify.mixture` and :mod:`~scalebound.certify.freedman` call them.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from scalebound.core.errors import InputError, UsageError
 class Bound:
     """A bound on a mean conditional expectation, in nats per token.
 
-    ``value = mean + complexity + variance`` up to rounding; ``complexity`` is what the length of the code and the confidence cost, ``variance`` what the
-    spread of the losses around their centre costs. ``s`` and ``centre`` are the member of the mixture that decides. ``root`` is the solution before the ceiling
-    ``min_j(mean Y_j + Delta_j)`` was applied (infinite when the equation has none below it); at the ceiling everything is complexity.
+    ``value = mean + complexity + variance`` up to rounding; ``complexity`` is what the length of the code and the confidence cost,
+    ``variance`` what the spread of the losses around their centre costs. ``s`` and ``centre`` are the member of the mixture that decides.
+    ``root`` is the solution before the ceiling ``min_j(mean Y_j + Delta_j)`` was applied (infinite when the equation has none below it);
+    at the ceiling everything is complexity.
     """
 
     value: float
@@ -62,7 +63,11 @@ def log_weights(weights: Sequence[float] | np.ndarray | None, centres: int, valu
         return np.full((centres, values), -math.log(centres * values))
     w = np.asarray(weights, dtype=np.float64)
     if w.shape not in ((values,), (centres, values)) or not np.all((w >= 0) & np.isfinite(w)) or not w.sum() > 0:
-        raise UsageError(f"weights of shape {w.shape}", where="weights", expected=f"({values},) or ({centres}, {values}) numbers, none negative, not all 0")
+        raise UsageError(
+            f"weights of shape {w.shape}",
+            where="weights",
+            expected=f"({values},) or ({centres}, {values}) numbers, none negative, not all 0",
+        )
     w = np.broadcast_to(w, (centres, values))
     with np.errstate(divide="ignore"):
         return np.log(w / w.sum())
@@ -130,7 +135,16 @@ def solve_product(sums: LogSums, log_w: np.ndarray, budget: float) -> Bound:
     if root >= ceiling:
         return _all_complexity(sums, root, ceiling, s, centre)
     complexity = float(-np.exp(g[j, k]) * np.expm1(-c[j, k]) / rates[j, k])
-    return Bound(value=value, mean=sums.mean_x, complexity=complexity, variance=value - sums.mean_x - complexity, s=s, centre=centre, root=root, ceiling=ceiling)
+    return Bound(
+        value=value,
+        mean=sums.mean_x,
+        complexity=complexity,
+        variance=value - sums.mean_x - complexity,
+        s=s,
+        centre=centre,
+        root=root,
+        ceiling=ceiling,
+    )
 
 
 def solve_mixture(sums: LogSums, log_w: np.ndarray, budget: float) -> Bound:
@@ -152,7 +166,16 @@ def solve_mixture(sums: LogSums, log_w: np.ndarray, budget: float) -> Bound:
     if root >= ceiling:
         return _all_complexity(sums, root, ceiling, s, centre)
     complexity = float(sums.ranges[j]) * budget / n
-    return Bound(value=root, mean=sums.mean_x, complexity=complexity, variance=root - sums.mean_x - complexity, s=s, centre=centre, root=root, ceiling=ceiling)
+    return Bound(
+        value=root,
+        mean=sums.mean_x,
+        complexity=complexity,
+        variance=root - sums.mean_x - complexity,
+        s=s,
+        centre=centre,
+        root=root,
+        ceiling=ceiling,
+    )
 
 
 def solve_freedman(sums: LogSums, log_w: np.ndarray, budget: float) -> Bound:
@@ -169,11 +192,21 @@ def solve_freedman(sums: LogSums, log_w: np.ndarray, budget: float) -> Bound:
     if root >= ceiling:
         return _all_complexity(sums, root, ceiling, s, centre)
     complexity = float(sums.ranges[j] * (budget - log_w[j, k]) / n)
-    return Bound(value=root, mean=sums.mean_x, complexity=complexity, variance=root - sums.mean_x - complexity, s=s, centre=centre, root=root, ceiling=ceiling)
+    return Bound(
+        value=root,
+        mean=sums.mean_x,
+        complexity=complexity,
+        variance=root - sums.mean_x - complexity,
+        s=s,
+        centre=centre,
+        root=root,
+        ceiling=ceiling,
+    )
 
 
 def sums_of(losses: np.ndarray, centres: object, range_: float | Sequence[float], grid: Sequence[float] | np.ndarray) -> LogSums:
-    """The statistic of whole arrays, checked: ``centres`` is a number, (tokens,), (centres, tokens), or a list that mixes numbers and arrays."""
+    """The statistic of whole arrays, checked: ``centres`` is a number, (tokens,), (centres, tokens), or a list that mixes numbers and
+    arrays."""
     x = np.asarray(losses, dtype=np.float64)
     if x.ndim != 1 or not len(x):
         raise InputError(f"losses have shape {x.shape}", where="losses", expected="one axis, at least one token")

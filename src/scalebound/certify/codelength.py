@@ -15,7 +15,8 @@ REFERENCE_SETTINGS = ("eps", "reference", "window", "grid", "weights", "horizon"
 def package_code_bits(size_bytes: int) -> int:
     """Length of the prefix-free code that a file of ``size_bytes`` stands for: ``l + 2 floor(log2 l) + 1`` with ``l = 8 * size_bytes``.
 
-    A file of l bits is not prefix-free by itself: Elias' gamma code of l in front of it makes it so. What the bits decode to, and by which decoder, is fixed before the run.
+    A file of l bits is not prefix-free by itself: Elias' gamma code of l in front of it makes it so. What the bits decode to, and by which
+    decoder, is fixed before the run.
 
     Raises :class:`UsageError` for an empty file. Source: docs/mathematics.md section 5; Elias 1975.
 

@@ -21,9 +21,11 @@ MIXED = 0.01
 
 @dataclass(frozen=True)
 class Comparison:
-    """``difference`` is the observed mean loss of A minus that of B, both mixed; ``[low, high]`` holds its conditional mean with probability ``level``.
+    """``difference`` is the observed mean loss of A minus that of B, both mixed; ``[low, high]`` holds its conditional mean with
+    probability ``level``.
 
-    ``e_value`` is evidence against equal conditional means, valid at every length; ``p_value = min(1, 1/e_value)``. Both stop at ``exp(700)``; ``log_e_value`` does not.
+    ``e_value`` is evidence against equal conditional means, valid at every length; ``p_value = min(1, 1/e_value)``. Both stop at
+    ``exp(700)``; ``log_e_value`` does not.
     """
 
     difference: float
@@ -49,10 +51,20 @@ def mixed_difference(nll_a: np.ndarray, nll_b: np.ndarray, alpha: float) -> np.n
     return np.sign(gain) * np.log(((1 - alpha) * ratio + alpha) / ((1 - alpha) + alpha * ratio))
 
 
-def compare(a: Stats, b: Stats, *, level: float = 0.95, alpha: float = MIXED, epsilon: float = 0.0, sigma: float | None = None, horizon: int | None = None) -> Comparison:
+def compare(
+    a: Stats,
+    b: Stats,
+    *,
+    level: float = 0.95,
+    alpha: float = MIXED,
+    epsilon: float = 0.0,
+    sigma: float | None = None,
+    horizon: int | None = None,
+) -> Comparison:
     """Compare two models on the same tokens.
 
-    Each model is first mixed with a share ``alpha`` of the other, which bounds the difference of losses by ``log((1-alpha)/alpha)``; the claim is about the mixed pair.
+    Each model is first mixed with a share ``alpha`` of the other, which bounds the difference of losses by ``log((1-alpha)/alpha)``; the
+    claim is about the mixed pair.
     The null is that the *average* conditional difference is 0 (for "A is better": at least 0), so the bet s is the same at every token:
 
     .. math:: e_A = \\sum_s w_s \\prod_k (1 - s D_k/\\Delta), \\qquad e = (e_A + e_B)/2
@@ -67,7 +79,8 @@ def compare(a: Stats, b: Stats, *, level: float = 0.95, alpha: float = MIXED, ep
 
     Returns
     -------
-    Comparison                 verdict "better_a" when the whole interval is below 0 (A loses less), "better_b" above, "equal", else "undecided"
+    Comparison                 verdict "better_a" when the whole interval is below 0 (A loses less), "better_b" above, "equal", else
+                               "undecided"
 
     Raises
     ------
@@ -110,19 +123,33 @@ def compare(a: Stats, b: Stats, *, level: float = 0.95, alpha: float = MIXED, ep
         verdict = "better_a"
     elif low > 0:
         verdict = "better_b"
-    return Comparison(difference=upper.mean_x, low=low, high=high, level=level, e_value=math.exp(min(log_e, 700.0)), log_e_value=log_e, p_value=min(1.0, math.exp(-max(min(log_e, 700.0), 0.0))),
-                      verdict=verdict, n=len(a), alpha=alpha)  # fmt: skip
+    return Comparison(
+        difference=upper.mean_x,
+        low=low,
+        high=high,
+        level=level,
+        e_value=math.exp(min(log_e, 700.0)),
+        log_e_value=log_e,
+        p_value=min(1.0, math.exp(-max(min(log_e, 700.0), 0.0))),
+        verdict=verdict,
+        n=len(a),
+        alpha=alpha,
+    )
 
 
 def _check_pair(a: Stats, b: Stats) -> None:
     if not len(a):
         raise InputError("holds no token", where=a.path)
     if len(a) != len(b):
-        raise InputError(f"holds {len(b):,} tokens", where=b.path, expected=f"{len(a):,} as {a.path or 'the other'}: the same tokens in the same order")
+        raise InputError(
+            f"holds {len(b):,} tokens", where=b.path, expected=f"{len(a):,} as {a.path or 'the other'}: the same tokens in the same order"
+        )
     if a.info.stream.sha256 and b.info.stream.sha256 and a.info.stream.sha256 != b.info.stream.sha256:
         raise InputError("was measured on another stream", where=b.path, expected=f"stream {a.info.stream.sha256[:12]}.. of {a.path}")
     both = "bare" not in (a.info.kind, b.info.kind)
-    if both and (a.info.window != b.info.window or (a.complete != b.complete) or (not a.complete and not np.array_equal(a.blocks, b.blocks))):
+    if both and (
+        a.info.window != b.info.window or (a.complete != b.complete) or (not a.complete and not np.array_equal(a.blocks, b.blocks))
+    ):
         raise InputError("holds other tokens of the stream", where=b.path, expected=f"the same window and blocks as {a.path}")
     a.check_values()
     b.check_values()

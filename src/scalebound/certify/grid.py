@@ -53,8 +53,9 @@ def paper_grid(size: int = 1000) -> np.ndarray:
 def peaked_grid(*, range_: float, sigma: float | None, horizon: int, delta: float) -> tuple[np.ndarray, np.ndarray]:
     """Values and weights of s for an interval at code length 0, concentrated where a normal approximation has its optimum.
 
-    With ``s* = range_ sqrt(2 log(1/delta)/horizon)/sigma``: when ``sigma`` was named in advance, weight 0.98 on s* and 0.02 spread over eight octaves on either
-    side, so that a wrong sigma costs little and a right one nothing; with ``sigma=None``, equal weights on values a factor 1.5 apart for every sigma from 0.05 to 8 nats.
+    With ``s* = range_ sqrt(2 log(1/delta)/horizon)/sigma``: when ``sigma`` was named in advance, weight 0.98 on s* and 0.02 spread over
+    eight octaves on either side, so that a wrong sigma costs little and a right one nothing; with ``sigma=None``, equal weights on values
+    a factor 1.5 apart for every sigma from 0.05 to 8 nats.
 
     Parameters
     ----------

@@ -22,7 +22,8 @@ OWN_WEIGHT = 0.9  # of the entropy centre, where there is one; the rest is on ze
 
 @dataclass(frozen=True)
 class Interval:
-    """``[low, high]`` holds the mean conditional loss with probability ``level``; ``mean`` is the observed one, ``mean_smoothed`` that of the smoothed prediction.
+    """``[low, high]`` holds the mean conditional loss with probability ``level``; ``mean`` is the observed one, ``mean_smoothed`` that of
+    the smoothed prediction.
 
     ``unit`` and ``target`` say in words what the numbers are about.
     """
@@ -38,13 +39,22 @@ class Interval:
     alpha: float
 
 
-def interval(stats: Stats, *, level: float = 0.95, alpha: float = STREAM_ALPHA, vocab_size: int = 0, maximum: float | None = None, sigma: float | None = None,
-             horizon: int | None = None) -> Interval:  # fmt: skip
+def interval(
+    stats: Stats,
+    *,
+    level: float = 0.95,
+    alpha: float = STREAM_ALPHA,
+    vocab_size: int = 0,
+    maximum: float | None = None,
+    sigma: float | None = None,
+    horizon: int | None = None,
+) -> Interval:
     """Interval for the mean conditional loss ``(1/n) sum_k E[X_k | F_{k-1}]`` of the evaluated tokens.
 
-    Each end is a product bound at code length 0 and half of ``1 - level``. The lower end is for the raw loss; the upper for the loss after mixing in a share
-    ``alpha`` of uniform, since a raw loss has no upper limit. An overconfident model loses less when smoothed: the lower end is therefore the lower of the bounds for
-    the raw and for the smoothed loss. Valid at every n at once, so at any stopping time; which tokens are evaluated must not depend on their losses.
+    Each end is a product bound at code length 0 and half of ``1 - level``. The lower end is for the raw loss; the upper for the loss after
+    mixing in a share ``alpha`` of uniform, since a raw loss has no upper limit. An overconfident model loses less when smoothed: the lower
+    end is therefore the lower of the bounds for the raw and for the smoothed loss. Valid at every n at once, so at any stopping time;
+    which tokens are evaluated must not depend on their losses.
 
     Parameters
     ----------
@@ -52,8 +62,10 @@ def interval(stats: Stats, *, level: float = 0.95, alpha: float = STREAM_ALPHA, 
     level : in (0, 1)          confidence of the two-sided interval
     alpha : in (0, 1)          fixed in advance; not used with ``maximum``
     vocab_size                 V, when the file does not know it
-    maximum : nats             for losses that cannot exceed it by construction (0-1 losses: 1): no smoothing, both ends are for the loss itself
-    sigma : nats, or None      standard deviation named in advance; a right one brings the width at n = horizon within a few percent of the best there is
+    maximum : nats             for losses that cannot exceed it by construction (0-1 losses: 1): no smoothing, both ends are for the loss
+                               itself
+    sigma : nats, or None      standard deviation named in advance; a right one brings the width at n = horizon within a few percent of the
+                               best there is
     horizon : tokens           n at which the interval should be shortest, named in advance; default: the window's length
 
     Returns
@@ -65,8 +77,8 @@ def interval(stats: Stats, *, level: float = 0.95, alpha: float = STREAM_ALPHA, 
     UsageError                 level, alpha, sigma, horizon or maximum out of range; vocabulary unknown
     InputError                 NaN, negative losses, a loss above ``maximum``, another vocabulary
 
-    Source: docs/mathematics.md sections 3 and 10; the form of the martingale is that of betting confidence sequences (Waudby-Smith and Ramdas, arXiv 2010.09686)
-    with a bet that does not depend on the token.
+    Source: docs/mathematics.md sections 3 and 10; the form of the martingale is that of betting confidence sequences (Waudby-Smith and
+    Ramdas, arXiv 2010.09686) with a bet that does not depend on the token.
 
     >>> from scalebound.core.stats import StatsInfo
     >>> losses = np.random.default_rng(0).gamma(2.0, 1.0, 10_000).astype(np.float32)
@@ -78,11 +90,18 @@ def interval(stats: Stats, *, level: float = 0.95, alpha: float = STREAM_ALPHA, 
         raise UsageError(f"level is {level}", where="level", expected="inside (0, 1)")
     vocab = stats.info.vocab_size or vocab_size
     if stats.info.vocab_size and vocab_size and stats.info.vocab_size != vocab_size:
-        raise InputError(f"was measured with a vocabulary of {stats.info.vocab_size:,}", where=stats.path, expected=f"{vocab_size:,} as stated")
+        raise InputError(
+            f"was measured with a vocabulary of {stats.info.vocab_size:,}", where=stats.path, expected=f"{vocab_size:,} as stated"
+        )
     if maximum is not None and not 0 < maximum < math.inf:
         raise UsageError(f"maximum is {maximum}", where="maximum", expected="a positive number of nats")
     if maximum is None and vocab < 2:
-        raise UsageError("the vocabulary size is not known", where="--vocab-size", expected="at least 2", hint="add --vocab-size V, or --maximum B for losses that cannot exceed B")
+        raise UsageError(
+            "the vocabulary size is not known",
+            where="--vocab-size",
+            expected="at least 2",
+            hint="add --vocab-size V, or --maximum B for losses that cannot exceed B",
+        )
     if not len(stats):
         raise InputError("holds no token", where=stats.path)
     stats.check_values()
@@ -112,7 +131,20 @@ def interval(stats: Stats, *, level: float = 0.95, alpha: float = STREAM_ALPHA, 
     high, low = solve_product(upper, weights[0], budget).value, -solve_product(lower, weights[1], budget).value
     if maximum is None:
         low = min(low, -solve_product(lower_smooth, weights[2], budget).value)
-    which = "both ends for the loss itself" if maximum is not None else f"lower end for the raw loss, upper end for the prediction mixed with {alpha:.4g} of uniform"
+    which = (
+        "both ends for the loss itself"
+        if maximum is not None
+        else f"lower end for the raw loss, upper end for the prediction mixed with {alpha:.4g} of uniform"
+    )
     target = f"mean conditional loss, each token in its own context, of the {len(stats):,} evaluated tokens of this stream; {which}"
-    return Interval(mean=-lower.mean_x, mean_smoothed=upper.mean_x, low=max(low, 0.0), high=high, level=level, n=len(stats), unit="nats/token" if maximum is None else "loss/item", target=target,
-                    alpha=0.0 if maximum is not None else alpha)  # fmt: skip
+    return Interval(
+        mean=-lower.mean_x,
+        mean_smoothed=upper.mean_x,
+        low=max(low, 0.0),
+        high=high,
+        level=level,
+        n=len(stats),
+        unit="nats/token" if maximum is None else "loss/item",
+        target=target,
+        alpha=0.0 if maximum is not None else alpha,
+    )

@@ -6,7 +6,8 @@ How it is fast. With ``B = 1 + A >= 0`` the product over 16 tokens is a polynomi
 
     prod_i (1 + s A_i) = prod_i ((1 - s) + s B_i) = sum_d (1 - s)^(16 - d) s^d e_d(B_1, .., B_16)
 
-with e_d the elementary symmetric polynomials. These are made once for all s, the sum over d is a matrix product, and one logarithm serves 16 tokens.
+with e_d the elementary symmetric polynomials. These are made once for all s, the sum over d is a matrix product, and one logarithm serves
+16 tokens.
 Positive terms cannot cancel, so each product is right to about 20 units in the last place.
 """
 
@@ -71,7 +72,8 @@ def as_grid(grid: Sequence[float] | np.ndarray) -> np.ndarray:
 
 
 class LogSums:
-    """``n, sum X, sum Y_j, sum (X - Y_j)^2, sum_k log(1 + s A_jk)`` with ``A_jk = (Y_jk - X_k)/Delta_j``; grows by :meth:`add`, merges by :meth:`merge`.
+    """``n, sum X, sum Y_j, sum (X - Y_j)^2, sum_k log(1 + s A_jk)`` with ``A_jk = (Y_jk - X_k)/Delta_j``; grows by :meth:`add`, merges by
+    :meth:`merge`.
 
     Parameters
     ----------
@@ -94,7 +96,8 @@ class LogSums:
         self.largest = 0.0  # of A, for the rounding allowance
 
     def factors(self, j: int, losses: np.ndarray, centres: np.ndarray | float, first: int = 0) -> np.ndarray:
-        """``B = 1 + A`` for centre j, at least 0; :class:`InputError` names the first loss that is NaN or further than the range above its centre."""
+        """``B = 1 + A`` for centre j, at least 0; :class:`InputError` names the first loss that is NaN or further than the range above its
+        centre."""
         out = np.subtract(centres, losses)
         self.sum_squares[j] += float(np.dot(out, out))
         out /= self.ranges[j]
@@ -102,8 +105,11 @@ class LogSums:
         low, high = float(out.min()), float(out.max())
         if not (low >= -1e-10 and high < np.inf):
             index = int(np.argmax(~(out >= -1e-10) | ~np.isfinite(out)))
-            raise InputError(f"token {first + index} has loss {losses[index]}", where="losses",
-                             expected=f"finite numbers at most {self.ranges[j]:.6g} above their centre")
+            raise InputError(
+                f"token {first + index} has loss {losses[index]}",
+                where="losses",
+                expected=f"finite numbers at most {self.ranges[j]:.6g} above their centre",
+            )
         self.largest = max(self.largest, high - 1.0)
         return np.maximum(out, 0.0, out=out) if low < 0 else out
 
@@ -128,7 +134,11 @@ class LogSums:
             raise UsageError("statistics on different grids or ranges do not add up", where="merge")
         out = LogSums(self.grid, self.ranges)
         out.n, out.sum_x, out.largest = self.n + other.n, self.sum_x + other.sum_x, max(self.largest, other.largest)
-        out.sum_y, out.sum_squares, out.log_sums = self.sum_y + other.sum_y, self.sum_squares + other.sum_squares, self.log_sums + other.log_sums
+        out.sum_y, out.sum_squares, out.log_sums = (
+            self.sum_y + other.sum_y,
+            self.sum_squares + other.sum_squares,
+            self.log_sums + other.log_sums,
+        )
         return out
 
     def scaled(self, n: int) -> LogSums:
@@ -150,8 +160,8 @@ class LogSums:
     def safe_log_sums(self) -> np.ndarray:
         """The sums lowered by what rounding may have added to them and to the equation they enter.
 
-        First-order worst case in units of n epsilon: an error of 1.5 in X, 1.5 in B and 3 in ``lambda (m - mean Y)``, each of which ``log`` multiplies by at
-        most ``s / (1 - s)``; and 4 for products, logarithms and summation.
+        First-order worst case in units of n epsilon: an error of 1.5 in X, 1.5 in B and 3 in ``lambda (m - mean Y)``, each of which
+        ``log`` multiplies by at most ``s / (1 - s)``; and 4 for products, logarithms and summation.
         """
         s = self.grid
         allowance = 4 + 6 * s * max(1.0, self.largest) / (1 - s)

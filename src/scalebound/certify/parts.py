@@ -1,7 +1,7 @@
 """The parts a certificate bounds: which losses, which centres, and the ranges that follow from how they were smoothed.
 
-A :class:`Part` reads a stretch of a stats file and gives X and every Y of it. There are three: losses smoothed with the uniform distribution, the difference between an
-anchored predictor and its reference, and the reference (docs/mathematics.md C2).
+A :class:`Part` reads a stretch of a stats file and gives X and every Y of it. There are three: losses smoothed with the uniform
+distribution, the difference between an anchored predictor and its reference, and the reference (docs/mathematics.md C2).
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ Reader = Callable[[int, int], tuple[np.ndarray, list[np.ndarray | float]]]
 class Part:
     """Losses X with centres Y_j, ``X - Y_j <= ranges[j]``, ``A_j <= largest[j]`` and ``y_limits[j][0] <= Y_j <= y_limits[j][1]``.
 
-    ``read(start, stop)`` gives X and the Y_j of tokens [start, stop) of the file. It must be called from the front, each token once, when a centre is ``running``.
+    ``read(start, stop)`` gives X and the Y_j of tokens [start, stop) of the file. It must be called from the front, each token once, when
+    a centre is ``running``.
     """
 
     centres: tuple[Centre, ...]
@@ -41,9 +42,17 @@ def check_centres(centres: Sequence[Centre], kinds: Sequence[str], top: float) -
     for centre in centres:
         if centre.kind not in kinds:
             raise UsageError(f"the centre {centre.kind!r} has no meaning here", where="centres", expected=f"one of {', '.join(kinds)}")
-        if not math.isfinite(centre.y_min) or centre.y_min >= top or (centre.kind == "zero" and centre.y_min != 0) or (centre.kind == "kl" and centre.y_min >= 0):
-            raise UsageError(f"y_min of the centre {centre.kind!r} is {centre.y_min}", where="centres",
-                             expected="0 for zero, below 0 for kl, and less than the range of the losses")
+        if (
+            not math.isfinite(centre.y_min)
+            or centre.y_min >= top
+            or (centre.kind == "zero" and centre.y_min != 0)
+            or (centre.kind == "kl" and centre.y_min >= 0)
+        ):
+            raise UsageError(
+                f"y_min of the centre {centre.kind!r} is {centre.y_min}",
+                where="centres",
+                expected="0 for zero, below 0 for kl, and less than the range of the losses",
+            )
         if not centre.weight > 0:
             raise UsageError(f"weight of the centre {centre.kind!r} is {centre.weight}", where="centres", expected="above 0")
     total = math.fsum(centre.weight for centre in centres)
@@ -115,10 +124,15 @@ def uniform_part(stats: Stats, vocab_size: int, alpha: float, centres: Sequence[
 
     ranges = tuple(top - c.y_min for c in centres)
     return Part(
-        centres=centres, ranges=ranges, read=read,
-        largest=tuple(0.0 if c.kind == "zero" else max(log_v if c.kind == "entropy" else top, c.y_min) / r for c, r in zip(centres, ranges, strict=True)),
+        centres=centres,
+        ranges=ranges,
+        read=read,
+        largest=tuple(
+            0.0 if c.kind == "zero" else max(log_v if c.kind == "entropy" else top, c.y_min) / r
+            for c, r in zip(centres, ranges, strict=True)
+        ),
         y_limits=tuple((c.y_min, max(log_v, c.y_min) if c.kind == "entropy" else (0.0 if c.kind == "zero" else top)) for c in centres),
-    )  # fmt: skip
+    )
 
 
 def _reference_losses(stats: Stats, reference: Stats | None, start: int, stop: int) -> np.ndarray:
@@ -142,7 +156,11 @@ def difference_part(stats: Stats, reference: Stats | None, vocab_size: int, alph
     if any(c.kind == "kl" for c in centres):
         measured = stats.info.anchor.alphas if stats.info.anchor and "centre" in stats and reference is None else ()
         if alpha not in measured:
-            raise InputError(f"holds no centre for alpha = {alpha}", where=stats.path, expected=f"one of {', '.join(map(str, measured)) or 'none: measure with --anchor'}")
+            raise InputError(
+                f"holds no centre for alpha = {alpha}",
+                where=stats.path,
+                expected=f"one of {', '.join(map(str, measured)) or 'none: measure with --anchor'}",
+            )
         row = measured.index(alpha)
 
     def read(start: int, stop: int) -> tuple[np.ndarray, list[np.ndarray | float]]:
@@ -153,4 +171,10 @@ def difference_part(stats: Stats, reference: Stats | None, vocab_size: int, alph
 
     ranges = tuple(top - c.y_min for c in centres)
     highest = math.log((1 - alpha) * vocab_size / eps + alpha)
-    return Part(centres=centres, ranges=ranges, largest=tuple(highest / r for r in ranges), y_limits=tuple((c.y_min, 0.0) for c in centres), read=read)
+    return Part(
+        centres=centres,
+        ranges=ranges,
+        largest=tuple(highest / r for r in ranges),
+        y_limits=tuple((c.y_min, 0.0) for c in centres),
+        read=read,
+    )

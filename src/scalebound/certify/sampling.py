@@ -1,7 +1,9 @@
-"""From a random sample of blocks to all of them: the sums of :class:`~scalebound.certify.logsums.LogSums` bounded from below, centres from above.
+"""From a random sample of blocks to all of them: the sums of :class:`~scalebound.certify.logsums.LogSums` bounded from below, centres from
+above.
 
-It is not the mean loss that must be bounded but every quantity of the equation: ``mean log(1 + s A)`` for each s and centre from below, and each mean centre from above
-(docs/mathematics.md section 7 and C5). The model and all settings are frozen first, then the blocks are drawn with a fresh seed: that is the caller's word.
+It is not the mean loss that must be bounded but every quantity of the equation: ``mean log(1 + s A)`` for each s and centre from below,
+and each mean centre from above (docs/mathematics.md section 7 and C5). The model and all settings are frozen first, then the blocks are
+drawn with a fresh seed: that is the caller's word.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ def serfling_rho(m: int, total: int) -> float:
 def serfling_radius(deviation: np.ndarray | float, width: np.ndarray | float, *, m: int, total: int, delta: float) -> np.ndarray | float:
     """How far the mean of all values may lie on one side of the mean of m drawn without replacement, with probability 1 - delta.
 
-    .. math:: \\hat\\sigma\\sqrt{2\\rho\\log(5/\\delta)/m}+(\\tfrac73+\\tfrac3{\\sqrt2})(b-a)\\log(5/\\delta)/m \\quad\\text{when } m\\rho\\ge 600, \\qquad
+    .. math:: \\hat\\sigma\\sqrt{2\\rho\\log(5/\\delta)/m}+(\\tfrac73+\\tfrac3{\\sqrt2})(b-a)\\log(5/\\delta)/m \\quad\\text{when }
+        m\\rho\\ge 600, \\qquad
               (b-a)\\sqrt{\\rho\\log(1/\\delta)/(2m)} \\quad\\text{otherwise}
 
     The rule looks at m and N only, so it is fixed before the values are seen.
@@ -55,7 +58,8 @@ def serfling_radius(deviation: np.ndarray | float, width: np.ndarray | float, *,
 
 @dataclass(frozen=True)
 class Layout:
-    """Which tokens of a window a file holds: ``drawn`` of ``blocks`` equal blocks of ``block_tokens``, then ``ragged`` tokens of the last shorter one."""
+    """Which tokens of a window a file holds: ``drawn`` of ``blocks`` equal blocks of ``block_tokens``, then ``ragged`` tokens of the last
+    shorter one."""
 
     n: int
     block_tokens: int
@@ -81,8 +85,12 @@ def layout_of(stats: Stats, stream_tokens: int) -> Layout:
     if len(stats) > stream_tokens:
         raise InputError(f"holds {len(stats):,} tokens of a stream of {stream_tokens:,}", where=stats.path, expected="every token once")
     if ragged and (not len(stats.blocks) or stats.blocks[-1] != blocks):
-        raise InputError(f"lacks the last, shorter block (id {blocks})", where=stats.path, expected="the ragged block always evaluated",
-                         hint="measure the sample again with `scalebound measure --sample`, which adds it")
+        raise InputError(
+            f"lacks the last, shorter block (id {blocks})",
+            where=stats.path,
+            expected="the ragged block always evaluated",
+            hint="measure the sample again with `scalebound measure --sample`, which adds it",
+        )
     drawn = (len(stats) - ragged) // size
     if drawn < 1:
         raise InputError("holds no whole block", where=stats.path, expected="at least one drawn block")
@@ -98,7 +106,8 @@ def collect(part: Part, grid: np.ndarray, start: int, stop: int, into: LogSums |
 
 
 def pilot(part: Part, grid: np.ndarray, start: int, stop: int, n: int, pieces: int = 64, length: int = 1024) -> LogSums:
-    """The statistic of at most ``pieces * length`` tokens spread evenly over [start, stop), scaled to n: to choose a setting by, not to bound with."""
+    """The statistic of at most ``pieces * length`` tokens spread evenly over [start, stop), scaled to n: to choose a setting by, not to
+    bound with."""
     read = [part.read(start + first, start + last) for first, last in spread(stop - start, pieces, length)]
     sums = LogSums(grid, part.ranges)
     ys = [np.concatenate([np.broadcast_to(y[j], x.shape) for x, y in read]) for j in range(len(part.ranges))]
@@ -140,7 +149,8 @@ class BlockMoments:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The statistic of a whole window: ``plain`` with sample means in place of what was not evaluated, ``safe`` with their one-sided limits.
+    """The statistic of a whole window: ``plain`` with sample means in place of what was not evaluated, ``safe`` with their one-sided
+    limits.
 
     ``mean_x`` and ``rms`` are plain means over the evaluated tokens: of the loss, and of the squared distance from each centre (its root).
     """
@@ -157,7 +167,9 @@ def evaluate(part: Part, grid: np.ndarray, layout: Layout, *, start: int = 0, de
         sums = collect(part, grid, start, start + layout.n)
         return Evaluated(sums, sums, sums.mean_x, np.sqrt(sums.sum_squares / sums.n))
     if any(c.kind == "running" for c in part.centres):
-        raise InputError("the running mean needs every token of the window", where="centres", expected="complete statistics for this centre")
+        raise InputError(
+            "the running mean needs every token of the window", where="centres", expected="complete statistics for this centre"
+        )
     moments, size = BlockMoments(part, grid), layout.block_tokens
     batch = max(1, READ // size)
     for first in range(0, layout.drawn, batch):
@@ -169,7 +181,8 @@ def evaluate(part: Part, grid: np.ndarray, layout: Layout, *, start: int = 0, de
     limits = np.asarray(part.y_limits)
     rule = {"m": layout.drawn, "total": layout.blocks, "delta": delta_each}
     logs = np.maximum(moments.mean[:, :-1] - serfling_radius(deviation[:, :-1], high - low, **rule), low)  # type: ignore[arg-type]
-    centres = np.minimum(moments.mean[:, -1] + serfling_radius(deviation[:, -1], limits[:, 1] - limits[:, 0], **rule), limits[:, 1])  # type: ignore[arg-type]
+    radius = serfling_radius(deviation[:, -1], limits[:, 1] - limits[:, 0], **rule)  # type: ignore[arg-type]
+    centres = np.minimum(moments.mean[:, -1] + radius, limits[:, 1])
 
     def whole(log_means: np.ndarray, centre_means: np.ndarray) -> LogSums:
         sums = LogSums(grid, part.ranges)
@@ -182,7 +195,8 @@ def evaluate(part: Part, grid: np.ndarray, layout: Layout, *, start: int = 0, de
 
     evaluated = layout.evaluated
     return Evaluated(
-        plain=whole(moments.mean[:, :-1], moments.mean[:, -1]), safe=whole(logs, centres),
+        plain=whole(moments.mean[:, :-1], moments.mean[:, -1]),
+        safe=whole(logs, centres),
         mean_x=(layout.drawn * size * moments.mean_x + ragged.sum_x) / evaluated,
         rms=np.sqrt((moments.sums.sum_squares + ragged.sum_squares) / evaluated),
-    )  # fmt: skip
+    )

@@ -1,6 +1,7 @@
 """Settings of a certificate that are fixed in advance, and what each method takes when nothing was said.
 
-Every default here was written down before any stream was seen, so it costs nothing; what is picked from a list after looking is paid for in bits.
+Defaults are constants of this file: the same for every stream, they depend on which arrays a file holds and never on its values, so they
+cost nothing. What is picked from a list after looking is paid for in bits; so is a default changed after looking.
 """
 
 from __future__ import annotations
@@ -31,11 +32,13 @@ def equal(*centres: tuple[str, float]) -> tuple[Centre, ...]:
 def default_centres(method: str, stats: Stats, vocab_size: int, alphas: Sequence[float], *, kl: bool) -> tuple[Centre, ...]:
     """The mixture of centres of a method, given which arrays the file holds.
 
-    product: zero, and the entropy clipped below at 0.5, 1 and 2; heldout: zero and the entropy; freedman: the entropy alone, as in the paper; anchored: zero, and
-    with the centres measured, those clipped at -0.5, -1 and -2; trajectory, and whatever has no entropy: zero. Clips at or above ``log V`` are left out.
+    product: zero, and the entropy clipped below at 0.5, 1 and 2; heldout: zero and the entropy; freedman: the entropy alone, as in the
+    paper; anchored: zero, and with the centres measured, those clipped at -0.25, -0.5 and -1; trajectory, and whatever has no entropy:
+    zero.
+    Clips at or above ``log V`` are left out.
     """
     if method == "anchored":
-        return equal(("zero", 0.0), ("kl", -0.5), ("kl", -1.0), ("kl", -2.0)) if kl else zero()
+        return equal(("zero", 0.0), ("kl", -0.25), ("kl", -0.5), ("kl", -1.0)) if kl else zero()
     if method == "trajectory" or "entropy" not in stats:
         return zero()
     if method == "freedman":
@@ -58,7 +61,11 @@ def check_shares(shares: Shares, *, anchored: bool, sampled: bool) -> Shares:
     for name, needed in used.items():
         value = getattr(shares, name)
         if not (0 < value <= 1 if needed else value == 0):
-            raise UsageError(f"the share {name!r} is {value}", where="delta_shares", expected="inside (0, 1]" if needed else "0: this certificate has no such part")
+            raise UsageError(
+                f"the share {name!r} is {value}",
+                where="delta_shares",
+                expected="inside (0, 1]" if needed else "0: this certificate has no such part",
+            )
     if math.fsum([shares.difference, shares.reference, shares.subsampling]) > 1:
         raise UsageError("the shares sum to more than 1", where="delta_shares")
     return shares
@@ -77,7 +84,9 @@ def settle_alphas(method: str, alpha: float | None, alphas: Sequence[float] | No
     else:
         found = (STREAM_ALPHA,) if method in ("heldout", "trajectory") else UNIFORM_ALPHAS
     if not found or len(set(found)) != len(found) or not all(0 < value < 1 for value in found):
-        raise UsageError(f"alphas are {', '.join(map(str, found)) or 'none'}", where="--alphas", expected="numbers inside (0, 1), each once")
+        raise UsageError(
+            f"alphas are {', '.join(map(str, found)) or 'none'}", where="--alphas", expected="numbers inside (0, 1), each once"
+        )
     return found
 
 
@@ -101,27 +110,37 @@ def settle_vocab(stats: Stats, vocab_size: int, reference: Stats | None) -> int:
     if size < 2:
         raise UsageError("the vocabulary size is not known", where="--vocab-size", expected="at least 2", hint="add --vocab-size V")
     if reference is not None and reference.info.vocab_size not in (0, size):
-        raise InputError(f"was measured with a vocabulary of {reference.info.vocab_size:,}", where=reference.path, expected=f"{size:,} as in {stats.path}")
+        raise InputError(
+            f"was measured with a vocabulary of {reference.info.vocab_size:,}",
+            where=reference.path,
+            expected=f"{size:,} as in {stats.path}",
+        )
     return size
 
 
 def settle_window(method: str, stats: Stats, window: float | tuple[int, int] | None, stream_tokens: int) -> tuple[tuple[int, int], int]:
     """The window in stream tokens and the position in the file at which it starts.
 
-    trajectory: a fraction (the last part of the file's window; 0.1 when nothing is said) or a range of stream tokens. Other methods: the file's window;
-    ``stream_tokens`` extends it only when the file has no block structure and is a uniform sample of tokens.
+    trajectory: a fraction (the last part of the file's window; 0.1 when nothing is said) or a range of stream tokens. Other methods: the
+    file's window; ``stream_tokens`` extends it only when the file has no block structure and is a uniform sample of tokens.
     """
     low, high = stats.info.window
     if method != "trajectory":
         if window is not None:
-            raise UsageError("a window is a setting of trajectory certificates", where="--window", expected="the whole file for other methods")
+            raise UsageError(
+                "a window is a setting of trajectory certificates", where="--window", expected="the whole file for other methods"
+            )
         if stream_tokens and stats.info.kind == "bare":
             return (low, low + stream_tokens), 0
         if stream_tokens and stream_tokens != high - low:
-            raise InputError(f"is about {high - low:,} tokens", where=stats.path, expected=f"{stream_tokens:,} as stated with --stream-tokens")
+            raise InputError(
+                f"is about {high - low:,} tokens", where=stats.path, expected=f"{stream_tokens:,} as stated with --stream-tokens"
+            )
         return (low, high), 0
     if not stats.complete:
-        raise InputError("holds a part of its window only", where=stats.path, expected="every token: a trajectory cannot be sampled afterwards")
+        raise InputError(
+            "holds a part of its window only", where=stats.path, expected="every token: a trajectory cannot be sampled afterwards"
+        )
     if window is None or isinstance(window, float):
         fraction = 0.1 if window is None else window
         if not 0 < fraction <= 1:
@@ -130,5 +149,7 @@ def settle_window(method: str, stats: Stats, window: float | tuple[int, int] | N
     else:
         start, stop = window
     if not low <= start < stop <= high:
-        raise UsageError(f"window is {start}:{stop}", where="--window", expected=f"inside {low}:{high}, the tokens of {stats.path or 'the file'}")
+        raise UsageError(
+            f"window is {start}:{stop}", where="--window", expected=f"inside {low}:{high}, the tokens of {stats.path or 'the file'}"
+        )
     return (start, stop), start - low

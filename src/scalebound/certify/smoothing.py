@@ -1,6 +1,7 @@
 """Smoothed predictors: what is certified, because the loss of a raw one has no upper limit.
 
-Mixing a share of something bounded into the prediction bounds the loss. Nothing follows for the raw predictor, and every certificate says so.
+Mixing a share of something bounded into the prediction bounds the loss. Nothing follows for the raw predictor, and every certificate says
+so.
 """
 
 from __future__ import annotations
@@ -81,7 +82,8 @@ def smooth_anchored(nll: np.ndarray, reference_nll: np.ndarray, alpha: float) ->
     Parameters
     ----------
     nll : (tokens,) nats              u_k
-    reference_nll : (tokens,) nats    R_k, the losses of the *smoothed* reference (:func:`smooth_reference`); an unsmoothed one has no bounded loss of its own
+    reference_nll : (tokens,) nats    R_k, the losses of the *smoothed* reference (:func:`smooth_reference`); an unsmoothed one has no
+                                      bounded loss of its own
     alpha : in (0, 1)
 
     Returns
@@ -101,7 +103,9 @@ def smooth_anchored(nll: np.ndarray, reference_nll: np.ndarray, alpha: float) ->
     nll, reference_nll = np.asarray(nll, dtype=np.float64), np.asarray(reference_nll, dtype=np.float64)
     _check(alpha)
     if nll.shape != reference_nll.shape:
-        raise UsageError(f"{nll.size} losses and {reference_nll.size} reference losses", where="smooth_anchored", expected="one reference loss per token")
+        raise UsageError(
+            f"{nll.size} losses and {reference_nll.size} reference losses", where="smooth_anchored", expected="one reference loss per token"
+        )
     return reference_nll + anchored_difference(nll, reference_nll, alpha)
 
 

@@ -15,15 +15,34 @@ if TYPE_CHECKING:
     from scalebound.core.stats import Stats
 
 
-def certify(stats: Path, *, package: Path | None = None, code_bits: int | None = None, full: Path | None = None, reference: Path | None = None,
-            predictable: str = "", method: Literal["product", "freedman", "anchored", "heldout", "trajectory"] = "product", alpha: float | None = None,
-            alphas: str | None = None, eps: float | None = None, delta: float = 0.01, window: str | None = None, centres: str | None = None,
-            horizon: int | None = None, choice: Annotated[tuple[str, ...], Parameter(consume_multiple=False)] = (), vocab_size: int = 0,
-            stream_tokens: int = 0, require: float | None = None, out: Path | None = None) -> Result:  # fmt: skip
+def certify(
+    stats: Path,
+    *,
+    package: Path | None = None,
+    code_bits: int | None = None,
+    full: Path | None = None,
+    reference: Path | None = None,
+    predictable: str = "",
+    method: Literal["product", "freedman", "anchored", "heldout", "trajectory"] = "product",
+    alpha: float | None = None,
+    alphas: str | None = None,
+    eps: float | None = None,
+    delta: float = 0.01,
+    window: str | None = None,
+    centres: str | None = None,
+    horizon: int | None = None,
+    choice: Annotated[tuple[str, ...], Parameter(consume_multiple=False)] = (),
+    vocab_size: int = 0,
+    stream_tokens: int = 0,
+    require: float | None = None,
+    out: Path | None = None,
+) -> Result:
     """Prove a bound on the mean expected loss of a (smoothed) model on a stream, and write it as a certificate.
 
-    product: from training losses and the size of the model's package. anchored: the same, relative to a reference known beforehand; usually tightest.
-    freedman: the published inequality, for comparison. heldout: a stream the model never saw, no package. trajectory: online losses of one epoch, no package.
+    product: from training losses and the size of the model's package. anchored: the same, relative to a reference known beforehand;
+    usually tightest.
+    freedman: the published inequality, for comparison. heldout: a stream the model never saw, no package. trajectory: online losses of one
+    epoch, no package.
 
     Parameters
     ----------
@@ -44,7 +63,8 @@ def certify(stats: Path, *, package: Path | None = None, code_bits: int | None =
     alpha
         Share mixed in, fixed in advance.
     alphas
-        Shares separated by commas, of which the best is taken and paid for. Default: a list of 8; anchored: the measured ones; heldout and trajectory: 2^-13 fixed.
+        Shares separated by commas, of which the best is taken and paid for. Default: a list of 8; anchored: the measured ones; heldout and
+        trajectory: 2^-13 fixed.
     eps
         Share of uniform inside the reference. Default: as measured.
     delta
@@ -96,15 +116,34 @@ def certify(stats: Path, *, package: Path | None = None, code_bits: int | None =
     folder = out.parent if out is not None else Path()
     stream = find_stream(losses)
     inputs = Inputs(
-        stats=file_ref(stats, folder), reference=file_ref(reference, folder), full=file_ref(full, folder), package=file_ref(package, folder), stream=file_ref(stream, folder),
-        stream_sha256=losses.info.stream.sha256, model_sha256=losses.info.model.sha256,
-    )  # fmt: skip
+        stats=file_ref(stats, folder),
+        reference=file_ref(reference, folder),
+        full=file_ref(full, folder),
+        package=file_ref(package, folder),
+        stream=file_ref(stream, folder),
+        stream_sha256=losses.info.stream.sha256,
+        model_sha256=losses.info.model.sha256,
+    )
     certificate = run(
-        losses, method=method, code_bits=code_bits, delta=delta, alpha=alpha, alphas=parse_list(alphas, "--alphas") if alphas is not None else None, eps=eps,
-        centres=parse_centres(centres) if centres is not None else None, horizon=horizon, choices=[parse_choice(text) for text in choice],
-        reference=open_losses(reference, vocab_size=vocab_size) if reference else None, predictable=predictable, full=open_losses(full, vocab_size=vocab_size) if full else None,
-        window=parse_window(window), vocab_size=vocab_size, stream_tokens=stream_tokens, package_sha256=package_sha256, inputs=inputs,
-    )  # fmt: skip
+        losses,
+        method=method,
+        code_bits=code_bits,
+        delta=delta,
+        alpha=alpha,
+        alphas=parse_list(alphas, "--alphas") if alphas is not None else None,
+        eps=eps,
+        centres=parse_centres(centres) if centres is not None else None,
+        horizon=horizon,
+        choices=[parse_choice(text) for text in choice],
+        reference=open_losses(reference, vocab_size=vocab_size) if reference else None,
+        predictable=predictable,
+        full=open_losses(full, vocab_size=vocab_size) if full else None,
+        window=parse_window(window),
+        vocab_size=vocab_size,
+        stream_tokens=stream_tokens,
+        package_sha256=package_sha256,
+        inputs=inputs,
+    )
     if out is not None:
         certificate.save(out)
     met = require is None or certificate.bound <= require
@@ -132,8 +171,12 @@ def check_package(package: Path, stats: Stats) -> None:
     elif not measured:
         note(f"note: {stats.path} names no model; that the package decodes to the one measured is your word")
     elif found != measured:
-        raise InputError(f"decodes to model {found[:12]}..", where=str(package), expected=f"{measured[:12]}.., the model measured in {stats.path}",
-                         hint="measure the package itself: scalebound measure M.sbz STREAM --out S.safetensors")
+        raise InputError(
+            f"decodes to model {found[:12]}..",
+            where=str(package),
+            expected=f"{measured[:12]}.., the model measured in {stats.path}",
+            hint="measure the package itself: scalebound measure M.sbz STREAM --out S.safetensors",
+        )
 
 
 def find_stream(stats: Stats) -> Path | None:
@@ -191,11 +234,21 @@ def parse_window(text: str | None) -> float | tuple[int, int] | None:
 def view_of(certificate: Certificate, out: Path | None, require: float | None) -> list[Any]:
     """What people see: the sentence, the decomposition, where it was written."""
     c, terms = certificate, certificate.terms
-    rows = [["loss at full precision", terms.full_precision_loss], ["quantization", terms.quantization], [f"smoothing (alpha {c.smoothing.alpha:g})", terms.smoothing],
-            ["complexity", terms.complexity], ["variance", terms.variance], ["subsampling", terms.subsampling], ["bound", c.bound]]  # fmt: skip
+    rows = [
+        ["loss at full precision", terms.full_precision_loss],
+        ["quantization", terms.quantization],
+        [f"smoothing (alpha {c.smoothing.alpha:g})", terms.smoothing],
+        ["complexity", terms.complexity],
+        ["variance", terms.variance],
+        ["subsampling", terms.subsampling],
+        ["bound", c.bound],
+    ]
     verdict = "vacuous: no better than guessing" if c.vacuous else "not vacuous"
     view: list[Any] = [c.statement, table([f"{c.method} certificate", "nats/token"], [[name, f"{value:+.4f}"] for name, value in rows])]
-    view.append(f"Guessing at random loses {c.random_guess:.4f}: {verdict}. Code: {c.code.bits:,} bits and {c.code.choice_bits:.3g} for choices; {c.tokens.evaluated:,} of {c.tokens.stream:,} tokens evaluated.")
+    view.append(
+        f"Guessing at random loses {c.random_guess:.4f}: {verdict}. Code: {c.code.bits:,} bits and {c.code.choice_bits:.3g} for choices; "
+        f"{c.tokens.evaluated:,} of {c.tokens.stream:,} tokens evaluated."
+    )
     if require is not None:
         view.append(f"Required: at most {require:g}; {'met' if c.bound <= require else 'not met'}.")
     if out is not None:

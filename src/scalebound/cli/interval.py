@@ -7,12 +7,20 @@ from pathlib import Path
 from scalebound.cli.output import Result
 
 
-def interval(stats: Path, *, level: float = 0.95, alpha: float | None = None, sigma: float | None = None, horizon: int | None = None, vocab_size: int = 0,
-             maximum: float | None = None) -> Result:  # fmt: skip
+def interval(
+    stats: Path,
+    *,
+    level: float = 0.95,
+    alpha: float | None = None,
+    sigma: float | None = None,
+    horizon: int | None = None,
+    vocab_size: int = 0,
+    maximum: float | None = None,
+) -> Result:
     """An interval for the mean loss that holds at every length at once, however tokens depend on each other.
 
-    The target is the mean conditional loss on this stream, not on a population of texts. The lower end is for the raw loss, the upper end for the
-    prediction mixed with a share --alpha of uniform.
+    The target is the mean conditional loss on this stream, not on a population of texts. The lower end is for the raw loss, the upper end
+    for the prediction mixed with a share --alpha of uniform.
 
     Parameters
     ----------
@@ -45,8 +53,19 @@ def interval(stats: Path, *, level: float = 0.95, alpha: float | None = None, si
     from scalebound.certify.settings import STREAM_ALPHA
     from scalebound.core.stats import open_losses
 
-    found = run(open_losses(stats, vocab_size=vocab_size), level=level, alpha=STREAM_ALPHA if alpha is None else alpha, vocab_size=vocab_size, maximum=maximum, sigma=sigma, horizon=horizon)
-    lines = [f"{found.mean:.4f} {found.unit}, {100 * level:g}% interval [{found.low:.4f}, {found.high:.4f}], n = {found.n:,}", f"Target: {found.target}."]
+    found = run(
+        open_losses(stats, vocab_size=vocab_size),
+        level=level,
+        alpha=STREAM_ALPHA if alpha is None else alpha,
+        vocab_size=vocab_size,
+        maximum=maximum,
+        sigma=sigma,
+        horizon=horizon,
+    )
+    lines = [
+        f"{found.mean:.4f} {found.unit}, {100 * level:g}% interval [{found.low:.4f}, {found.high:.4f}], n = {found.n:,}",
+        f"Target: {found.target}.",
+    ]
     if abs(found.mean_smoothed - found.mean) > 0.1 * (found.high - found.low):
         lines.append(f"The smoothed prediction's own mean is {found.mean_smoothed:.4f}.")
     return Result(asdict(found), lines)

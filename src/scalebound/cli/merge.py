@@ -32,7 +32,9 @@ def merge(shards: tuple[Path, ...], *, out: Path) -> Result:
     parts = [Stats.load(path) for path in shards]
     for part in parts:
         if not part.info.block_tokens:
-            raise InputError("has no blocks, so its place in the stream is not known", where=part.path, expected="a file written by `scalebound measure`")
+            raise InputError(
+                "has no blocks, so its place in the stream is not known", where=part.path, expected="a file written by `scalebound measure`"
+            )
     whole = join(parts)
     whole.save(out)
     length = whole.info.window[1] - whole.info.window[0]

@@ -32,11 +32,12 @@ class Key:
 
 @dataclass(frozen=True)
 class Panel:
-    """One drawing of a figure. ``note`` is printed under it."""
+    """One drawing of a figure. ``note`` is printed under it, ``warnings`` on demand."""
 
     title: str
     plot: go.Figure
     note: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

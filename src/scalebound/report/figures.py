@@ -124,6 +124,8 @@ def bound_against_size(folder: Folder) -> Figure:
     plot = empty_plot(height=440)
     ends = [sizes[0] / 2, sizes[-1] * 2]  # past the frame on both sides
     plot.add_scatter(x=ends, y=[guess, guess], mode="lines", line={"color": GREY, "width": 1.5, "dash": "dash"}, hoverinfo="skip")
+    _line(plot, [(rung.params, rung.heldout_loss) for rung in rungs], "held-out loss", GREY, "x", "dot")
+    _line(plot, [(rung.params, rung.train_loss) for rung in rungs], "training loss", GREY, "circle-open", "solid")
     legend = [Key("guessing uniformly", GREY, "dash")]
     for name in names:
         chosen = _with(folder, name)
@@ -131,8 +133,6 @@ def bound_against_size(folder: Folder) -> Figure:
         points = [(rung.params, certificate.bound) for rung, certificate in chosen]
         _line(plot, points, html.escape(method_name(name)), colour, symbol, dash)
         legend.append(Key(f"{method_name(name)} bound", colour, "dash" if dash == "dot" else "line", symbol))
-    _line(plot, [(rung.params, rung.heldout_loss) for rung in rungs], "held-out loss", GREY, "x", "dot")
-    _line(plot, [(rung.params, rung.train_loss) for rung in rungs], "training loss", GREY, "circle-open", "solid")
     legend += [Key("held-out loss", GREY, "dash", "x"), Key("training loss", GREY, "line", "circle-open")]
     size_axis(plot, sizes)
     y_axis(plot, "nats per token")
@@ -163,12 +163,12 @@ def decomposition(folder: Folder) -> Figure:
     names = _named(folder, DECOMPOSED)
     certificates = [certificate for name in names for _, certificate in _with(folder, name)]
     terms = [term for term in TERM_STYLE if any(getattr(certificate.terms, term) for certificate in certificates)]
-    top = max(certificate.bound for certificate in certificates)
-    bottom = min(sum(min(0.0, getattr(certificate.terms, term)) for term in terms) for certificate in certificates)
+    ends = [_ends(certificate.terms) for certificate in certificates]
+    span = (1.1 * min(low for low, _ in ends), 1.1 * max(high for _, high in ends))
     panels, rows = [], []
     for name in names:
         chosen = _with(folder, name)
-        panels.append(Panel(f"{method_name(name)} bound", _stacks(chosen, terms, span=(1.1 * bottom, 1.1 * top))))
+        panels.append(Panel(f"{method_name(name)} bound", _stacks(chosen, terms, span=span)))
         for rung, certificate in chosen:
             heights = [f"{getattr(certificate.terms, term):.4f}" for term in terms]
             rows.append((method_name(name), count(rung.params), *heights, f"{certificate.bound:.4f}"))
@@ -176,8 +176,10 @@ def decomposition(folder: Folder) -> Figure:
     return Figure(
         id="decomposition",
         title="What the bound is made of",
-        sentence=f"At {short(rung.params)} parameters the {method_name(names[-1])} bound of {nats(last.bound)} is {_as_sum(last.terms, terms)}.",
-        units="Across: parameters. Up: nats per token; the number above each bar is the bound. All panels share one scale.",
+        sentence=f"At {short(rung.params)} parameters the {method_name(names[-1])} bound of {nats(last.bound)} is "
+        f"{_as_sum(last.terms, terms)}.",
+        units="Across: parameters. Up: nats per token; the number above each bar is the bound, from which a term that hangs below zero "
+        "is already subtracted. All panels share one scale.",
         band="No band: the terms are computed exactly from the statistics and the file, and add up to the bound.",
         panels=tuple(panels),
         legend=tuple(Key(*TERM_STYLE[term], "box") for term in terms),
@@ -196,14 +198,20 @@ def _stacks(chosen: list[tuple[Rung, Certificate]], terms: list[str], *, span: t
         heights = [getattr(certificate.terms, term) for _, certificate in chosen]
         hover = f"%{{customdata}}: %{{y:.4f}}<extra>{label}</extra>"
         plot.add_bar(x=places, y=heights, marker={"color": colour}, customdata=sizes, hovertemplate=hover)
-    bounds = [certificate.bound for _, certificate in chosen]
-    labels = [f"{bound:.2f}" for bound in bounds]
-    plot.add_scatter(x=places, y=bounds, mode="text", text=labels, textposition="top center", cliponaxis=False, hoverinfo="skip")
+    tops = [_ends(certificate.terms)[1] for _, certificate in chosen]
+    labels = [f"{certificate.bound:.2f}" for _, certificate in chosen]
+    plot.add_scatter(x=places, y=tops, mode="text", text=labels, textposition="top center", cliponaxis=False, hoverinfo="skip")
     plot.update_layout(barmode="relative", bargap=0.25)
     plot.update_xaxes(tickvals=places, ticktext=sizes, title={"text": "parameters", "standoff": 6}, range=[-0.6, len(places) - 0.4])
     plot.update_xaxes(fixedrange=True, zeroline=False)
     y_axis(plot, "nats per token", span)
     return plot
+
+
+def _ends(terms: Terms) -> tuple[float, float]:
+    """How far a stack reaches below and above zero: above by its positive terms, which is more than the bound when others are negative."""
+    values = [getattr(terms, term) for term in TERM_STYLE]
+    return math.fsum(min(0.0, value) for value in values), math.fsum(max(0.0, value) for value in values)
 
 
 def _as_sum(terms: Terms, names: Sequence[str]) -> str:
@@ -229,7 +237,7 @@ def forecasts(folder: Folder) -> Figure:
         title="Forecast against what happened",
         sentence=f"The largest model, which no fit saw, falls inside the forecast's {levels} interval for {inside} of {len(everything)} "
         "quantities.",
-        units="Across: parameters. Up: the unit named above each panel.",
+        units="Across: parameters. Up: the unit named beside each panel.",
         band=f"Band: the {levels} interval of the forecast, over the whole curve.",
         panels=tuple(_forecast_panel(*one) for one in everything),
         legend=(
@@ -266,9 +274,10 @@ def _forecast_panel(forecast: Forecast, fit: FitSummary, points: Points) -> Pane
     _marks(plot, [found.params], [forecast.truth], "what happened", RED, "diamond", 10)
     size_axis(plot, [*points.params, found.params])
     frame, cut = _frame(forecast, curve, points)
-    y_axis(plot, "", frame)
-    notes = [f"law: {forecast.law}", *(["the band is wider than the frame; the table has its ends"] if cut else []), *fit.warnings]
-    return Panel(", ".join(target_name(forecast.target)), plot, "; ".join(notes))
+    name, unit = target_name(forecast.target)
+    y_axis(plot, html.escape(unit), frame)
+    note = f"Law: {forecast.law}." + (" The band is wider than the frame; the table has its ends." if cut else "")
+    return Panel(name, plot, note, fit.warnings)
 
 
 def _frame(forecast: Forecast, curve: Sequence[Point], points: Points) -> tuple[list[float], bool]:

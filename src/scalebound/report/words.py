@@ -31,7 +31,7 @@ TARGETS = {
     "train_loss": "training loss",
     "quantized_loss": "loss of the compressed model",
     **{method: f"{name} bound" for method, name in METHOD_NAMES.items()},
-    **{term: f"{term}, a term of the product bound" for term in ("quantization", "smoothing", "complexity", "variance")},
+    **{term: f"{term} in the product bound" for term in ("quantization", "smoothing", "complexity", "variance")},
 }
 FORECAST_ORDER = ("heldout_loss", "loss", "train_loss")  # what the summary's forecast is about: the first of these there is
 
@@ -101,9 +101,10 @@ def proof_sentences(folder: Folder) -> list[str]:
     state = "With" if entry.verified else "If the check had passed: with"
     claim = (
         f"{state} probability at least {percent(1 - certificate.delta)} over the training stream, the model decoded from its file of "
-        f"{count(rung.file_bytes)} bytes, mixed with {percent(certificate.smoothing.alpha)} of {other}, has a mean expected loss of at most "
-        f"{nats(certificate.bound)} nats per token over the {count(certificate.tokens.stream)} tokens it was trained on: "
-        "the loss it would have if each of those tokens were drawn afresh in its own context."
+        f"{count(rung.file_bytes)} bytes, mixed with {percent(certificate.smoothing.alpha)} of {other}, has a mean expected loss of "
+        f"at most {nats(certificate.bound)} nats per token over the {count(certificate.tokens.stream)} tokens it was trained on: "
+        "the loss it would have if each of those tokens were drawn afresh in its own context. "
+        "That is a statement about this stream; other documents can cost more."
     )
     context = (
         f"Its measured training loss is {nats(rung.train_loss)} before compression and {nats(rung.quantized_loss)} after; "
@@ -141,6 +142,6 @@ def forecast_sentence(folder: Folder) -> str:
     verdict = "inside" if low <= truth <= high else "outside"
     return (
         f"From the {chosen.rows} smaller models the law “{chosen.law}” forecast a {name} of {nats(chosen.prediction.value)} "
-        f"at {count(chosen.prediction.params)} parameters, with a {percent(chosen.level)} interval of {nats(low)} to {nats(high)} ({unit}). "
-        f"It came out at {nats(truth)}: {verdict} the interval."
+        f"at {count(chosen.prediction.params)} parameters, with a {percent(chosen.level)} interval of {nats(low)} to {nats(high)} "
+        f"({unit}). It came out at {nats(truth)}: {verdict} the interval."
     )
