@@ -12,6 +12,9 @@ from scalebound.certify.codelength import choice_bits as choice_bits
 from scalebound.certify.codelength import package_code_bits as package_code_bits
 from scalebound.certify.compare import Comparison as Comparison
 from scalebound.certify.compare import compare as compare
+from scalebound.certify.compare_many import Ranked as Ranked
+from scalebound.certify.compare_many import compare_many as compare_many
+from scalebound.certify.evalues import e_bh as e_bh
 from scalebound.certify.freedman import freedman_bound as freedman_bound
 from scalebound.certify.grid import DEFAULT_GRID as DEFAULT_GRID
 from scalebound.certify.grid import default_grid as default_grid

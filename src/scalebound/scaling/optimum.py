@@ -7,8 +7,8 @@ besides, are carried to their minima by damped Newton. Thousands of blind starts
 What is said at the end:
 
 * ``basins``: how many different local minima were reached, with the next best objective.
-* ``established``: the best start converged, its Hessian is positive on the free parameters, no exponent ended at the edge of the
-  grid's range, and a second set of starts taken between the grid points, polished in the same way, found nothing lower.
+* ``established``: the best start converged, its Hessian is positive on the free parameters, more than one start arrived there, and a
+  second set of starts taken between the grid points, polished in the same way, found nothing lower.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from scalebound.scaling.laws.protocol import Bound
 from scalebound.scaling.newton import Minima, gradient_and_hessian, minimise
 from scalebound.scaling.objective import Objective
 
+SECOND_OPINIONS = 3
 SAME_VALUE = 1e-9  # relative difference of objectives below which two minima are one
 
 
@@ -89,14 +90,19 @@ def find(
     if extra is not None and len(extra):
         starts = np.concatenate([starts, np.clip(np.where(frozen, theta[0], extra), low, high)])
     minima = minimise(bound, starts, y, weights, objective, held=frozen)
-    # second opinion: midpoints of the best grid points and of the best minimum, pulled well away from the first set
+    # second opinion: points between grid points and the best minimum, and between far grid points; repeated while it still improves
     ranked = np.argsort(np.where(np.isfinite(value), value, np.inf))[: 4 * most]
-    best = int(np.argmin(minima.value))
     far = ranked[len(ranked) // 2 :]
-    second = np.concatenate([0.5 * (theta[far[: most // 2]] + minima.theta[best]), 0.5 * (theta[far[: most // 2]] + theta[far[::-1][: most // 2]])])
-    again = minimise(bound, second, y, weights, objective, held=frozen)
-    merged = Minima(*(np.concatenate([getattr(minima, name), getattr(again, name)]) for name in ("theta", "value", "gradient_norm", "converged")))
-    return _judge(bound, merged, len(minima.value), y, weights, objective, frozen)
+    for round_ in range(SECOND_OPINIONS):
+        best = int(np.argmin(minima.value))
+        pick = far[(np.arange(most // 2) + round_ * (most // 2)) % len(far)]
+        second = np.concatenate([0.5 * (theta[pick] + minima.theta[best]), 0.5 * (theta[pick] + theta[far[::-1][: len(pick)]])])
+        again = minimise(bound, second, y, weights, objective, held=frozen)
+        before, first_count = float(minima.value[best]), len(minima.value)
+        minima = Minima(*(np.concatenate([getattr(minima, name), getattr(again, name)]) for name in ("theta", "value", "gradient_norm", "converged")))
+        if not np.min(again.value) < before * (1 - SAME_VALUE) - 1e-24 * float(np.sum(weights)):
+            break
+    return _judge(bound, minima, first_count, y, weights, objective, frozen)
 
 
 def _choose(value: np.ndarray, shape: tuple[int, ...], most: int) -> np.ndarray:
