@@ -26,8 +26,16 @@ def test_at_most_800_lines():
 def test_numpy_and_the_standard_library_only():
     for path in SOURCE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            assert {name.split(".")[0] for name in names} <= STANDARD | ({"torch", "transformers"} if path.name == "replay.py" else set()), path
+            names = (
+                [alias.name for alias in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module or ""]
+                if isinstance(node, ast.ImportFrom)
+                else []
+            )
+            assert {name.split(".")[0] for name in names} <= STANDARD | (
+                {"torch", "transformers"} if path.name == "replay.py" else set()
+            ), path
 
 
 def test_runs_where_nothing_else_is_installed(world):
@@ -36,7 +44,8 @@ def test_runs_where_nothing_else_is_installed(world):
 import sys
 class Only:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("scalebound", "scipy", "msgspec", "safetensors", "torch", "transformers", "cyclopts", "rich", "constriction"):
+        if name.split(".")[0] in ("scalebound", "scipy", "msgspec", "safetensors", "torch", "transformers", "cyclopts", "rich",
+            "constriction"):
             raise ImportError(name)
 sys.meta_path.insert(0, Only())
 from scalebound_verify.__main__ import main
@@ -63,8 +72,10 @@ def test_command_of_the_product(copy, capsys):
 def test_memory_does_not_grow_with_tokens(tmp_path):
     """Sums over 16 million tokens, a file of 64 MB, leave the peak memory within 48 MB of what one slice needs."""
     n = 1 << 24
-    info = {"schema": "scalebound.stats/1", "kind": "model", "model": {"name": "", "sha256": "", "params": 1}, "window": [0, n], "vocab_size": 256,
-            "stream": {"path": "", "sha256": "", "num_tokens": n}, "policy": {"name": "packed", "context": 64, "first_token": 0}, "tokens": n,
+    info = {"schema": "scalebound.stats/1", "kind": "model", "model": {"name": "", "sha256": "", "params": 1}, "window": [0, n],
+        "vocab_size": 256,
+            "stream": {"path": "", "sha256": "", "num_tokens": n}, "policy": {"name": "packed", "context": 64, "first_token": 0},
+                "tokens": n,
             "block_tokens": 64, "text_bytes": 0, "predictable": "", "anchor": None, "version": "0"}  # fmt: skip
     header = {"__metadata__": {"scalebound": json.dumps(info)}, "nll": {"dtype": "F32", "shape": [n], "data_offsets": [0, 4 * n]}}
     head = json.dumps(header).encode()
@@ -161,8 +172,12 @@ def test_replay_sees_invented_statistics(measured, tiny, tmp_path, array, factor
     old = load_certificate(folder / "certificate.json")
     import msgspec
 
-    inputs = msgspec.structs.replace(old.inputs, stats=FileRef(path="stats.safetensors", sha256=hashlib.sha256(path.read_bytes()).hexdigest()))
-    certify(Stats.load(path), code_bits=old.code.bits, package_sha256=old.code.package_sha256, inputs=inputs).save(folder / "certificate.json")
+    inputs = msgspec.structs.replace(
+        old.inputs, stats=FileRef(path="stats.safetensors", sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    )
+    certify(Stats.load(path), code_bits=old.code.bits, package_sha256=old.code.package_sha256, inputs=inputs).save(
+        folder / "certificate.json"
+    )
     assert main([str(folder / "certificate.json")]) == 0
     assert main([str(folder / "certificate.json"), "--replay", "5", "--seed", "1"]) == 1
 
@@ -189,7 +204,9 @@ def test_replay_builds_only_what_fits(measured, tiny):
 
     tensors = {name: ("F32", value) for name, value in tiny.make_tensors(1).items()}
     assert load(tiny.CONFIG, tensors) is not None
-    for config, given in ((tiny.CONFIG | {"hidden_size": 1 << 20}, tensors), (tiny.CONFIG | {"model_type": "nothing"}, tensors), ({}, tensors),
-                          (tiny.CONFIG, dict(list(tensors.items())[:-1])), (tiny.CONFIG, tensors | {"extra": ("F32", np.ones(3))})):  # fmt: skip
+    for config, given in ((tiny.CONFIG | {"hidden_size": 1 << 20}, tensors), (tiny.CONFIG | {"model_type": "nothing"}, tensors), ({},
+        tensors),
+                          (tiny.CONFIG, dict(list(tensors.items())[:-1])), (tiny.CONFIG, tensors | {"extra": ("F32",
+                              np.ones(3))})):  # fmt: skip
         with pytest.raises(Refused, match="builds no model"):
             load(config, given)
