@@ -88,7 +88,7 @@ def certify(
 
     Examples
     --------
-    scalebound certify runs/demo/rungs/60k/train.safetensors --package runs/demo/rungs/60k/model.sbz --out product.json
+    scalebound certify runs/demo/rungs/59760/train.safetensors --package runs/demo/rungs/59760/model.sbz --out product.json
 
     scalebound certify runs/small/online.safetensors --method trajectory --window 0.1 --out trajectory.json
 
