@@ -195,7 +195,7 @@ def certify_best_of(
     import msgspec
 
     from scalebound.certify import Artefact, certify_best, package_code_bits
-    from scalebound.core.certificate import Inputs
+    from scalebound.core.certificate import Inputs, file_ref
     from scalebound.core.errors import UsageError
     from scalebound.core.io import sha256_file
     from scalebound.core.stats import open_losses
