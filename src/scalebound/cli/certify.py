@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from scalebound.cli.output import Result, note, table
 
 if TYPE_CHECKING:
-    from scalebound.core.certificate import Certificate, Choice, FileRef
+    from scalebound.core.certificate import Certificate, Choice
     from scalebound.core.stats import Stats
 
 
@@ -97,7 +97,7 @@ def certify(
 
     Examples
     --------
-    scalebound certify runs/demo/rungs/60k/train.safetensors --package runs/demo/rungs/60k/model.sbz --out product.json
+    scalebound certify runs/demo/rungs/59760/train.safetensors --package runs/demo/rungs/59760/model.sbz --out product.json
 
     scalebound certify runs/demo/rungs/60k/train.safetensors --package runs/demo/rungs/60k/model.sbz --best --out best.json
 
@@ -110,7 +110,7 @@ def certify(
     from scalebound.certify import certify as run
     from scalebound.certify import package_code_bits
     from scalebound.certify.parts import parse_centres
-    from scalebound.core.certificate import Inputs
+    from scalebound.core.certificate import Inputs, file_ref
     from scalebound.core.errors import UsageError
     from scalebound.core.io import sha256_file
     from scalebound.core.stats import open_losses
@@ -195,7 +195,7 @@ def certify_best_of(
     import msgspec
 
     from scalebound.certify import Artefact, certify_best, package_code_bits
-    from scalebound.core.certificate import Inputs
+    from scalebound.core.certificate import Inputs, file_ref
     from scalebound.core.errors import UsageError
     from scalebound.core.io import sha256_file
     from scalebound.core.stats import open_losses
@@ -276,14 +276,6 @@ def find_stream(stats: Stats) -> Path | None:
         if path.is_file() and sha256_file(path) == stats.info.stream.sha256:
             return path
     return None
-
-
-def file_ref(path: Path | None, folder: Path) -> FileRef:
-    """Path relative to the certificate's folder, and hash."""
-    from scalebound.core.certificate import FileRef
-    from scalebound.core.io import sha256_file
-
-    return FileRef() if path is None else FileRef(path=Path(os.path.relpath(path, folder)).as_posix(), sha256=sha256_file(path))
 
 
 def parse_list(text: str, flag: str) -> tuple[float, ...]:

@@ -177,8 +177,9 @@ def _commands(out: Path, text: str | os.PathLike | None, full: bool, seed: int, 
 
 def _hashes(out: Path, rungs: list[Rung]) -> dict[str, str]:
     names = ["streams/train.json", "streams/anchor.json", "streams/heldout.json", "table.csv"]
+    names += sorted(str(path.relative_to(out)) for path in (out / "fits").glob("*.json"))
     for rung in rungs:
-        names += [rung.package, *(entry.path for entry in rung.certificates.values())]
+        names += [f"{rung.run}/log.jsonl", rung.package, *(entry.path for entry in rung.certificates.values())]
     return {name: sha256_file(out / name) for name in names}
 
 
