@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "detect": ("scalebound.cli.detect:detect", "Test whether a text was sampled from a model."),
     "contamination": ("scalebound.cli.contamination:contamination", "Test whether a model has seen a test set."),
     "holdout": ("scalebound.cli.holdout:holdout", "Answer many questions from one holdout without overfitting it."),
+    "prediction-set": ("scalebound.cli.prediction_set:prediction_set", "Partial programs that contain the true one with a proven probability."),
     "fit": ("scalebound.cli.fit:fit", "Fit a scaling law to a table of runs."),
     "forecast": ("scalebound.cli.forecast:forecast", "Predict at sizes not trained, with intervals."),
     "plan": ("scalebound.cli.plan:plan", "Choose model and data size for a budget or a loss."),
