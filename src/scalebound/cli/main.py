@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "merge": ("scalebound.cli.merge:merge", "Join stats files of one measurement."),
     "compress": ("scalebound.cli.compress:compress", "Write a model as one small file that decodes to exactly its rounded weights."),
     "certify": ("scalebound.cli.certify:certify", "Prove a bound on the expected loss and write it as a certificate."),
+    "certify-prompt": ("scalebound.cli.certify_prompt:certify_prompt", "Bound the error of prompts chosen on items."),
     "verify": ("scalebound.cli.verify:verify", "Check a certificate with independent code."),
     "interval": ("scalebound.cli.interval:interval", "A two-sided anytime interval for a mean loss."),
     "compare": ("scalebound.cli.compare:compare", "Decide which of several models predicts a stream better."),
