@@ -9,6 +9,10 @@ DESIGN = {
     "tokens": _D,
     "unique_tokens": np.minimum(_D, np.tile([1e9, 5e9, 2e10], 16)),
     "loss": np.linspace(2.0, 5.0, 48),
+    "step": np.tile(np.geomspace(1e3, 1e5, 6), 8),
+    "batch_tokens": np.tile([3e4, 3e5, 3e6], 16) * (1 + 0.01 * np.arange(48)),
+    "lr": np.tile([3e-4, 3e-4, 3e-4, 2e-4, 1e-4, 3e-5], 8) * np.repeat([1, 1.5, 0.5, 1, 0.7, 2, 1, 0.3], 6),
+    "curve": np.repeat(np.arange(8.0), 6),
 }
 TRUTHS = {
     "power": [1.7, 40.0, 0.3],
@@ -18,6 +22,12 @@ TRUTHS = {
     "repetition": [1.7, 400.0, 2000.0, 0.34, 0.36, 15.0, 5.0],
     "exponential-error": [0.85, 2.2, 0.75],
     "sigmoid": [-0.7, 0.95, 2.5, 3.0],
+    "annealing": [2.6, 0.5, 0.5, 0.05],
+    "annealing-sized": [2.0, 0.5, 0.5, 0.05, 60.0, 0.25],
+    "multipower": [2.6, 0.5, 0.5, 400.0, 2.0, 0.6, 0.65],
+    "critical-batch": [6.5e13, 0.077, 2.1e3, 0.76, 2e8, 0.21],
+    "passuntil": [1e4, 0.45],
+    "filtering": [300.0, 0.2, 4.0],
 }
 NOISE = {"exponential-error": 0.002, "sigmoid": 0.005}
 

@@ -11,7 +11,7 @@ from scalebound.scaling.bootstrap import refit
 from scalebound.scaling.optimum import find
 from scalebound.scaling.rows import prepare
 
-DATA = Path(__file__).parents[1] / "data" / "scaling" / "chinchilla.csv"
+DATA = Path(__file__).parents[2] / "examples" / "data" / "chinchilla" / "points.csv"
 
 
 def fit(where="used_by_besiroglu=1", **options):

@@ -16,7 +16,7 @@ from scalebound.scaling.table import to_csv
 sys.path.insert(0, str(Path(__file__).parent))
 from planted import table
 
-DATA = Path(__file__).parents[1] / "data" / "scaling"
+DATA = Path(__file__).parents[2] / "examples" / "data" / "porian2024"
 N = np.tile(np.geomspace(1e7, 1e9, 6), 5)
 D = np.repeat(np.geomspace(1e9, 3e10, 5), 6)
 
@@ -157,7 +157,7 @@ def test_isoflop_along_whole_runs():
 
 def test_porian_exponents():
     """Regression on the authors' optima gives their printed exponents; our own optima from the points agree within noise."""
-    points, pairs = scaling.read_table(DATA / "porian_isoflop.csv"), scaling.read_table(DATA / "porian_pairs.csv")
+    points, pairs = scaling.read_table(DATA / "isoflop_points.csv"), scaling.read_table(DATA / "optimal_pairs.csv")
     keys = ("hparams", "warmup", "decay", "param_count")
     printed = {
         ("base", "long", "kaplan", "kaplan"): 0.8338,

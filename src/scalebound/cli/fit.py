@@ -100,6 +100,12 @@ def fit(
     from scalebound import scaling
 
     rows = table_of(data, columns, where, group, last, average, skip)
+    choice = None
+    if law == "auto":
+        choice = scaling.choose(
+            rows, target=target, objective=kind_of(huber, squares, absolute), delta=1e-3 if huber is None else huber, group=group, weights=weights, seed=seed, drop_bad=drop_bad
+        )
+        law = choice.law
     found = scaling.fit(
         rows,
         law,
@@ -133,7 +139,15 @@ def fit(
         found = scaling.widened(found, seen)
     if out is not None:
         found.save(out)
-    return Result(record(found), view(found, out))
+    shown = view(found, out)
+    full = record(found)
+    if choice is not None:
+        body = [[one.law, one.parameters, f"{one.error:.2%}", f"{one.worst:.2%}", "unknown" if one.coverage is None else f"{one.coverage:.0%}"] for one in choice.candidates]
+        shown.insert(0, table(["law", "parameters", "mean error", "worst", f"inside {level:.0%}"], body, title=f"small predicts large: {choice.predictions} predictions of larger runs"))
+        shown.insert(1, choice.reason)
+        full["candidates"] = [{"law": one.law, "parameters": one.parameters, "error": one.error, "worst": one.worst, "coverage": one.coverage} for one in choice.candidates]
+        full["reason"] = choice.reason
+    return Result(full, shown)
 
 
 def kind_of(huber: float | None, squares: bool, absolute: bool) -> str | None:
@@ -237,5 +251,6 @@ def view(found, out) -> list:
     lines += [f"warning: {warning}" for warning in found.warnings]
     if out is not None:
         at = ",".join(f"{name}={high:.3g}" for name, (low, high) in found.data.ranges.items())
-        lines.append(f"saved {out}; next: scalebound forecast {out} --at {at}")
+        ask = "SCHEDULE.csv" if "curve" in found.inputs else f"--at {at}"
+        lines.append(f"saved {out}; next: scalebound forecast {out} {ask}")
     return lines

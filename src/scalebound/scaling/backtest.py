@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -239,39 +239,3 @@ def widened(fit: Fit, seen: Backtest) -> Fit:
     share = "unknown" if coverage is None else f"{coverage:.0%}"
     reason = f"backtest: {len(seen.row)} predictions from {len(seen.limits)} limits, {share} inside {seen.level:.0%} intervals; half-widths times {factor:.3g}"
     return msgspec.structs.replace(fit, widening=factor, widening_reason=reason)
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One law in a comparison."""
-
-    law: str
-    parameters: int
-    error: float | None  # mean absolute relative error of extrapolation; None when it could not be fitted
-    coverage: float | None
-    reason: str = ""
-
-
-def compare(rows_of: Mapping[str, Rows], objectives: Mapping[str, Objective], laws: Sequence[Law], *, folds: int = 4, seed: int = 0) -> list[Candidate]:
-    """Backtest every law on the same runs, best first: small ones predict large ones, training fit does not count.
-
-    Limits are those of the law with most parameters, so that all laws see the same rows.
-    """
-    size, _ = sizes(next(iter(rows_of.values())))
-    richest = max(laws, key=lambda law: len(law.parameters))
-    limits = choose_limits(size, rows_of[richest.name], richest, folds, None)
-    out = []
-    for law in laws:
-        rows = rows_of[law.name]
-        errors, inside, known = [], 0, 0
-        for cut in limits:
-            below = size <= cut
-            fitted = fit_rows(rows.take(below), law, objectives[law.name], bootstrap=200, seed=seed)
-            above = rows.take(~below)
-            seen = forecast_inputs(fitted, law, above.inputs, seed=seed)
-            errors += (np.abs(seen.value - above.y) / np.abs(above.y)).tolist()
-            if seen.low is not None and seen.high is not None:
-                inside += int(np.sum((seen.low <= above.y) & (above.y <= seen.high)))
-                known += len(above)
-        out.append(Candidate(law.name, len(law.parameters), float(np.mean(errors)), inside / known if known else None))
-    return sorted(out, key=lambda one: math.inf if one.error is None else one.error)

@@ -8,7 +8,8 @@ one batched Newton iteration. Three ways to resample:
 * ``residuals``: new noise on the fitted curve, its scale drawn from what the residuals allow (``s^2 df / chi^2_df``). Used when there
   are fewer than four rows per parameter: resampling so few rows mostly yields resamples that cannot determine the law at all.
 
-Laws of whole curves (``cheap_refits`` False) draw stretches of neighbouring rows (``blocks``) and take one Newton step per resample.
+Laws of whole curves draw stretches of neighbouring rows (``blocks``) and, like other laws that are dear to evaluate (``cheap_refits``
+False), take one Newton step per resample.
 
 Source
 ------
@@ -130,7 +131,7 @@ def bootstrap(
     others : (k, p)          further starts (the other basins), so that a resample can change basin
     held : (p,) bool         parameters that were given, not fitted
     """
-    if not bound.law.cheap_refits and count:
+    if "curve" in bound.law.inputs and count:
         # neighbouring rows of a logged curve share their noise: whole stretches are drawn together
         tally = blocks(bound.n, count, generator(seed, "bootstrap", "blocks"), round(bound.n**0.5))
         return one_step(bound, theta, y, tally * weights, objective, held), "blocks"
@@ -151,4 +152,6 @@ def bootstrap(
         new = fitted * np.exp(noise) if objective.residual == "log" else fitted + noise
         return refit(bound, starts, new, weights, objective, held=held)[0], method
     tally = resample_weights(method, n, count, rng, groups)
+    if not bound.law.cheap_refits:
+        return one_step(bound, theta, y, tally * weights, objective, held), method
     return refit(bound, starts, y, tally * weights, objective, held=held)[0], method

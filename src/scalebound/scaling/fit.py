@@ -229,7 +229,7 @@ def _diagnose(
     level: float,
     frozen: np.ndarray,
 ) -> DiagnosisRecord:
-    seen = profiles(bound, best.theta, rows.y, rows.weights, objective, level=level, held=frozen)
+    seen = profiles(bound, best.theta, rows.y, rows.weights, objective, level=level, held=frozen, others=best.minima[1:4])
     return DiagnosisRecord(
         profiles=tuple(
             ProfileRecord(

@@ -24,6 +24,8 @@ from scalebound.scaling.laws.protocol import Bound
 from scalebound.scaling.newton import minimise
 from scalebound.scaling.objective import Objective
 
+FLAT = 0.005  # a rise of the objective by this share is called flat
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -65,8 +67,11 @@ def profile(
     level: float = 0.95,
     points: int = 41,
     held: np.ndarray | None = None,
+    others: np.ndarray | None = None,
 ) -> Profile:
     """The profile of parameter ``index`` around the optimum ``theta`` (p,), as far as it matters or the limits allow.
+
+    ``others`` (k, p) are further minima: each step also starts from them, so that the profile changes valley where that is lower.
 
     Raises nothing: a parameter that cannot be profiled has both ends open and says so.
     """
@@ -81,17 +86,26 @@ def profile(
     curve: list[tuple[float, float]] = [(float(theta[index]), value0)]
     for sign in (-1, 1):
         limit = float(high[index] if sign > 0 else low[index])
-        seen, ends[sign] = _one_side(bound, theta, y, weights, objective, index, sign, limit, value0, rise, fixed, points // 2)
+        seen, ends[sign] = _one_side(bound, theta, y, weights, objective, index, sign, limit, value0, rise, fixed, points // 2, others)
         curve += seen
     curve.sort()
     x = np.array([at for at, _ in curve])
     f = np.array([value for _, value in curve])
-    near = x[f <= value0 * 1.005 + 1e-300]
     natural = parameter.natural(x)
-    flat_low, flat_high = float(parameter.natural(near.min())), float(parameter.natural(near.max()))
+    flat_low, flat_high = (float(parameter.natural(_last_below(x, f, value0 * (1 + FLAT) + 1e-300, sign))) for sign in (-1, 1))
     bounds = {sign: None if end is None else float(parameter.natural(end)) for sign, end in ends.items()}
     words = _words(parameter.name, float(parameter.natural(theta[index])), bounds[-1], bounds[1], natural, parameter.transform == "log", level)
     return Profile(parameter.name, natural, f * objective.scale, bounds[-1], bounds[1], level, flat_low, flat_high, words)
+
+
+def _last_below(x: np.ndarray, f: np.ndarray, level: float, sign: int) -> float:
+    """The outermost place on one side where the curve is at the level, between its points by a straight line."""
+    below = np.flatnonzero(f <= level)
+    k = int(below[-1] if sign > 0 else below[0])
+    if not 0 <= k + sign < len(x):
+        return float(x[k])
+    share = (level - f[k]) / max(f[k + sign] - f[k], 1e-300)
+    return float(x[k] + share * (x[k + sign] - x[k]))
 
 
 def _one_side(
@@ -107,6 +121,7 @@ def _one_side(
     rise: float,
     fixed: np.ndarray,
     points: int,
+    others: np.ndarray | None,
 ) -> tuple[list[tuple[float, float]], float | None]:
     """Walk outwards in growing steps until the rise is passed twice over or the limit is met; each step starts from the last."""
     scale = max(abs(float(theta[index])), 0.05)
@@ -120,7 +135,10 @@ def _one_side(
         hit = sign * (x - limit) >= 0
         start = at + direction * step
         start[index] = limit if hit else x
-        found = minimise(bound, np.stack([start, np.where(np.arange(len(at)) == index, start, at)]), y, weights, objective, held=fixed, iterations=40, tolerance=1e-9)
+        candidates = [start, at.copy(), *([] if others is None else others.copy())]
+        for candidate in candidates:
+            candidate[index] = start[index]
+        found = minimise(bound, np.stack(candidates), y, weights, objective, held=fixed, iterations=40, tolerance=1e-9)
         best = int(np.argmin(found.value))
         value = float(found.value[best])
         if not math.isfinite(value):
@@ -154,7 +172,17 @@ def _words(name: str, value: float, low: float | None, high: float | None, seen:
     return f"{name} is identified: {show(low)} to {show(high)} ({level:.0%} profile interval)"
 
 
-def profiles(bound: Bound, theta: np.ndarray, y: np.ndarray, weights: np.ndarray, objective: Objective, *, level: float = 0.95, held: np.ndarray | None = None) -> list[Profile]:
+def profiles(
+    bound: Bound,
+    theta: np.ndarray,
+    y: np.ndarray,
+    weights: np.ndarray,
+    objective: Objective,
+    *,
+    level: float = 0.95,
+    held: np.ndarray | None = None,
+    others: np.ndarray | None = None,
+) -> list[Profile]:
     """:func:`profile` of every free parameter."""
     free = [k for k in range(len(theta)) if held is None or not held[k]]
-    return [profile(bound, theta, y, weights, objective, k, level=level, held=held) for k in free]
+    return [profile(bound, theta, y, weights, objective, k, level=level, held=held, others=others) for k in free]
