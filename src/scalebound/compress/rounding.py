@@ -172,7 +172,7 @@ def round_step(data: np.ndarray, step: float, multiple: int, name: str = "") -> 
 def round_vector(data: np.ndarray, step: float, name: str = "") -> Coded | Raw:
     """A vector divided by ``step`` times its median magnitude and rounded; raw when that leaves 15 bits."""
     pattern = patterns_of(np.array([max(step, 2.0**-10) * float(np.median(np.abs(data)))]))
-    scaled = data / bfloat16(pattern)
+    scaled = data.astype(np.float64) / float(bfloat16(pattern)[0])
     if not np.abs(scaled).max() <= MAX_INTEGER:
         return raw_tensor(data, name)
     return Coded(np.rint(scaled).astype(np.int16), pattern.astype(np.uint16))
