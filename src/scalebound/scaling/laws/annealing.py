@@ -39,7 +39,6 @@ class Annealing(FormulaLaw):
     inputs: tuple[str, ...] = ("step", "lr", "curve")
     positive: tuple[str, ...] = ("lr",)
     varying: tuple[str, ...] = ("step",)
-    cheap_refits = False
     parameters: tuple[Parameter, ...] = (
         Parameter("L0", 0.0, 1e6, "loss after endless training at a constant rate"),
         Parameter("A", 1e-12, 1e12, "size of the part that falls with progress", "log"),
