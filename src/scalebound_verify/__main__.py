@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (Refused, OSError) as caught:
         error = caught if isinstance(caught, Refused) else Refused(str(caught), status=5)
         if asked.json:
-            print(json.dumps({"error": {key: getattr(error, key) for key in ("what", "where", "expected", "hint")}, "status": error.status}))
+            print(json.dumps({"error": {x: getattr(error, x) for x in ("what", "where", "expected", "hint")}, "status": error.status}))
         print(f"error: {error}" + (f"\nhint: {error.hint}" if error.hint else ""), file=sys.stderr)
         return error.status
     print(json.dumps(record) if asked.json else "\n".join(lines(record)))

@@ -18,8 +18,8 @@ def safetensors_header(path: str) -> tuple[dict[str, tuple[str, list[int], int]]
         at = 8 + int.from_bytes(file.read(8), "little")
         if size < 8 or at > min(size, 100 << 20):
             raise Refused(f"names a header of {at - 8:,} bytes in a file of {size:,}", path, "a safetensors file")
-        header, data = conform(parse(file.read(at - 8), path), "object", path, "the header"), at
-    metadata = conform(header.pop("__metadata__", {}), "object", path, "the metadata")
+        header = conform(parse(file.read(at - 8), path), "object", path, "the header")
+    metadata, data = conform(header.pop("__metadata__", {}), "object", path, "the metadata"), at
     entries = [(name, conform(entry, FORMS["array"], path, ascii(name))) for name, entry in header.items()]
     for name, entry in sorted(entries, key=lambda item: item[1]["data_offsets"]):
         shape, (begin, end), width = entry["shape"], entry["data_offsets"], 4 if entry["dtype"] == "F32" else 8
@@ -34,27 +34,26 @@ def bare_losses(path: str) -> np.ndarray:
     """Losses of a ``.npy`` file (mapped, so that its header is checked against its size) or of the column ``nll`` of a ``.csv``."""
     try:
         if path.lower().endswith(".npy"):
-            return np.load(path, mmap_mode="r", allow_pickle=False)
+            losses = np.load(path, mmap_mode="r", allow_pickle=False)
+            if losses.ndim == 1 and losses.dtype.kind == "f":
+                return losses
+            raise ValueError(f"{losses.dtype} of shape {losses.shape}")
         rows = csv.reader(read(path).decode("utf-8").splitlines())
         column = next(rows, []).index("nll")
         return np.array([float(row[column]) for row in rows])
-    except (ValueError, EOFError, IndexError, csv.Error) as error:
+    except (ValueError, EOFError, IndexError, AttributeError, csv.Error) as error:
         raise Refused(f"cannot be read as losses ({error})", path, "one axis of floats, or a column 'nll'") from error
 
 class Statistics:
-    """An open statistics file: ``info`` as in docs/formats.md; arrays by :meth:`slice`; ``blocks``, the ids of the evaluated blocks; ``width``
-    and ``sampled``, tokens of an equal block and how many of them were evaluated. Bare losses take vocabulary and window from the
-    certificate. Raises :class:`Refused` unless all arrays have their type and shape and the blocks account for every token once."""
-
+    """An open statistics file: ``info`` as in docs/formats.md; arrays by :meth:`slice`; ids of the evaluated ``blocks``; ``width``, tokens
+    of an equal block, and ``sampled``, how many of these were evaluated. Bare losses take vocabulary and window from the certificate."""
     def __init__(self, path: str, vocab_size: int, window: list[int]) -> None:
         self.path, self.bare, info = path, np.zeros(0), dict[str, Any]()
         if path.lower().endswith((".npy", ".csv")):
             self.bare = bare_losses(path)
-            if not isinstance(self.bare, np.ndarray) or self.bare.ndim != 1 or self.bare.dtype.kind != "f":
-                raise Refused("holds something else than losses", path, "one axis of floats")
-            self.arrays = {"nll": ("F32", [len(self.bare)], 0)}
-            info = {"kind": "bare", "model": {"sha256": "", "params": 0}, "stream": {"sha256": ""}, "window": window, "vocab_size": vocab_size,
-                    "tokens": len(self.bare), "policy": {"name": ""}, "block_tokens": 0, "text_bytes": 0, "anchor": None}  # fmt: skip
+            n, self.arrays = len(self.bare), {"nll": ("F32", [len(self.bare)], 0)}
+            info = {"kind": "bare", "model": {"sha256": "", "params": 0}, "stream": {"sha256": ""}, "window": window, "text_bytes": 0,
+                    "tokens": n, "vocab_size": vocab_size, "policy": {"name": ""}, "block_tokens": 0, "anchor": None}  # fmt: skip
         else:
             self.arrays, metadata = safetensors_header(path)
             info = conform(parse(str(metadata.get("scalebound", "")).encode(), f"{path}: entry 'scalebound'"), FORMS["statistics"], path)
@@ -66,16 +65,14 @@ class Statistics:
         right: dict[str, Any] = dict.fromkeys(("nll", "entropy", "varentropy", "reference_nll"), [self.tokens])
         right["centre"] = [len(info["anchor"]["alphas"]) if info["anchor"] else 0, self.tokens]
         for name, (dtype, shape, _) in self.arrays.items():
-            if (dtype, shape) != ("F32", right.get(name)) and not (name == "blocks" and dtype == "I64" and len(shape) == 1 and self.width):
+            if (dtype, shape) != ("F32", right.get(name)) and not (name == "blocks" and (dtype, len(shape)) == ("I64", 1) and self.width):
                 raise Refused(f"array {name!a} has type {dtype} and shape {shape}", path, f"F32 {right.get(name, '(no such array)')}")
         # float32 rounding may leave a loss, an entropy or a divergence slightly on the wrong side
         self.allowed = {"centre": (-math.inf, 1e-4), "entropy": (-1e-5, math.log(v) * (1 + 1e-5) + 1e-4)}
         self.complete, self.blocks, self.last_there, self.sampled = self.tokens == self.length, np.zeros(0, np.int64), True, self.tokens
-        if self.width:
-            self._count_blocks()
-        self.width = self.width or 1  # losses without blocks: each is a block of its own
-
-    def _count_blocks(self) -> None:
+        if not self.width:  # losses without blocks: each is a block of its own
+            self.width = 1
+            return
         ragged, whole = self.length % self.width, self.length // self.width  # a shorter last block has the id ``whole``
         if "blocks" in self.arrays:
             self.blocks = self._raw("blocks", 0, self.arrays["blocks"][1][0])
@@ -86,7 +83,7 @@ class Statistics:
         self.sampled = len(blocks) - (1 if ragged and self.last_there else 0)
         held = self.sampled * self.width + (ragged if self.last_there else 0)
         if blocks[0] < 0 or blocks[-1] >= whole + bool(ragged) or (np.diff(blocks) <= 0).any() or held != self.tokens:
-            raise Refused("block ids must ascend, each once, inside the window, and account for every token: a token counts once", self.path)
+            raise Refused("block ids must ascend inside the window and account for every token: a token counts once", self.path)
 
     def _raw(self, name: str, start: int, stop: int, row: int = 0) -> np.ndarray:
         if len(self.bare):

@@ -1,12 +1,12 @@
-"""The inequalities of docs/mathematics.md (C3, C5), recomputed: one pass over the tokens, then one equation solved by bisection. With X_k
-the loss, Y_k the centre, X_k - Y_k <= Delta, A_k = (Y_k - X_k)/Delta and weights w over s in (0,1), with probability 1 - delta at m = the
-mean conditional loss, ``logsumexp_{j,s}(log w_js - n log(1 - (s/Delta_j)(m - mean Y_j)) + sum_k log(1 + s A_jk)) <= log(1/delta) + L log 2``.
-So the root of equality bounds it; and it is never above ``mean Y_j + Delta_j``."""
+"""The inequalities of docs/mathematics.md (C3, C5), recomputed: one pass over the tokens, then one equation solved by bisection. With X the
+loss, Y the centre, X - Y <= Delta, A = (Y - X)/Delta, weights w over s in (0,1): with probability 1 - delta, m = the mean conditional loss
+obeys ``logsumexp_js(log w_js - n log(1 - (s/Delta_j)(m - mean Y_j)) + sum_k log(1 + s A_jk)) <= log(1/delta) + L log 2``."""
 
 import math
 from collections.abc import Callable
 
 import numpy as np
+from numpy import ndarray as Array
 
 from scalebound_verify.strict import Refused
 
@@ -24,10 +24,7 @@ def log_factors(a: np.ndarray, s: float) -> float:
             t = s * row
             q += t + q * t
         return float(np.log1p(q).sum())
-    p = 1.0 + s * rows[0]
-    for row in rows[1:]:
-        p *= 1.0 + s * row
-    return float(np.log(p).sum())
+    return float(np.log(np.prod(1.0 + s * rows, axis=0)).sum())
 
 def gather(slices: Slices, start: int, stop: int, ranges: np.ndarray, grid: np.ndarray, width: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Sums over tokens [start, stop) of X, Y_j, (Y_j - X)^2 and log(1 + s A_js), as one row; with ``width``, sums of the means of blocks
@@ -48,7 +45,7 @@ def gather(slices: Slices, start: int, stop: int, ranges: np.ndarray, grid: np.n
         rows.append([math.fsum(row) for row in table])
         squares.append(np.square(table - shift[:, None]).sum(1))
     total = np.array([math.fsum(column) for column in zip(*rows, strict=True)])
-    count = (stop - start) // width if width else 1
+    count = (stop - start) // (width or 1)  # of blocks; without them nobody asks for the spread
     return total, np.sqrt(np.maximum(np.sum(squares, axis=0) / count - np.square(total / count - shift), 0.0))
 
 def radius(m: int, total: int, spread: np.ndarray, sd: np.ndarray, d: float) -> np.ndarray:
@@ -58,22 +55,20 @@ def radius(m: int, total: int, spread: np.ndarray, sd: np.ndarray, d: float) -> 
         return sd * math.sqrt(2 * rho * math.log(5 / d) / m) + (7 / 3 + 3 / math.sqrt(2)) * spread * math.log(5 / d) / m
     return spread * math.sqrt(rho * math.log(1 / d) / (2 * m))
 
-def left_side(m: float, n: int, y: np.ndarray, g: np.ndarray, ranges: np.ndarray, grid: np.ndarray, log_w: np.ndarray) -> float:
-    """The left side of the equation at m, increasing in m; ``g`` holds means of log(1 + s A) as (centres, grid)."""
-    terms = log_w + n * (g - np.log1p(-(grid / ranges[:, None]) * (m - y[:, None])))
-    return float(terms.max() + math.log(np.exp(terms - terms.max()).sum()))
-
-def product(low: float, n: int, y: np.ndarray, g: np.ndarray, ranges: np.ndarray, grid: np.ndarray, log_w: np.ndarray, right: float) -> float:
-    """Smallest double at which the left side reaches ``right``, or the ceiling ``min(mean Y_j + Delta_j)`` when that is smaller. The
-    bracket starts at ``low`` = mean X, where the left side is at most 0 by Jensen's inequality."""
-    high, fixed = float((y + ranges).min()), (n, y, g, ranges, grid, log_w)
-    if left_side(high, *fixed) <= right:
+def product(n: int, y: Array, g: Array, ranges: Array, grid: Array, log_w: Array, right: float, low: float) -> float:
+    """Smallest double at which the left side reaches ``right``, or the ceiling ``min(mean Y_j + Delta_j)`` when that is smaller. ``g``:
+    means of log(1 + s A) as (centres, grid). At ``low`` = mean X the left side is at most 0 by Jensen's inequality."""
+    def left(m: float) -> float:  # increases in m
+        terms = log_w + n * (g - np.log1p(-(grid / ranges[:, None]) * (m - y[:, None])))
+        return float(terms.max() + math.log(np.exp(terms - terms.max()).sum()))
+    high = float((y + ranges).min())
+    if left(high) <= right:
         return high
     while low < (middle := low + (high - low) / 2) < high:
-        low, high = (middle, high) if left_side(middle, *fixed) < right else (low, middle)
+        low, high = (middle, high) if left(middle) < right else (low, middle)
     return high
 
-def freedman(n: int, y: np.ndarray, g: np.ndarray, ranges: np.ndarray, grid: np.ndarray, log_w: np.ndarray, right: float) -> float:
+def freedman(n: int, y: Array, g: Array, ranges: Array, grid: Array, log_w: Array, right: float, _: float) -> float:
     """``mean X + min_s Delta (C_s/s + mean v(s A)/s)``, ``C_s = (log(1/(w_s delta)) + L log 2)/n``, ``v(x) = x - log(1+x)``, written as
     ``mean Y + min_s Delta (C_s - mean log(1 + s A))/s``, the same without its cancellation; at most ``mean Y + Delta``."""
     return float(y[0] + min((ranges[0] * ((right - log_w[0]) / n - g[0]) / grid).min(), ranges[0]))

@@ -1,7 +1,6 @@
-"""Everything a certificate claims, checked against the files it names: :func:`verify`. What no file can show is taken on trust and listed
-in its ``assumptions``: that grid, weights, horizon and settings not named as choices were fixed in advance, that a sample was fresh, a
-reference or held-out stream independent, the entropies the model's own (``replay`` tests this). Of complexity and variance only signs and
-sum are checked; the sentence for people is not read."""
+"""Everything a certificate claims, checked against the files it names: :func:`verify`. On trust, and in its ``assumptions``: that settings
+not named as choices were fixed in advance, a sample was fresh, a reference or held-out stream independent, the entropies the model's own
+(``replay`` tests this). Of complexity and variance only signs and sum are checked; the sentence for people is not read."""
 
 import math
 import os
@@ -22,7 +21,6 @@ def close(a: float | None, b: float | None, tolerance: float = 1e-9) -> bool:
 
 class Checker:
     """One verification: the certificate ``c`` and the checks so far; its methods are the steps, in the order :func:`verify` takes them."""
-
     def __init__(self, path: str) -> None:
         self.c = conform(parse(read(path), path), FORMS["certificate"], path)
         self.c["weights"] = conform(self.c["weights"], FORMS["weights"] if self.c["weights"] is not None else "null", path, "weights")
@@ -50,7 +48,7 @@ class Checker:
         }), self.say("mixture", f"{len(grid)} values of s, {len(centres)} centres", {
             "a value of s is outside (0, 1)": bool(grid) and all(0 < s < 1 for s in grid),
             "weights do not sum to 1": all(min(w, default=-1) >= 0 and close(math.fsum(w), 1, 1e-12) for w in mixed),
-            "there is not one weight for every s": c["weights"] is None or len(c["weights"]) == len(grid),
+            "there is not one weight for every s": len(c["weights"] or grid) == len(grid),
             "a centre does not belong to the method": kinds <= ({"zero", "kl"} if anchored else {"zero", "running", "entropy"})
                 and (c["method"] != "freedman" or len(centres) == 1) and ("running" not in kinds or n == evaluated),
             "a y_min is outside its range": all(
@@ -69,29 +67,27 @@ class Checker:
     def open_inputs(self) -> bool:
         """Hashes of all named files, and what the statistics say they are about."""
         c, inputs, window, anchor, anchored = self.c, self.c["inputs"], self.c["window"], self.c["anchor"], self.c["method"] == "anchored"
-        self.files = {name: inside(self.folder, inputs[name]["path"], self.path) for name in FILES if inputs[name]["path"] or name == "stats"}
-        hashes = {name: sha256(self.files[name]) if name in self.files else "" for name in FILES}
-        self.say("hashes", f"{len(self.files)} files", {
-            f"{name} is not the file that was certified": hashes[name] == inputs[name]["sha256"] for name in FILES})  # fmt: skip
+        self.files = {x: inside(self.folder, inputs[x]["path"], self.path) for x in FILES if inputs[x]["path"] or x == "stats"}
+        self.say("hashes", f"{len(self.files)} files", {f"{name} is not the file that was certified":
+            inputs[name]["sha256"] == (sha256(self.files[name]) if name in self.files else "") for name in FILES})  # fmt: skip
         opened = {name: Statistics(self.files[name], c["vocab_size"], window) for name in FILES[:3] if name in self.files}
         self.stats, self.full, info, own = opened["stats"], opened.get("full"), opened["stats"].info, opened["stats"].info["anchor"]
         kinds = {"trajectory": ("online",), "heldout": ("model", "bare")}.get(c["method"], ("model",))
-        part = c["method"] == "trajectory" and self.stats.complete  # a part of the losses may be certified
-        low, high = self.stats.window
+        part, (low, high) = c["method"] == "trajectory" and self.stats.complete, self.stats.window  # a part of these losses will do
         good = self.say("statistics", f"{self.stats.tokens:,} tokens of kind {info['kind']}", {
             f"statistics of kind {info['kind']} cannot carry the method {c['method']}": info["kind"] in kinds,
             f"they are about the window [{low}, {high})": low <= window[0] <= window[1] <= high if part else [low, high] == window,
-            "the number of evaluated tokens is another": c["tokens"]["evaluated"] == (c["tokens"]["stream"] if part else self.stats.tokens),
+            "another number of tokens is evaluated": c["tokens"]["evaluated"] == (c["tokens"]["stream"] if part else self.stats.tokens),
             "the shorter last block must be evaluated": self.stats.complete or (self.stats.last_there and self.stats.sampled > 0),
-            "the vocabulary or the model's size is another": [info["vocab_size"], info["model"]["params"]] == [c["vocab_size"], c["params"]],
+            "vocabulary or parameters are others": [info["vocab_size"], info["model"]["params"]] == [c["vocab_size"], c["params"]],
             "reference or full are about other tokens": all(
                 all(x.info[key] == info[key] for key in ("stream", "window", "vocab_size", "tokens", "block_tokens"))
                 and np.array_equal(x.blocks, self.stats.blocks) for x in opened.values()),
         })  # fmt: skip
-        self.reference, given = (opened["reference"], "nll") if "reference" in opened else (self.stats, "reference_nll"), "reference" in opened
+        self.reference, given = (self.stats, "reference_nll"), opened.get("reference")
         kind, sha, fixed = (own["kind"], own["sha256"], own["deployable"]) if own else ("none", "", False)
         if given:
-            fixed, sha = self.reference[0].info["kind"] == "model", self.reference[0].info["model"]["sha256"]
+            self.reference, fixed, sha = (given, "nll"), given.info["kind"] == "model", given.info["model"]["sha256"]
             kind = "online" if not fixed else "checkpoint" if anchor["kind"] == "checkpoint" else "model"
         return self.say("anchor", anchor["kind"], {
             "it does not belong to the method": (anchor["kind"] != "none") == anchored and (anchored or not given),
@@ -106,9 +102,8 @@ class Checker:
     def stream(self) -> None:
         """The stream is the one that was measured, its tokens are the ones it names, and the window lies in it."""
         named, info, window, self.tokens = self.c["inputs"]["stream_sha256"], self.stats.info, self.stats.window, np.zeros(0, np.uint16)
-        if (file := self.files.get("stream", "")) == "":
-            self.say("stream", "none named: a statement about the losses in this file", {
-                "it is missing": info["kind"] == "bare" and info["stream"]["sha256"] == named == ""})  # fmt: skip
+        if not (file := self.files.get("stream", "")):
+            self.say("stream", "none: a statement about the losses in this file", {"it is missing": info["kind"] == "bare" and not named})
             return
         s, (folder, name) = conform(parse(read(file), file), FORMS["stream"], file), os.path.split(file)
         binary, kind = inside(folder, os.path.splitext(name)[0] + ".bin", file), np.dtype("<u2" if s["dtype"] == "uint16" else "<u4")
@@ -120,7 +115,7 @@ class Checker:
             "it is not the one that was measured": self.c["inputs"]["stream"]["sha256"] == named == info["stream"]["sha256"],
             "its .bin is not the one its .json names": sha256(binary) == s["bin_sha256"],
             "the window is not inside it": len(self.tokens) == self.stats.length,
-            "it has another length or vocabulary": [s["num_tokens"], s["vocab_size"]] == [info["stream"]["num_tokens"], self.c["vocab_size"]],
+            "its length or vocabulary is another": [s["num_tokens"], s["vocab_size"]] == [info["stream"]["num_tokens"], info["vocab_size"]],
             "a token lies outside the vocabulary": all(int(self.tokens[k : k + spans.step].max()) < s["vocab_size"] for k in spans),
         })  # fmt: skip
 
@@ -139,31 +134,27 @@ class Checker:
             "its hash is stated twice, differently": code["package_sha256"] == c["inputs"]["package"]["sha256"],
             "a base is named; this checker knows packages that stand alone": c["base"] == {"kind": "none", "sha256": ""},
         })  # fmt: skip
-        self.say("code", f"{bits:,} bits", {
-            f"code.bits is {code['bits']:,}, the file's length is {bits:,}": code["bits"] == bits,
-            "bits_per_parameter is another": close(code["bits_per_parameter"], code["bits"] / max(1, c["params"])),
-        })  # fmt: skip
+        self.say("code", f"{bits:,} bits", {f"code.bits is {code['bits']:,}, the file's length is {bits:,}": code["bits"] == bits})
 
     def recompute(self) -> float:
         """The bound from the statistics, and every number the certificate derives from it."""
         c, code, stats, text, n = self.c, self.c["code"], self.stats, self.stats.info["text_bytes"], self.c["tokens"]["stream"]
         parts = make_parts(c, stats, *self.reference)
-        quantities = sum(len(c["grid"]) * len(part.ranges) + sum(x is not None for x in part.intervals) for part in parts)
+        quantities = sum(len(c["grid"]) + (interval is not None) for *_, intervals, _, _ in parts for interval in intervals)
         solved = [solve(c, stats, part, quantities) for part in parts]
-        bound, near, mean, _ = map(math.fsum, zip(*solved, strict=True))
-        start, whole = c["window"][0] - stats.window[0], c["window"] == stats.window
+        (bound, near, mean, _), whole = map(math.fsum, zip(*solved, strict=True)), c["window"] == stats.window
         self.say("bound", f"recomputed {bound!r}, stated {c['bound']!r}", {
             f"stated {c['bound']!r}, but the statistics give {bound!r}": bound <= c["bound"] + 1e-12 * abs(c["bound"])})  # fmt: skip
-        loss = mean_loss(stats, *((0, stats.tokens) if whole else (start, start + n)))
+        loss = mean_loss(stats, start := c["window"][0] - stats.window[0], start + c["tokens"]["evaluated"])
         full = mean_loss(self.full, 0, self.full.tokens) if self.full else loss
-        paid, log_v = math.log(1 / c["delta"]) + (code["bits"] + code["choice_bits"]) * math.log(2), math.log(c["vocab_size"])
+        stated, log_v = {**c, **c["anchor"], **c["code"], **c["terms"]}, math.log(c["vocab_size"])
+        paid = math.log(1 / c["delta"]) + (code["bits"] + code["choice_bits"]) * math.log(2)
         true = {
             "empirical_loss": loss, "full_precision_loss": full, "quantization": loss - full, "loss_variation": math.sqrt(solved[0][3]),
             "smoothing": mean - loss, "subsampling": bound - near, "random_guess": log_v, "complexity_per_token": paid / n,
-            "mean_loss": math.fsum(x[2] for x in solved[1:]), "certified": math.fsum(x[0] for x in solved[1:]),
+            "mean_loss": mean - solved[0][2], "certified": bound - solved[0][0], "bits_per_parameter": code["bits"] / max(1, c["params"]),
             "bound_bits_per_byte": c["bound"] * c["tokens"]["evaluated"] / text / math.log(2) if text > 0 and whole else None,
         }  # fmt: skip
-        stated = {**c, **c["anchor"], **c["terms"]}
         self.say("terms", "add up; " + ("vacuous" if c["vacuous"] else "not vacuous"), {
             "they do not add up to the bound": close(math.fsum(c["terms"].values()), c["bound"], 1e-12),
             **{f"{name} is {stated[name]}, not {value}": close(stated[name], value) for name, value in true.items()},
@@ -185,7 +176,7 @@ def verify(path: str | os.PathLike[str], replay_blocks: int = 0, seed: int | Non
             raise Refused("--replay needs a package and its stream", checker.path, status=2)
         good, detail = replay(*checker.decoded, checker.stats, checker.tokens, replay_blocks, seed)
         checker.say("replay", detail, {detail: good})
-    claim = f"with probability at least {1 - checker.c['delta']:g}, the smoothed predictor's mean expected loss over the tokens " \
-        f"{checker.c['window']} of the stream is at most {checker.c['bound']:.6g} nats/token"  # fmt: skip
-    holds = bound is not None and all(check["ok"] for check in checker.checks)
-    return {"holds": holds, "bound": bound, "claim": claim, "checks": checker.checks}
+    claim = "with probability at least {:g} the smoothed predictor's mean expected loss on tokens {} is at most {:.6g} nats/token".format(
+        1 - checker.c["delta"], checker.c["window"], checker.c["bound"])  # fmt: skip
+    good = all(check["ok"] for check in checker.checks)
+    return {"holds": good and bound is not None, "bound": bound, "claim": claim, "checks": checker.checks}

@@ -55,7 +55,6 @@ def read_tables(data: bytes) -> list[Table]:
 
 class Coder:
     """The stack coder of section 5: :meth:`take` gives the next symbols of one table."""
-
     def __init__(self, data: bytes) -> None:
         need(data[-1:] != b"\0", "ends in a zero byte")
         self.words, self.state = np.frombuffer(data + bytes(-len(data) % 4), "<u4").tolist(), 0
@@ -76,18 +75,15 @@ class Coder:
 
 def expand(header: dict[str, Any], tables: int) -> list[tuple[str, list[int], list[Any]]]:
     """The tensors in file order as (name, shape, code); a code is ``[dtype]`` or five table numbers (section 2)."""
-
     def whole(value: Any) -> int:
         value = header["config"].get(value) if isinstance(value, str) else value
         need(type(value) is int and value >= 0, "has a dimension, or a number of layers, that is no whole number")
         return value
-
     out, count = dict[str, tuple[str, list[int], list[Any]]](), 0 if header["layers"] is None else whole(header["layers"])
     for entry in header["tensors"]:
         good = len(entry) > 1 and isinstance(entry[0], str) and isinstance(entry[1], list) and count + len(out) <= 2**20
         need(good, "has a malformed tensor, or too many")
-        (name, shape, *code), starred = entry, header["layers"] is not None and "*" in entry[0]
-        sizes = [whole(size) for size in shape]
+        (name, _, *code), starred, sizes = entry, header["layers"] is not None and "*" in entry[0], list(map(whole, entry[1]))
         for i in range(count if starred else 1):
             one = [part[i] if starred and isinstance(part, list) and len(part) == count else part for part in code or header["code"]]
             if not (len(one) == 1 and isinstance(one[0], str) and one[0] in RAW):
@@ -115,8 +111,7 @@ def coded(coder: Coder, tables: list[Table], shape: list[int], code: list[int], 
     for k in np.unique(which):
         integers[which == k] = coder.take(tables[t + k], int((which == k).sum()))
     exact = integers * (bfloat(one) if len(one) else r)[:, None] * c + 0.0  # exact in float64; + 0.0 leaves no negative zero
-    with np.errstate(over="ignore"):
-        value = exact.astype("<f4")
+    value = exact.clip(-3.4028234663852886e38, 3.4028234663852886e38).astype("<f4")  # clipped: seen below, without a warning
     need(bool((value == exact).all()), "has a product that is no float32")
     return value.reshape(shape)
 
@@ -126,9 +121,8 @@ def decode(data: bytes, params: int) -> tuple[dict[str, Any], Tensors]:
     n, at = varint(data, 4)
     need(len(data) == at + n + 4, f"has {len(data):,} bytes where its header says {at + n + 4:,}: cut short, or something follows it")
     need(zlib.crc32(data[:-4]) == int.from_bytes(data[-4:], "little"), "does not match its checksum")
-    payload = data[at:-4]
+    payload, inflate = data[at:-4], zlib.decompressobj(-15, zdict=DICTIONARY)
     m, at = varint(payload, 0)
-    inflate = zlib.decompressobj(-15, zdict=DICTIONARY)
     try:
         text, zero, rest = (meta := inflate.decompress(payload[at : at + m], (16 << 20) + 1)).partition(b"\0")
     except zlib.error as error:

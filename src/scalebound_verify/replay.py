@@ -1,6 +1,5 @@
-"""``--replay m``: score m random blocks again with the decoded model, through plain transformers, and compare with the statistics. The only
-part that would notice statistics invented together with their hash. The blocks are drawn from a seed nobody knew before, unless one is
-given. A reference's losses are not replayed: its model is not at hand."""
+"""``--replay m``: m random blocks scored again with the decoded model, through plain transformers: the only part that would notice
+statistics invented together with their hash. Blocks are drawn from a fresh seed unless one is given. References are not replayed."""
 
 import secrets
 from typing import Any
@@ -43,18 +42,17 @@ def load(config: dict[str, Any], tensors: Tensors) -> Any:
 def score(model: Any, first: int, block: np.ndarray) -> dict[str, np.ndarray]:
     """NLL and entropy of every token of a block; the model sees ``first`` and then the block without its last token."""
     import torch
-
     inputs, targets = (torch.from_numpy(part.astype(np.int64)) for part in (np.append(first, block[:-1]), block))
     with torch.no_grad():
         log_p = torch.log_softmax(model(input_ids=inputs[None], use_cache=False).logits[0].double(), dim=-1)
     return {"nll": -log_p[range(len(block)), targets].numpy(), "entropy": -(log_p.exp() * log_p.clamp(min=-1e4)).sum(-1).numpy()}
 
-def replay(config: dict[str, Any], tensors: Tensors, stats: Statistics, tokens: np.ndarray, blocks: int, seed: int | None) -> tuple[bool, str]:
-    """Whether losses and entropies agree on ``blocks`` random blocks, and whether no loss depends on tokens after its own."""
+def replay(config: dict[str, Any], tensors: Tensors, stats: Statistics, tokens: np.ndarray, m: int, seed: int | None) -> tuple[bool, str]:
+    """Whether losses and entropies agree on ``m`` random blocks, and whether no loss depends on tokens after its own."""
     if stats.info["policy"]["name"] != "packed" or not len(stats.blocks):
-        raise Refused(f"--replay knows the policy 'packed' only, not {stats.info['policy']['name']!a}", stats.path, status=2)
+        raise Refused(f"--replay knows the policy 'packed', not {stats.info['policy']['name']!a}", stats.path, status=2)
     model, seed, first = load(config, tensors), secrets.randbits(32) if seed is None else seed, stats.info["policy"]["first_token"]
-    chosen, width, worst, gaps = np.random.default_rng(seed).permutation(len(stats.blocks))[:blocks], stats.width, 0.0, []
+    chosen, width, worst, gaps = np.random.default_rng(seed).permutation(len(stats.blocks))[:m], stats.width, 0.0, []
     for index in map(int, chosen):
         start = int(stats.blocks[index]) * width
         block = np.array(tokens[start : min(start + width, stats.length)])
@@ -66,6 +64,5 @@ def replay(config: dict[str, Any], tensors: Tensors, stats: Statistics, tokens: 
             gap = stats.slice(name, index * width, index * width + len(block)) - fresh[name]
             worst = max(worst, float((np.abs(gap) / (1 + fresh[name])).max()))
         gaps.append(gap)
-    mean = float(np.concatenate(gaps).mean())
-    detail = f"{len(chosen)} blocks, seed {seed}: worst {worst:.1e} of {WORST:g}, mean {mean:+.1e} of {MEAN:g}"
-    return worst <= WORST and abs(mean) <= MEAN, detail
+    good = [abs(mean := float(np.concatenate(gaps).mean())) <= MEAN, worst <= WORST]
+    return all(good), f"{len(chosen)} blocks, seed {seed}: worst {worst:.1e} of {WORST:g}, mean {mean:+.1e} of {MEAN:g}"

@@ -16,11 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scalebound.compress import Coded, QuantizedModel, Raw, encode, quantize
+from scalebound.compress import Coded, QuantizedModel, Raw, decode_model, encode, quantize
 from scalebound.compress.coder import encode_messages
 from scalebound.compress.dictionary import DICTIONARY
 from scalebound.compress.model import RAW_DTYPES
 from scalebound.compress.tables import Table, fit_table
+from scalebound.compress.tables import varint as varint_of
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "package-format.md").read_text()
 DOCUMENTED = re.search(r"## 8 The preset dictionary.*?```\n(.*?)```", DOCUMENT, re.DOTALL)[1].replace("\n", "").encode() + b"\0"
@@ -159,7 +160,7 @@ def test_random_tables_and_messages(data):
 
 
 def test_control_another_table_decodes_other_symbols():
-    symbols = np.random.default_rng(0).integers(-3, 4, size=200)
+    symbols = np.random.default_rng(0).binomial(6, 0.5, size=200) - 3
     coded = encode_messages([(symbols, fit_table(-3, np.bincount(symbols + 3)))])
     [flat] = read_tables(Table(-3, 7, b"\x10" * 7).stored)
     assert Ans(coded).read(flat, 200) != symbols.tolist()
@@ -171,7 +172,7 @@ def test_quantized_models(llama, setting):
     check(quantize(config, tensors, **setting))
 
 
-def test_every_part_of_the_format():
+def every_part():
     """Row and column scales, one scale, classes, raw dtypes, layers whose codes differ, a scalar, an empty tensor, wide integers."""
     rng = np.random.default_rng(5)
 
@@ -189,11 +190,53 @@ def test_every_part_of_the_format():
         "big": Raw("I64", np.array([-(1 << 62)])),
         "brain": Raw("BF16", np.array([0x3F81, 0xC000], dtype=np.uint16)),
         **{f"h.{k}.w": Coded(np.rint(rng.normal(size=(200, 100)) * (1 + 9 * (k == 1))).astype(np.int8), patterns(200)) for k in range(4)},
+        "by_col": Coded(np.rint(rng.normal(size=(90, 60)) * np.repeat([1, 5, 30], 20)).astype(np.int8), patterns(90)),
+        "by_row": Coded(np.rint(rng.normal(size=(60, 90)) * np.repeat([1, 5, 30], 20)[:, None]).astype(np.int8), patterns(60)),
         **{f"h.{k}.n": Raw("F16", rng.normal(size=6).astype(np.float16)) for k in range(4)},
     }
-    check(QuantizedModel({"n_layer": 4, "name": "é\0*"}, tensors))
+    return QuantizedModel({"n_layer": 4, "name": "é\0*"}, tensors)
+
+
+def test_every_part_of_the_format():
+    check(every_part())
 
 
 def test_no_tensors_and_no_layers():
     check(QuantizedModel({}, {}))
     check(QuantizedModel({"x": [1.5, None]}, {"a*b": Raw("F32", np.ones(2, dtype=np.float32)), "c.0.d": Coded(np.ones((1, 1), dtype=np.int8), np.array([0x3F80], dtype=np.uint16))}))
+
+
+def test_the_documented_example():
+    package = bytes.fromhex(re.search(r"## 10 An example.*?```\n(.*?)```", DOCUMENT, re.DOTALL)[1])
+    config, found = decode(package)
+    assert config == {"d": 3} and found["w"] == ([3, 2], [1.0, -2.0, 0.0, 1.5, -1.0, 1.0]) and found["k"] == ([1], [7])
+    model = decode_model(package)
+    assert re.search(r"model's SHA-256 is `([0-9a-f]{64})`", DOCUMENT)[1] == model.sha256()
+    check(model, package)
+
+
+def test_a_file_of_version_1_stays_readable():
+    """tests/golden/package-1.sbz, written when the format was fixed, holds every part of it."""
+    package = (Path(__file__).parents[1] / "golden" / "package-1.sbz").read_bytes()
+    model = decode_model(package)
+    assert model.sha256() == "79a9ca856c9f7752bc5e4c7f53adce7bf25d1940574f80d5419bbdad4164e6bf"
+    check(model, package)
+
+
+def test_classes_of_rows_and_columns_together():
+    """The writer gives classes to rows or to columns; the format allows both at once, and so do both decoders."""
+    rng = np.random.default_rng(3)
+    rows, cols = rng.integers(0, 2, size=6), rng.integers(0, 3, size=5)
+    tables = [fit_table(-k - 1, np.ones(2 * k + 3, dtype=np.int64)) for k in range(4)] + [fit_table(0, np.ones(3, dtype=np.int64))]
+    integers = np.array([[rng.integers(-r - c - 1, r + c + 2) for c in cols] for r in rows])
+    of_class = rows[:, None] + cols
+    messages = [(rows, tables[4]), (cols, tables[4])] + [(integers[of_class == k], tables[k]) for k in range(4)]
+    header = {"config": {}, "layers": None, "shift": 0, "code": [0, -1, -1, 4, 4], "tensors": [["w", [6, 5]]]}
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15, zdict=DICTIONARY)
+    meta = packer.compress(json.dumps(header).encode() + b"\0" + b"".join(table.stored for table in tables)) + packer.flush()
+    payload = varint_of(len(meta)) + meta + b"\x80\x3f" + encode_messages(messages)
+    body = b"SBZ\1" + varint_of(len(payload)) + payload
+    package = body + zlib.crc32(body).to_bytes(4, "little")
+    model = decode_model(package)
+    assert np.array_equal(model.tensors["w"].integers, integers)
+    check(model, package)

@@ -81,8 +81,17 @@ def test_what_is_stored_raw():
     assert raw_tensor(np.array([1.5, 1e-30], dtype=np.float32), "").dtype == "F32", "float16 would lose a weight"
     rounded = raw_tensor(np.array([1 / 3], dtype=np.float64), "")
     assert rounded.dtype == "F16" and abs(rounded.dequantized()[0] - 1 / 3) < 2e-4
-    model = quantize({}, {"norm": np.ones(4), "steps": np.array(7), "mask": np.array([True]), "w": np.ones((2, 2))}, bits=4)
-    assert [type(t) for t in model.tensors.values()] == [Raw, Raw, Raw, Coded] and model.num_params == 8
+    model = quantize({}, {"norm": np.ones(4), "one": np.array(0.5), "steps": np.array(7), "mask": np.array([True]), "w": np.ones((2, 2))}, bits=4)
+    assert [type(t) for t in model.tensors.values()] == [Coded, Raw, Raw, Raw, Coded] and model.num_params == 9
+
+
+@pytest.mark.parametrize(("setting", "error"), [({"bits": 2}, 1 / 32), ({"bits": 4}, 1 / 128), ({"bits": 8}, 1 / 1024), ({"step": 0.4}, 0.05)])
+def test_vectors_are_rounded_finely(setting, error):
+    data = {"norm": (1 + 0.2 * np.random.default_rng(0).normal(size=600)).astype(np.float32), "peak": np.array([1e-4] * 4000 + [1.0], dtype=np.float32)}
+    found = quantize({}, data, **setting).dequantized()
+    assert 0 < np.abs(found["norm"] - data["norm"]).max() <= 0.52 * error * 1.03
+    assert np.abs(found["peak"] - data["peak"]).max() <= 0.52 * error / 60
+    assert isinstance(quantize({}, {"v": np.array([1e-7] * 10**6 + [1.0] * 2, dtype=np.float32)}, bits=8).tensors["v"], Raw | Coded)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

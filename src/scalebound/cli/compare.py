@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-from scalebound.cli.output import Result
+from scalebound.cli.output import Result, table
 
-WORDS = {"better_a": "A predicts better", "better_b": "B predicts better", "equal": "equal within epsilon", "undecided": "undecided"}
+if TYPE_CHECKING:
+    from scalebound.certify import Comparison
+
+WORDS = {"better_a": "A predicts better", "better_b": "B predicts better", "equal": "equal within epsilon", "undecided": "not yet"}
 
 
 def compare(
     a: Path,
     b: Path,
-    *,
+    *more: Path,
     level: float = 0.95,
     epsilon: float = 0.0,
     alpha: float | None = None,
     sigma: float | None = None,
     horizon: int | None = None,
+    unit: Literal["tokens", "documents"] = "tokens",
+    stream: Path | None = None,
+    group: str = "",
 ) -> Result:
-    """Decide which of two models predicts the same tokens better, with evidence that is valid at every length.
+    """Decide which of two or more models predicts the same tokens better, with evidence that is valid at every length.
 
-    Each model is mixed with a share --alpha of the other, which bounds the difference; the claim is about the mixed pair.
+    With more than two models, all pairs are compared and the expected share of false claims is kept at 1 - level (e-BH). Each model is mixed with a share --alpha of the other, which bounds the difference; the claim is about the mixed pair.
 
     Parameters
     ----------
@@ -29,6 +36,8 @@ def compare(
         Losses of the first model.
     b
         Losses of the second, on the same tokens in the same order.
+    more
+        Losses of further models.
     level
         Confidence of the interval for the mean difference, A minus B.
     epsilon
@@ -38,29 +47,58 @@ def compare(
     sigma
         Standard deviation of the difference per token, named in advance.
     horizon
-        Number of tokens at which the interval should be shortest, named in advance.
+        Number of tokens (or units) at which the interval should be shortest, named in advance.
+    unit
+        What counts once: a token, or a document of the stream.
+    stream
+        The stream's .json, when it is no longer where the statistics say (for --unit documents).
+    group
+        Of a .csv, the column whose runs of equal values are units, such as item or document.
 
     Examples
     --------
     scalebound compare full.safetensors quantized.safetensors --epsilon 0.01
 
-    scalebound compare a.npy b.npy --level 0.99 --json
+    scalebound compare a.npy b.npy c.npy --level 0.99 --json
 
     next: scalebound interval a.safetensors
     """
     from dataclasses import asdict
 
     from scalebound.certify import compare as run
+    from scalebound.certify import compare_many
     from scalebound.certify.compare import MIXED
+    from scalebound.cli.interval import units_of
     from scalebound.core.stats import open_losses
 
-    found = run(
-        open_losses(a), open_losses(b), level=level, alpha=MIXED if alpha is None else alpha, epsilon=epsilon, sigma=sigma, horizon=horizon
-    )
-    lines = [
-        f"{WORDS[found.verdict]}: A minus B is {found.difference:+.5f} nats/token, "
-        f"{100 * level:g}% interval [{found.low:+.5f}, {found.high:+.5f}], n = {found.n:,}",
+    files = [open_losses(path) for path in (a, b, *more)]
+    units = units_of(files[0], unit, stream, group)
+    share = MIXED if alpha is None else alpha
+    if not more:
+        found = run(files[0], files[1], level=level, alpha=share, epsilon=epsilon, sigma=sigma, horizon=horizon, units=units)
+        return Result(asdict(found), lines_of(found, unit if not group else group))
+    ranked = compare_many(files, level=level, alpha=share, epsilon=epsilon, sigma=sigma, horizon=horizon, units=units)
+    names = [str(path) for path in (a, b, *more)]
+    rows, record = [], []
+    for (i, j), pair in zip(ranked.indices, ranked.pairs, strict=True):
+        record.append({"a": names[i], "b": names[j], **asdict(pair)})
+        verdict = WORDS[pair.verdict] + (f" (about {pair.more:,} more)" if pair.more else "")
+        rows.append([names[i], names[j], f"{pair.difference:+.5f}", f"[{pair.low:+.5f}, {pair.high:+.5f}]", f"{pair.e_value:.3g}", verdict])
+    view = [
+        table(["A", "B", "A minus B", "interval", "e-value", "verdict"], rows),
+        f"Over all claims made, the expected share of false ones is at most {1 - level:.3g}, whenever you stop and however the pairs depend.",
+    ]
+    return Result({"models": names, "wins": list(ranked.wins), "pairs": record, "level": level}, view)
+
+
+def lines_of(found: Comparison, unit: str) -> list[str]:
+    """What people read of one comparison."""
+    waiting = ""
+    if found.verdict == "undecided":
+        waiting = f"; about {found.more:,} more {unit} like these would decide" if found.more else "; more like these would not decide"
+    return [
+        f"{WORDS[found.verdict]}{waiting}: A minus B is {found.difference:+.5f} nats, "
+        f"{100 * found.level:g}% interval [{found.low:+.5f}, {found.high:+.5f}], n = {found.n:,} {unit}",
         f"Evidence against equality: e-value {found.e_value:.4g}, p-value {found.p_value:.4g}, both valid whenever you stop. "
         f"Each model is mixed with {found.alpha:g} of the other.",
     ]
-    return Result(asdict(found), lines)

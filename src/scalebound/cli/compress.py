@@ -73,11 +73,11 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
         records.append({
             "package": str(path), "file_bytes": parts.file_bytes, "code_bits": length, "bits_per_parameter": 8 * parts.file_bytes / quantized.num_params, "params": quantized.num_params,
             "loss_before": loss_before, "loss_after": loss_after, **setting, "package_sha256": sha256_file(path), "model_sha256": quantized.sha256(),
-            "breakdown": {"header": parts.header_bytes, "tables": parts.table_bytes, "scales": parts.scale_bytes, "raw": parts.raw_bytes, "weights": parts.weight_bytes},
+            "breakdown": {"header": parts.header_bytes, "tables": parts.table_bytes, "classes": parts.class_bytes, "scales": parts.scale_bytes, "raw": parts.raw_bytes, "weights": parts.weight_bytes},
         })  # fmt: skip
         shown = ["not measured" if loss is None else f"{loss:.4f}" for loss in (loss_before, loss_after)]
         rows.append([name, f"{parts.file_bytes:,}", f"{8 * parts.file_bytes / quantized.num_params:.3f}", *shown, *(f"{part:,}" for part in records[-1]["breakdown"].values())])
-    headers = ["rounding", "bytes", "bits/parameter", "loss before", "loss after", "header", "tables", "scales", "raw", "weights"]
+    headers = ["rounding", "bytes", "bits/parameter", "loss before", "loss after", "header", "tables", "classes", "scales", "raw", "weights"]
     if len(records) > 1:
         note(f"Picking one of these {len(records)} after looking costs log2({len(records)}) choice bits in a certificate.")
     record = records[0] if len(records) == 1 else {"packages": records}

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from scalebound.cli.output import Result
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from scalebound.core.stats import Stats
 
 
 def interval(
@@ -16,10 +22,14 @@ def interval(
     horizon: int | None = None,
     vocab_size: int = 0,
     maximum: float | None = None,
+    unit: Literal["tokens", "documents"] = "tokens",
+    stream: Path | None = None,
+    group: str = "",
 ) -> Result:
     """An interval for the mean loss that holds at every length at once, however tokens depend on each other.
 
-    The target is the mean conditional loss on this stream, not on a population of texts. The lower end is for the raw loss, the upper end
+    The target is the mean conditional loss on this stream, not on a population of texts (for that: --unit documents, when documents were
+    drawn independently). The lower end is for the raw loss, the upper end
     for the prediction mixed with a share --alpha of uniform.
 
     Parameters
@@ -38,12 +48,18 @@ def interval(
         For losses from a bare array.
     maximum
         For losses that cannot exceed it, such as 1 for errors: no smoothing.
+    unit
+        What counts once: a token, or a document of the stream.
+    stream
+        The stream's .json, when it is no longer where the statistics say (for --unit documents).
+    group
+        Of a .csv, the column whose runs of equal values are units, such as item or document.
 
     Examples
     --------
     scalebound interval heldout.safetensors --sigma 2
 
-    scalebound interval errors.csv --maximum 1 --level 0.99
+    scalebound interval errors.csv --maximum 1 --group question --level 0.99
 
     next: scalebound compare a.safetensors b.safetensors
     """
@@ -53,8 +69,10 @@ def interval(
     from scalebound.certify.settings import STREAM_ALPHA
     from scalebound.core.stats import open_losses
 
+    losses = open_losses(stats, vocab_size=vocab_size)
     found = run(
-        open_losses(stats, vocab_size=vocab_size),
+        losses,
+        units=units_of(losses, unit, stream, group),
         level=level,
         alpha=STREAM_ALPHA if alpha is None else alpha,
         vocab_size=vocab_size,
@@ -69,3 +87,21 @@ def interval(
     if abs(found.mean_smoothed - found.mean) > 0.1 * (found.high - found.low):
         lines.append(f"The smoothed prediction's own mean is {found.mean_smoothed:.4f}.")
     return Result(asdict(found), lines)
+
+
+def units_of(losses: Stats, unit: str, stream: Path | None, group: str) -> np.ndarray | None:
+    """Where documents or groups start; None when tokens are the units."""
+    from scalebound.certify.units import document_starts, group_starts
+    from scalebound.cli.certify import find_stream
+    from scalebound.core.errors import InputError, UsageError
+
+    if group:
+        if unit == "documents" or not losses.path.endswith(".csv"):
+            raise UsageError("groups are the runs of a column of a .csv", where="--group", expected="a .csv file, without --unit documents")
+        return group_starts(losses.path, group)
+    if unit == "tokens":
+        return None
+    where = stream or find_stream(losses)
+    if where is None:
+        raise InputError("does not say where its stream is", where=losses.path, hint="add --stream STREAM.json")
+    return document_starts(losses, where)

@@ -85,9 +85,10 @@ def _read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     except Exception as error:  # the library raises whatever its readers raise; each means the file is not a model it can read
         raise InputError(f"cannot be read as a causal language model ({' '.join(str(error).split())[:200]})", where=str(path)) from error
     tied = set(getattr(model, "all_tied_weights_keys", None) or ())
-    config = parse_json(model.config.to_json_string(use_diff=False), where=str(path))
-    config["architectures"] = [type(model).__name__]
-    return config, {name: tensor.numpy() for name, tensor in model.state_dict().items() if name not in tied}
+    config = parse_json(model.config.to_json_string(), where=str(path))
+    for key in ("quantization_config", "_model_name_or_path"):  # of the file, not of the weights it decodes to
+        config.pop(key, None)
+    return config | {"architectures": [type(model).__name__]}, {name: tensor.numpy() for name, tensor in model.state_dict().items() if name not in tied}
 
 
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:

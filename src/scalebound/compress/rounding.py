@@ -22,6 +22,7 @@ from scalebound.core.progress import Progress, silent
 # patterns that scales are kept between: all multiples of 128, and normal numbers with room for the product of an integer of 16 bits
 LOWEST, HIGHEST = 0x0100, 0x7700
 LARGEST_WEIGHT = 1e30
+VECTOR_STEP = 1 / 8  # of the step of matrices, for which 2^-bits stands in where there are bits
 MAX_INTEGER = (1 << 15) - 1  # with --step; 15 bits and a bfloat16 scale fit in float32's 24
 # Row scales are bfloat16 patterns that are multiples of this, for rows of up to so many columns: 64 is half an octave apart, 8 a sixteenth
 SPACINGS = ((64, 64), (256, 32), (1024, 16), (math.inf, 8))
@@ -40,8 +41,10 @@ def quantize(
     config
         As in ``config.json``.
     tensors : name -> array
-        Floating point tensors of two or more dimensions are quantized (rows = the first dimension); vectors and scalars are stored as float16
-        where that is exact, as bfloat16 where that is, else rounded to float16, or kept in float32 when beyond float16's range; others raw.
+        Floating point tensors of two or more dimensions are quantized (rows = the first dimension). Vectors (norms, biases) are rounded to
+        a step 8 times finer than that of matrices, so that they cost a few bits each and next to no loss. Scalars and vectors whose
+        largest entry is too far above the rest are stored in float16 (in another float where that one is exact, or where float16's range
+        ends); tensors that are not floating point as they are.
     bits : 2 to 8
         Levels: 2^bits - 1, symmetric about 0. A scale for every row.
     step : > 0
@@ -82,8 +85,10 @@ def quantize(
         progress(done, total)
         if data.dtype.kind == "f":
             data = _finite(data, name)
-        if data.dtype.kind != "f" or data.ndim < 2 or data.size == 0:
+        if data.dtype.kind != "f" or data.ndim < 1 or data.size == 0:
             out[name] = raw_tensor(data, name)
+        elif data.ndim == 1:
+            out[name] = round_vector(data, (2.0**-bits if bits is not None else step or 0.0) * VECTOR_STEP, name)
         elif bits is not None:
             out[name] = round_clipped(data, 2 ** (bits - 1) - 1, multiple)
         else:
@@ -157,6 +162,15 @@ def round_step(data: np.ndarray, step: float, multiple: int, name: str = "") -> 
     scaled = matrix / bfloat16(patterns)[:, None]
     integers = np.rint(scaled, out=scaled).astype(np.int8 if largest.max() < 127 else np.int16)
     return Coded(integers.reshape(data.shape), _free_scales(integers, patterns))
+
+
+def round_vector(data: np.ndarray, step: float, name: str = "") -> Coded | Raw:
+    """A vector divided by ``step`` times its root mean square and rounded; raw when that leaves 15 bits."""
+    pattern = patterns_of(np.array([max(step, 2.0**-10) * float(np.sqrt(np.mean(np.square(data, dtype=np.float64))))]))
+    scaled = data / bfloat16(pattern)
+    if not np.abs(scaled).max() <= MAX_INTEGER:
+        return raw_tensor(data, name)
+    return Coded(np.rint(scaled).astype(np.int16), pattern.astype(np.uint16))
 
 
 def round_clipped(data: np.ndarray, largest: int, multiple: int) -> Coded:

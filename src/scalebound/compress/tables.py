@@ -6,6 +6,7 @@ frequencies of total 2^24 by a rule in integers (docs/package-format.md, section
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,6 +17,8 @@ from scalebound.core.errors import InputError
 PRECISION = 24
 TOTAL = 1 << PRECISION
 MAX_SYMBOLS = 1 << 17
+MAX_SMOOTHED = 1 << 12  # longer tables are not smoothed: they belong to long messages
+CHUNK = 1 << 20  # numpy counts in 64-bit copies: by parts, so that they stay small
 
 # weight byte -> integer weight: four bits after the leading one, so neighbours differ by 3 to 6 percent
 WEIGHTS = np.array([0] + [(16 + (b & 15)) << (b >> 4) for b in range(1, 256)], dtype=np.int64)
@@ -89,7 +92,7 @@ class Table:
 
 
 def fit_table(low: int, counts: np.ndarray) -> Table:
-    """The cheaper of the plain and the symmetric table for symbols with these counts, stored bytes included.
+    """The cheapest table for symbols with these counts, stored bytes included: plain or symmetric, exact or smoothed.
 
     Parameters
     ----------
@@ -99,15 +102,33 @@ def fit_table(low: int, counts: np.ndarray) -> Table:
     """
     if len(counts) == 1:
         return Table(low, 1)
-    plain = Table(low, len(counts), _to_bytes(counts.astype(np.float64)))
+    counts = counts.astype(np.float64)
+    candidates = [Table(low, len(counts), _to_bytes(smooth)) for smooth in _smoothed(counts)]
     high = max(-low, low + len(counts) - 1)
-    if low >= 0 or low + len(counts) - 1 <= 0 or high > (MAX_SYMBOLS - 1) // 2:
-        return plain
-    of_bucket = bucket(np.abs(np.arange(-high, high + 1)))
-    sizes = np.bincount(of_bucket)
-    totals = np.bincount(of_bucket[low + high : low + high + len(counts)], weights=counts, minlength=len(sizes))
-    folded = Table(-high, 2 * high + 1, _to_bytes(totals / sizes), symmetric=True)
-    return min(folded, plain, key=lambda table: table.bits(low, counts) + 8 * len(table.stored))
+    if low < 0 < low + len(counts) - 1 and high <= (MAX_SYMBOLS - 1) // 2:
+        of_bucket = bucket(np.abs(np.arange(-high, high + 1)))
+        sizes = np.bincount(of_bucket)
+        totals = np.bincount(of_bucket[low + high : low + high + len(counts)], weights=counts, minlength=len(sizes))
+        candidates += [Table(-high, 2 * high + 1, _to_bytes(smooth), symmetric=True) for smooth in _smoothed(totals / sizes)]
+    return min(candidates, key=lambda table: table.bits(low, counts) + 8 * _deflated(table.weight_bytes))
+
+
+def _smoothed(counts: np.ndarray) -> Iterator[np.ndarray]:
+    """Counts averaged over 1, 2, 4, .. neighbours: rougher tables whose equal bytes DEFLATE shortens, for messages too short for better ones."""
+    width = 1
+    while width < 2 * len(counts) and len(counts) <= MAX_SMOOTHED:
+        starts = np.arange(0, len(counts), width)
+        yield np.repeat(np.add.reduceat(counts, starts) / np.diff([*starts, len(counts)]), width)[: len(counts)]
+        width *= 2
+    if width == 1:
+        yield counts
+
+
+def _deflated(weight_bytes: bytes) -> float:
+    """About how many bytes these become in the header: one for each, or three for a run of equal ones."""
+    found = np.frombuffer(weight_bytes, dtype=np.uint8)
+    edges = np.flatnonzero(np.diff(found, prepend=-1, append=256))
+    return float(np.minimum(np.diff(edges), 3).sum())
 
 
 def _to_bytes(counts: np.ndarray) -> bytes:
@@ -116,6 +137,23 @@ def _to_bytes(counts: np.ndarray) -> bytes:
     found = np.searchsorted(_EDGES, relative) + 1
     # a symbol that occurs never takes weight 0 (frequency 1 of 2^24), one that occurs at least the smallest positive weight
     return np.where(counts > 0, found, 0).astype(np.uint8).tobytes()
+
+
+def count_symbols(symbols: np.ndarray, where: str = "") -> tuple[int, np.ndarray]:
+    """The smallest symbol, and the counts from it to the largest.
+
+    >>> low, counts = count_symbols(np.array([3, 5, 3]))
+    >>> low, counts.tolist()
+    (3, [2, 0, 1])
+    """
+    flat = symbols.reshape(-1)
+    low, high = int(flat.min()), int(flat.max())
+    if max(high - low, -low, high) >= MAX_SYMBOLS:
+        raise InputError(f"integers run from {low:,} to {high:,}", where=where, expected=f"magnitudes below {MAX_SYMBOLS:,}", hint="use a larger step")
+    counts = np.zeros(high - low + 1, dtype=np.int64)
+    for at in range(0, flat.size, CHUNK):
+        counts += np.bincount(flat[at : at + CHUNK].astype(np.int32) - low, minlength=len(counts))
+    return low, counts
 
 
 def varint(value: int) -> bytes:

@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from scalebound.core.io import load_struct, save_struct, sha256_file
+from scalebound.core.io import load_struct, relative, save_struct, sha256_file
 
 SCHEMA = "scalebound.certificate/1"
 
@@ -144,4 +144,4 @@ def file_ref(path: str | os.PathLike | None, folder: str | os.PathLike) -> FileR
     """How a certificate saved in ``folder`` names a file: relative path and hash; empty for None."""
     if path is None:
         return FileRef()
-    return FileRef(path=Path(os.path.relpath(path, folder)).as_posix(), sha256=sha256_file(path))
+    return FileRef(path=relative(path, folder), sha256=sha256_file(path))

@@ -73,6 +73,11 @@ def new_folder(path: str | os.PathLike) -> Iterator[Path]:
         raise
 
 
+def relative(path: str | os.PathLike, folder: str | os.PathLike) -> str:
+    """How an artefact in ``folder`` names another file: relative, so that both can move together and no machine's paths are in their bytes."""
+    return Path(os.path.relpath(path, folder)).as_posix()
+
+
 def sha256_bytes(data: bytes | memoryview) -> str:
     return hashlib.sha256(data).hexdigest()
 

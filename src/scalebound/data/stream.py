@@ -18,7 +18,7 @@ import numpy as np
 
 import scalebound
 from scalebound.core.errors import InputError, UsageError, from_os_error
-from scalebound.core.io import atomic_write, load_struct, new_folder, save_struct, sha256_file
+from scalebound.core.io import atomic_write, load_struct, new_folder, relative, save_struct, sha256_file
 from scalebound.core.progress import Progress, silent
 from scalebound.core.seeds import generator
 from scalebound.core.stats import StreamRef
@@ -90,10 +90,9 @@ class Stream:
     def sha256(self) -> str:
         return sha256_file(self.path)
 
-    @property
-    def ref(self) -> StreamRef:
-        """How artefacts name this stream."""
-        return StreamRef(path=str(self.path), sha256=self.sha256, num_tokens=len(self))
+    def ref(self, folder: str | os.PathLike) -> StreamRef:
+        """How an artefact saved in ``folder`` names this stream."""
+        return StreamRef(path=relative(self.path, folder), sha256=self.sha256, num_tokens=len(self))
 
     def check(self) -> None:
         """Raise :class:`InputError` unless the ``.bin`` is the one its ``.json`` names."""

@@ -17,7 +17,7 @@ import torch
 
 import scalebound
 from scalebound.core.errors import InputError, UsageError
-from scalebound.core.io import load_struct, save_struct, sha256_bytes
+from scalebound.core.io import load_struct, relative, save_struct, sha256_bytes
 from scalebound.core.progress import Progress, silent
 from scalebound.core.seeds import generator
 from scalebound.core.stats import AnchorRef, ModelRef, Policy, Stats, StatsInfo, merge
@@ -92,7 +92,7 @@ def measure(model: str | os.PathLike | LanguageModel, stream: str | os.PathLike,
     _check(loaded, reference, opened, context, window, alphas, eps)
     num_blocks = -(-(window[1] - window[0]) // context)
     blocks = _sample(num_blocks, sample, seed, ragged=(window[1] - window[0]) % context != 0)
-    info = _info(loaded, reference, opened, window, context, anchor_is, eps, tuple(alphas))
+    info = _info(loaded, reference, opened, window, context, anchor_is, eps, tuple(alphas), out.parent)
     part_blocks = min(4096, max(1, -(-len(blocks) // PARTS)))
     plan = Plan(info=info, blocks_sha256=sha256_bytes(blocks.tobytes()), part_blocks=part_blocks, batch_blocks=max(1, BATCH_TOKENS // context))
     if fresh:
@@ -135,14 +135,14 @@ def _check(model: LanguageModel, anchor: LanguageModel | None, stream: Stream, c
         raise UsageError(f"eps = {eps}, alphas = {tuple(alphas)}", expected="numbers between 0 and 1")
 
 
-def _info(model: LanguageModel, anchor: LanguageModel | None, stream: Stream, window: tuple[int, int], context: int, anchor_is: AnchorRef | None, eps: float, alphas: tuple[float, ...]) -> StatsInfo:
+def _info(model: LanguageModel, anchor: LanguageModel | None, stream: Stream, window: tuple[int, int], context: int, anchor_is: AnchorRef | None, eps: float, alphas: tuple[float, ...], folder: Path) -> StatsInfo:
     first = stream.info.separator if stream.info.tokenizer.kind == "byte" else model.first_token
     ref = None
     if anchor is not None:
         known = anchor_is or AnchorRef(kind="model", deployable=True, predictable="a model fixed before the stream, as stated by whoever measured")
-        ref = msgspec.structs.replace(known, sha256=anchor.sha256, name=anchor.name, eps=eps, alphas=alphas)
+        ref = msgspec.structs.replace(known, sha256=anchor.sha256, name=relative(anchor.name, folder), eps=eps, alphas=alphas)
     return StatsInfo(
-        model=ModelRef(model.name, model.sha256, model.num_params), stream=stream.ref, window=window, vocab_size=model.vocab_size, anchor=ref,
+        model=ModelRef(relative(model.name, folder), model.sha256, model.num_params), stream=stream.ref(folder), window=window, vocab_size=model.vocab_size, anchor=ref,
         policy=Policy("packed", context, first), block_tokens=context, version=scalebound.__version__,
     )  # fmt: skip
 

@@ -158,10 +158,10 @@ def _train(recipe: Recipe, stream: Stream, window: tuple[int, int], out: Path, t
         raise from_os_error(error, out) from error
     sha256 = _checkpoint(model, optimizer, recipe, step, out, resumable=False)
     online_losses = np.fromfile(out / ONLINE_PART, dtype="<f4")
-    model_ref = ModelRef(name=str(out), sha256="", params=recipe.params)  # a different predictor at every step: no single model's hash
+    model_ref = ModelRef(name=out.name, sha256="", params=recipe.params)  # a different predictor at every step: no single model's hash
     Stats(
         StatsInfo(
-            kind="online", model=model_ref, stream=stream.ref, window=window, vocab_size=recipe.vocab_size, tokens=recipe.tokens, block_tokens=T,
+            kind="online", model=model_ref, stream=stream.ref(out), window=window, vocab_size=recipe.vocab_size, tokens=recipe.tokens, block_tokens=T,
             policy=Policy("packed", T, stream.info.separator), text_bytes=stream.tokenizer().count_bytes(sequences.reshape(-1)),
             predictable="the loss of each token before the update that used it", version=scalebound.__version__,
         ),
@@ -169,7 +169,7 @@ def _train(recipe: Recipe, stream: Stream, window: tuple[int, int], out: Path, t
     ).save(out / "online.safetensors")  # fmt: skip
     info = RunInfo(
         params=recipe.params, steps=step, tokens=recipe.tokens, flops=recipe.flops, train_loss=float(online_losses[-max(1, len(online_losses) // 10) :].mean(dtype=np.float64)),
-        model_sha256=sha256, stream=stream.ref, window=window, checkpoint=f"checkpoints/step-{step}", host=f"{platform.machine()} {platform.system()}",
+        model_sha256=sha256, stream=stream.ref(out), window=window, checkpoint=f"checkpoints/step-{step}", host=f"{platform.machine()} {platform.system()}",
         threads=threads, train_s=round(time.monotonic() - began, 3) if not started_at else 0.0, version=scalebound.__version__,
     )  # fmt: skip
     save_struct(out / "run.json", info)
