@@ -40,6 +40,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "systems": ("scalebound.cli.systems:systems", "List the published methods that are implemented."),
     "contamination": ("scalebound.cli.contamination:contamination", "Test whether a model has seen a test set."),
     "holdout": ("scalebound.cli.holdout:holdout", "Answer many questions from one holdout without overfitting it."),
+    "prediction-set": ("scalebound.cli.prediction_set:prediction_set", "Partial programs that contain the true one with a proven probability."),
 }
 
 # one progress bar, ours; and no library looks for a network
