@@ -35,6 +35,8 @@ class Kaplan(FormulaLaw):
     equation = "L = [(Nc/N)^(aN/aD) + Dc/D]^aD"
     source = "arXiv:2001.08361"
     inputs = ("params", "tokens")
+    cheap_refits = False
+    polished = 4
     parameters = (
         Parameter("Nc", 1e-30, 1e80, "scale in parameters", "log"),
         Parameter("Dc", 1e-30, 1e80, "scale in tokens", "log"),

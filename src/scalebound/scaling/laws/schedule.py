@@ -17,7 +17,7 @@ import numpy as np
 JUMP = 1.0 / 3.0
 PIECES = 8  # of a recent interval
 RECENT = 4  # intervals
-WARMUP_PIECES = 48
+WARMUP_PIECES = (12, 48)  # seen from afar, and from the rows just after it
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,8 @@ def _curve(step: np.ndarray, lr: np.ndarray, decay: float) -> tuple[np.ndarray, 
         momentum[k + 1] = momentum[k] + added
     offset = len(at) - len(step)
     moving = [int(k) for k in np.flatnonzero(rate[1:] != rate[:-1])]
-    coarse = [_pieces(at, rate, jump, total, k, WARMUP_PIECES if k == 0 and offset else 1) for k in moving]
-    fine = [_pieces(at, rate, jump, total, k, WARMUP_PIECES if k == 0 and offset else PIECES) for k in moving]
+    coarse = [_pieces(at, rate, jump, total, k, WARMUP_PIECES[0] if k == 0 and offset else 1) for k in moving]
+    fine = [_pieces(at, rate, jump, total, k, WARMUP_PIECES[1] if k == 0 and offset else PIECES) for k in moving]
     rows = []
     for row in range(len(step)):
         knot = row + offset
