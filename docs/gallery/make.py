@@ -318,11 +318,35 @@ def pythia(page: Page) -> None:
     page.figure(figure, "pythia", "The two models on the right were not fitted.")
 
 
+def obsscaling(page: Page) -> None:
+    page.text("## Public models: a task from components of other benchmarks")
+    base, tasks = (scaling.read_table(ROOT / DATA / f"obsscaling/base_llm_{name}_eval.csv") for name in ("benchmark", "emergent_capability"))
+    names = ("MMLU", "ARC-C", "HellaSwag", "Winograd", "TruthfulQA", "GSM8K", "XWinograd", "HumanEval")
+    components = scaling.principal_components(np.stack([base[name] for name in names], axis=1), 3)
+    where = {model: k for k, model in enumerate(base["Model"])}
+    rows = [(where[model], k) for k, model in enumerate(tasks["Model"]) if model in where and np.isfinite(base["FLOPs (1E21)"][where[model]])]
+    at, task = (np.array(part) for part in zip(*rows, strict=True))
+    x, flops, y = components.scores[at], base["FLOPs (1E21)"][at], tasks["arithmetic_2dm_2_acc"][task]
+    train = flops <= 84
+    page.lines += ["```python", "components = scaling.principal_components(scores, 3)  # eight benchmarks, missing entries filled", 'scaling.fit(table, scaling.Observational(3), fix={"h": 1.0})', "```", ""]
+    figure = Figure("Two-digit multiplication, models above 8.4e22 FLOPs", "measured accuracy", "predicted", log_x=False)
+    lines = []
+    for k, (label, values) in enumerate((("three components", x), ("log FLOPs alone", np.log(flops)[:, None]))):
+        law = scaling.Observational(values.shape[1])
+        columns = {f"pc{j + 1}": values[:, j] for j in range(values.shape[1])}
+        fit = scaling.fit({**{name: column[train] for name, column in columns.items()}, "accuracy": y[train]}, law, fix={"h": 1.0}, bootstrap=0, drop_bad=True)
+        predicted = law.predict(fit.vector, {name: column[~train] for name, column in columns.items()})
+        figure.points(y[~train], predicted, COLOURS[k], label)
+        lines.append(f"{label}: mean squared error {np.mean((predicted - y[~train]) ** 2):.4f}")
+    page.text(f"{int(train.sum())} models up to 8.4e22 FLOPs fitted, {int((~train).sum())} above predicted. {'; '.join(lines)}.")
+    page.figure(figure, "obsscaling", "Models above the compute of all fitted ones.")
+
+
 def build() -> None:
     with tempfile.TemporaryDirectory() as folder:
         page = Page(Path(folder))
         page.text("# Scaling laws on public data", "Written by `python docs/gallery/make.py`, which runs every command below from the root of the repository. Sources and licences: examples/data/README.md.")
-        for section in (chinchilla, gadre, gemstones, datablations, multipower, olmo, porian, pythia):
+        for section in (chinchilla, gadre, gemstones, datablations, multipower, olmo, porian, pythia, obsscaling):
             section(page)
         (HERE / "scaling.md").write_text("\n".join(page.lines).rstrip() + "\n")
 
