@@ -38,6 +38,9 @@ from scalebound.certify.interval import interval as interval
 from scalebound.certify.logsums import LogSums as LogSums
 from scalebound.certify.mixture import mixture_bound as mixture_bound
 from scalebound.certify.mixture import mixture_lower_bound as mixture_lower_bound
+from scalebound.certify.prediction_sets import Calibration as Calibration
+from scalebound.certify.prediction_sets import allowed_misses as allowed_misses
+from scalebound.certify.prediction_sets import calibrate as calibrate
 from scalebound.certify.product import product_bound as product_bound
 from scalebound.certify.product import product_lower_bound as product_lower_bound
 from scalebound.certify.smoothing import smooth_anchored as smooth_anchored

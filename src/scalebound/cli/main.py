@@ -30,16 +30,17 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "interval": ("scalebound.cli.interval:interval", "A two-sided anytime interval for a mean loss."),
     "compare": ("scalebound.cli.compare:compare", "Decide which of several models predicts a stream better."),
     "detect": ("scalebound.cli.detect:detect", "Test whether a text was sampled from a model."),
-    "contamination": ("scalebound.cli.contamination:contamination", "Test whether a model has seen a test set."),
-    "holdout": ("scalebound.cli.holdout:holdout", "Answer many questions from one holdout without overfitting it."),
     "fit": ("scalebound.cli.fit:fit", "Fit a scaling law to a table of runs."),
     "forecast": ("scalebound.cli.forecast:forecast", "Predict at sizes not trained, with intervals."),
     "plan": ("scalebound.cli.plan:plan", "Choose model and data size for a budget or a loss."),
     "backtest": ("scalebound.cli.backtest:backtest", "Test a law: would it have predicted your larger runs?"),
     "crossover": ("scalebound.cli.crossover:crossover", "Find the compute at which two recipes swap order."),
     "import": ("scalebound.cli.import_:import_", "Turn trainer states, evaluations, event files and histories into a table."),
-    "systems": ("scalebound.cli.systems:systems", "List the published methods that are implemented."),
     "report": ("scalebound.cli.report:report", "Put a finished demo on one offline HTML page."),
+    "systems": ("scalebound.cli.systems:systems", "List the published methods that are implemented."),
+    "contamination": ("scalebound.cli.contamination:contamination", "Test whether a model has seen a test set."),
+    "holdout": ("scalebound.cli.holdout:holdout", "Answer many questions from one holdout without overfitting it."),
+    "prediction-set": ("scalebound.cli.prediction_set:prediction_set", "Partial programs that contain the true one with a proven probability."),
 }
 
 # one progress bar, ours; and no library looks for a network
