@@ -98,7 +98,7 @@ def stored_dtypes(path: str | os.PathLike) -> set[str]:
     for file in sorted(Path(path).glob("model*.safetensors")):
         try:
             with safe_open(file, framework="pt") as opened:
-                found |= {opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118
+                found |= {opened.get_slice(name).get_dtype() for name in opened.keys()}
         except (OSError, SafetensorError):
             return set()  # whoever reads the weights says what is wrong with them
     return found
