@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -146,12 +147,15 @@ def _work(model_path: str, stream_path: str, out: str, anchor_path: str | None, 
     model, anchor = models or (load_model(model_path, dtype=plan.dtype), load_model(anchor_path, dtype=plan.dtype) if anchor_path else None)
     stream = Stream(stream_path)
     for number in todo:
-        before = done
         ids = blocks[number * plan.part_blocks : (number + 1) * plan.part_blocks]
-        part = _score_part(model, anchor, stream, plan, ids, lambda tokens, before=before: progress(before + tokens, total))
+        part = _score_part(model, anchor, stream, plan, ids, partial(_report, progress, done, total))
         part.save(_part(Path(out), number))
         done += sizes[number]
         progress(done, total)
+
+
+def _report(progress: Progress, before: int, total: int, tokens: int) -> None:
+    progress(before + tokens, total)
 
 
 def _score_part(model: LanguageModel, anchor: LanguageModel | None, stream: Stream, plan: Plan, ids: np.ndarray, report: Callable[[int], None]) -> Stats:

@@ -82,9 +82,9 @@ def _losses(tokens: np.ndarray, vocab_size: int, order: int) -> np.ndarray:
         rank = np.empty(len(place), dtype=index)
         rank[by_token] = _places(len(place), index) - next_starts
         seen = _places(len(place), index) - starts
-        kinds = np.cumsum(rank == 0, dtype=index)
-        kinds -= rank == 0  # different pairs in all groups before and in this one so far
-        kinds -= kinds[starts]
+        new = rank == 0
+        kinds = np.cumsum(new, dtype=index) - new  # different pairs in all groups before and in this one so far
+        kinds = kinds - kinds[starts]
         lower = probability[place]
         lower *= kinds
         lower += rank
