@@ -119,13 +119,14 @@ def intervals(_: Path) -> dict:
         "exponential": lambda: np.minimum(rng.exponential(1.5, n), top),
         "uniform": lambda: rng.uniform(0, 4, n),
     }
+    named = {"gamma": 1.4, "exponential": 1.5, "uniform": 1.2}
     out: dict = {"n": n, "level": level, "widths": {}, "misses": {}}
     for name, draw in draws.items():
         ratios: dict[str, list[float]] = {"ours": [], "ours, sigma unknown": [], "plug-in Bernstein": [], "hedged betting": []}
         for _ in range(5):
             x = draw()
             base = 2 * z * x.std() / math.sqrt(n)
-            for label, sigma in (("ours", float(np.round(x.std(), 1))), ("ours, sigma unknown", None)):
+            for label, sigma in (("ours", named[name]), ("ours, sigma unknown", None)):
                 found = interval(bare(x), level=level, sigma=sigma, maximum=top)
                 ratios[label].append((found.high - found.low) / base)
             for label, form in (("plug-in Bernstein", plug_in_bernstein), ("hedged betting", hedged_capital)):
@@ -346,7 +347,7 @@ def main() -> None:
         record[name] = function(chosen.demo)
         record.setdefault("seconds", {})[name] = round(time.perf_counter() - began, 1)
         record |= {"seed": SEED, "version": scalebound.__version__, "numpy": np.__version__, "python": platform.python_version(), "machine": f"{os.cpu_count()} cores, {platform.machine()}, shared"}
-        target.write_text(json.dumps(record, indent=1) + "\n")
+        target.write_text(json.dumps(record, indent=1, default=lambda number: number.item()) + "\n")
         print(name, record["seconds"][name], "s", file=sys.stderr, flush=True)
 
 
