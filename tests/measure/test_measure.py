@@ -177,3 +177,45 @@ def test_a_stream_of_another_vocabulary_is_refused(files, tmp_path):
     save_folder(tmp_path / "small", shape.config(64), Transformer(shape, 64).tensors())
     with pytest.raises(InputError, match="token ids up to 255"):
         measure(tmp_path / "small", stream.path, tmp_path / "s")
+
+
+def test_a_stream_of_another_tokenizer_is_refused(files, tmp_path):
+    """Same ids, other words: nothing would fail, and every number would be wrong."""
+    import json
+
+    folder, stream = files
+    words = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None, "pre_tokenizer": {"type": "WhitespaceSplit"}, "post_processor": None,
+             "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": False}}  # fmt: skip
+    shape = shape_for(20_000, 300)
+    model = tmp_path / "model"
+    save_folder(model, shape.config(64), Transformer(shape, 64).tensors())
+    vocabulary = {f"w{k}": k for k in range(299)} | {"</s>": 299}
+    for name, change in (("model", {}), ("same", {}), ("other", {"w0": 1, "w1": 0})):
+        (tmp_path / name).mkdir(exist_ok=True)
+        library = words | {"model": {"type": "WordLevel", "vocab": vocabulary | change, "unk_token": "w0"}}
+        (tmp_path / name / "tokenizer.json").write_text(json.dumps(library, indent=1 if name == "same" else None))
+    (tmp_path / "text.txt").write_text("w1 w0 w5 w7 " * 40)
+    for name in ("same", "other"):
+        tokens = load_tokenizer(tmp_path / name)
+        made = build_stream(read_corpus(tmp_path / "text.txt").documents, tokens, tmp_path / f"{name}-stream", sequence_tokens=64, source=SourceRef("t", ""))
+        if name == "same":  # the same tokens in a file that is written differently
+            assert len(measure(model, made.path, tmp_path / "a")) == 161
+        else:
+            with pytest.raises(InputError, match="another tokenizer"):
+                measure(model, made.path, tmp_path / "b")
+    with pytest.raises(InputError, match="another tokenizer"):
+        measure(model, stream.path, tmp_path / "b")
+    assert not (tmp_path / "b").exists() and not (tmp_path / "b.parts").exists()
+
+
+def test_a_token_outside_the_vocabulary_is_reported_with_its_place(files, tmp_path):
+    from scalebound.core.io import save_struct, sha256_file
+
+    folder, stream = files
+    tokens = np.array(stream.tokens)
+    tokens[333] = 999
+    (tmp_path / "s.bin").write_bytes(tokens.astype("<u2").tobytes())
+    save_struct(tmp_path / "s.json", msgspec.structs.replace(stream.info, bin_sha256=sha256_file(tmp_path / "s.bin")))
+    with pytest.raises(InputError, match="id 999 at token 333"):
+        measure(folder / "model", tmp_path / "s.json", tmp_path / "a")
+    assert not (tmp_path / "a").exists()
