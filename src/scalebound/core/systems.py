@@ -45,4 +45,6 @@ SYSTEMS: tuple[System, ...] = (
     System(15, "Critical batch size", "scalebound.scaling.laws.critical_batch:CriticalBatch", "law", "scalebound fit T.csv --law critical-batch", "arXiv:2001.08361"),
     System(16, "PassUntil", "scalebound.scaling.laws.passuntil:PassUntil", "law", "scalebound fit T.csv --law passuntil", "arXiv:2310.03262"),
     System(17, "Data filtering utilities", "scalebound.scaling.laws.filtering:Filtering", "law", "scalebound fit T.csv --law filtering", "arXiv:2404.07177"),
+    System(18, "isoFLOP analysis", "scalebound.scaling.laws.isoflop:IsoFlopLaw", "law", "scalebound fit T.csv --law isoflop", "arXiv:2406.19146"),
+    System(19, "Crossover of two recipes", "scalebound.scaling.crossover:crossover", "forecast", "scalebound crossover A.json B.json", "arXiv:2409.15156"),
 )
