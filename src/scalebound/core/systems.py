@@ -47,4 +47,6 @@ SYSTEMS: tuple[System, ...] = (
     System(17, "Data filtering utilities", "scalebound.scaling.laws.filtering:Filtering", "law", "scalebound fit T.csv --law filtering", "arXiv:2404.07177"),
     System(18, "isoFLOP analysis", "scalebound.scaling.laws.isoflop:IsoFlopLaw", "law", "scalebound fit T.csv --law isoflop", "arXiv:2406.19146"),
     System(19, "Crossover of two recipes", "scalebound.scaling.crossover:crossover", "forecast", "scalebound crossover A.json B.json", "arXiv:2409.15156"),
+    System(70, "Online n-gram reference with Witten-Bell interpolation", "scalebound.measure.ngram:ngram_losses", "reference",
+           "scalebound reference ngram STREAM --out R.safetensors", "Witten and Bell 1991, IEEE Trans. Inf. Theory 37(4)", ("torch",)),
 )
