@@ -19,9 +19,10 @@ import torch
 from scalebound.core.errors import InputError, UsageError
 from scalebound.core.io import load_struct, save_struct, sha256_bytes
 from scalebound.core.progress import Progress, silent
-from scalebound.core.stats import AnchorRef, Stats, merge
+from scalebound.core.stats import AnchorRef, Stats
 from scalebound.core.workers import run_tasks
 from scalebound.data.stream import Stream
+from scalebound.measure.join import join_parts
 from scalebound.measure.plan import Plan, check_request, describe, draw_blocks
 from scalebound.measure.score import score_pieces
 from scalebound.measure.spans import batches_of, spans_of, text_boundaries
@@ -75,7 +76,8 @@ def measure(model: str | os.PathLike | LanguageModel, stream: str | os.PathLike,
 
     Notes
     -----
-    The first token of a span is predicted from ``first_token`` alone.
+    The first token of a span is predicted from ``first_token`` alone. Memory: the model, one batch and one part (4096 blocks at most),
+    whatever the number of tokens.
     """
     out, opened = Path(out), Stream(stream)
     torch.set_num_threads(threads)
@@ -109,8 +111,7 @@ def measure(model: str | os.PathLike | LanguageModel, stream: str | os.PathLike,
     else:
         del loaded, reference
         run_tasks(_work, tasks, workers=workers, progress=progress)
-    parts = [Stats.load(_part(out, number)) for number in range(-(-len(blocks) // part_blocks))]
-    merge(parts).save(out)
+    join_parts([_part(out, number) for number in range(-(-len(blocks) // part_blocks))], out)
     shutil.rmtree(_folder(out))
     return Stats.load(out)
 
