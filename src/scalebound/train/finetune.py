@@ -42,11 +42,11 @@ from scalebound.train.latent import Latent
 from scalebound.train.loop import CHECKPOINT_S, RunInfo
 from scalebound.train.schedule.warmup_stable_decay import warmup_stable_decay
 
-PRICE = 8.0
+PRICE = 12.0
 BATCH_SEQUENCES = 4
 SHARE, MOST_STEPS = 0.6, 3000  # of the window's sequences that default steps see, and their limit
-RATE = 0.2  # over the width: two thirds of the rate the model was trained with
-STEP_RATE = 0.01  # of log steps
+RATE = 0.3  # over the width: the rate the model was trained with
+STEP_RATE = 0.003  # of log steps
 BETAS = (0.9, 0.95)
 WARMUP, DECAY, CLIP = 0.02, 0.5, 1.0
 JUDGED_SEQUENCES = 256  # drawn once, for the losses of the record
@@ -119,7 +119,7 @@ def finetune(run: str | os.PathLike, stream: str | os.PathLike, *, window: tuple
 
     Notes
     -----
-    About 1.3 times the time of as many steps of training. The learning rate is 0.2 / width, with warmup over 2% of the steps and linear
+    About 1.3 times the time of as many steps of training. The learning rate is 0.3 / width, with warmup over 2% of the steps and linear
     decay over the last half.
 
     Examples
@@ -235,7 +235,7 @@ class _Work:
                 kept = json.loads((file.metadata() or {}).get("finetune", "{}"))
                 if kept.get("settings") != self.identity:
                     return 0
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
         except (SafetensorError, json.JSONDecodeError) as error:
             raise InputError(f"is not the state of a finetuning ({error})", where=str(self.state), hint="delete it") from error
         moments: dict[int, dict[str, Tensor]] = {}
