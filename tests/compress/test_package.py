@@ -43,7 +43,7 @@ def arrays(draw):
 names = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12) | st.sampled_from(["h.0.w", "h.1.w", "h.2.w", "h.01.w", "h.*.w", "x.7"])
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @given(st.dictionaries(names, arrays(), max_size=6), st.sampled_from([{"bits": 2}, {"bits": 3}, {"bits": 8}, {"step": 0.5}, {"step": 0.003}]))
 def test_round_trip(tensors, setting):
     model = quantize({"n": 3, "text": "ü"}, tensors, **setting)
@@ -158,7 +158,7 @@ def test_every_altered_byte_is_refused(package):
                 decode(bytes(altered))
 
 
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 @given(data=st.data())
 def test_altered_files_with_a_right_checksum_are_refused_or_decode(data, package):
     """No other exception, whatever the bytes are: what the checksum cannot see, the reader must."""

@@ -12,7 +12,7 @@ from scalebound.core.errors import InputError, UsageError
 from scalebound.core.stats import Stats, merge
 from scalebound.data import build_stream, load_tokenizer, read_corpus
 from scalebound.data.stream import SourceRef
-from scalebound.measure import measure, score, stream_of
+from scalebound.measure import measure, statistics, stream_of
 from scalebound.measure import measure as measure_function
 from scalebound.models import Transformer, load_model, save_folder, shape_for
 
@@ -62,20 +62,25 @@ def test_numbers_equal_their_definitions(files, tmp_path):
     stats.check_values()
 
 
-def test_chunks_of_rows_do_not_change_the_numbers(files, monkeypatch):
+@pytest.mark.parametrize("rows, stretch", [(1, 8192), (7, 100), (256, 1), (64, 255)])
+def test_chunks_of_rows_and_vocabulary_do_not_change_the_numbers(files, rows, stretch):
     folder, stream = files
-    model, tokens = load_model(folder / "model"), np.asarray(stream.tokens[:640]).reshape(10, 64)
-    whole = score.score_blocks(model, tokens, 255)
-    monkeypatch.setattr(score, "CHUNK_ELEMENTS", 1)
-    for name, values in score.score_blocks(model, tokens, 255).items():
-        np.testing.assert_allclose(values, whole[name], atol=1e-5)
+    model, tokens = load_model(folder / "model"), torch.from_numpy(np.asarray(stream.tokens[:64], dtype=np.int64))
+    hidden = model.hidden(torch.nn.functional.pad(tokens[:-1], (1, 0), value=255)[None])[0]
+    found = statistics.token_statistics(model, hidden, tokens, rows=rows, stretch=stretch)
+    for values, right in zip(found, plain(model, np.asarray(stream.tokens[:64])), strict=False):
+        np.testing.assert_allclose(values, right, atol=1e-5)
 
 
-def test_extreme_logits_stay_finite(files):
+@pytest.mark.parametrize("stretch", [256, 2])
+def test_extreme_logits_stay_finite(files, stretch):
     model = load_model(files[0] / "model")
-    model.head = lambda hidden: torch.full((*hidden.shape[:-1], 256), -2e4).index_fill(-1, torch.tensor([3]), 2e4)
-    found = score.score_blocks(model, np.full((1, 4), 5), 255)
-    assert np.isfinite(found["nll"]).all() and np.all(found["entropy"] == 0) and np.all(found["varentropy"] == 0)
+    z = torch.full((256,), -2e4).index_fill(0, torch.tensor([3]), 2e4)
+    z[8:20] = -torch.inf
+    model.head_part = lambda hidden, start, stop: z[start:stop].expand(*hidden.shape[:-1], -1)
+    found = statistics.token_statistics(model, torch.zeros(4, 8), torch.full((4,), 5), stretch=stretch).numpy()
+    assert np.isfinite(found).all() and np.allclose(found[0], 4e4) and np.all(found[1:] == 0)
+    assert not np.isfinite(statistics.token_statistics(model, torch.zeros(4, 8), torch.full((4,), 9), stretch=stretch)[0].numpy()).any()
 
 
 def test_workers_interruptions_and_shards_give_the_same_bytes(files, tmp_path, monkeypatch):
@@ -96,9 +101,9 @@ def test_workers_interruptions_and_shards_give_the_same_bytes(files, tmp_path, m
     kept = [name for name in os.listdir(tmp_path / "c.parts") if name.endswith(".safetensors")]
     assert len(kept) > 10 and not (tmp_path / "c").exists()
     scored = []
-    module = __import__("scalebound.measure.measure", fromlist=["score_blocks"])
-    original = module.score_blocks
-    monkeypatch.setattr(module, "score_blocks", lambda *a, **k: scored.append(1) or original(*a, **k))
+    module = __import__("scalebound.measure.measure", fromlist=["score_pieces"])
+    original = module.score_pieces
+    monkeypatch.setattr(module, "score_pieces", lambda *a, **k: scored.append(1) or original(*a, **k))
     again = measure(folder / "model", stream.path, tmp_path / "c", anchor=folder / "anchor")
     assert Path(again.path).read_bytes() == Path(right.path).read_bytes() and not (tmp_path / "c.parts").exists()
     assert 0 < len(scored) < right.num_blocks - len(kept) + 3

@@ -145,6 +145,28 @@ def test_isoflop_recovers_a_planted_exponent_and_flags_edges():
     assert ahead.low < 0.1 * 1e21**0.52 < ahead.high
 
 
+def test_isoflop_as_a_law_predicts_larger_budgets(tmp_path, capsys):
+    """Nine budgets predict the authors' optima at the last three: over the RefinedWeb experiments, within 20% and mostly covered."""
+    points, pairs = scaling.read_table(DATA / "isoflop_points.csv"), scaling.read_table(DATA / "optimal_pairs.csv")
+    errors, inside = [], []
+    for experiment in ("base,short,kaplan,standard", "base,short,chinchilla,standard", "tuned,short,const,standard", "base,long,kaplan,standard"):
+        where = ",".join(f"{k}={v}" for k, v in zip(("hparams", "warmup", "decay", "param_count"), experiment.split(","), strict=True)) + ",dataset=rw"
+        small = tmp_path / "small.csv"
+        chosen = scaling.table.select(points, where=where)
+        cut = float(np.unique(chosen["flops"])[-4])
+        chosen = scaling.table.select(chosen, where=f"flops<={cut!r}")
+        small.write_bytes(to_csv({"params": chosen["n"], "flops": chosen["flops"], "loss": chosen["loss"]}))
+        assert main(["fit", str(small), "--law", "isoflop", "--out", str(tmp_path / "law.json"), "--json"]) == 0
+        record = json.loads(capsys.readouterr().out)
+        assert {"e", "k"} == set(record["params"]) and len(record["budgets"]) == 9
+        truth = scaling.table.select(pairs, where=f"{where},flops>{cut!r}")
+        ahead = scaling.forecast(tmp_path / "law.json", {"flops": truth["flops"]})
+        known = np.isfinite(truth["n_opt"])
+        errors += np.abs(np.log(ahead.value / truth["n_opt"]))[known].tolist()
+        inside += ((ahead.low <= truth["n_opt"]) & (truth["n_opt"] <= ahead.high))[known].tolist()
+    assert np.mean(errors) < 0.13 and np.mean(inside) >= 0.75
+
+
 def test_isoflop_along_whole_runs():
     rows = []
     for size in np.geomspace(1e7, 1e9, 9):

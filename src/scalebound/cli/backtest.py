@@ -124,7 +124,7 @@ def backtest(
         rows = seen.limit == limit_
         inside = (seen.low[rows] <= seen.truth[rows]) & (seen.truth[rows] <= seen.high[rows])
         body.append(
-            [f"{limit_:.3g}", trained, int(rows.sum()), f"{seen.errors[rows].mean():.2%}", f"{seen.errors[rows].max():.2%}", f"{inside.mean():.0%}", f"{seen.size[rows].max() / limit_:.1f}x"]
+            [f"{limit_:.3g}", trained, int(rows.sum()), f"{seen.errors[rows].mean():.2%}", f"{seen.errors[rows].max():.2%}", f"{inside.mean():.0%}", f"{seen.size[rows].max() / limit_:.1f}x" if limit_ > 0 else ""]
         )
     coverage = "unknown" if seen.coverage is None else f"{seen.coverage:.0%}"
     view = [

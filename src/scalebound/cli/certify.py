@@ -35,6 +35,9 @@ def certify(
     vocab_size: int = 0,
     stream_tokens: int = 0,
     require: float | None = None,
+    best: bool = False,
+    also: Annotated[tuple[str, ...], Parameter(consume_multiple=False)] = (),
+    also_reference: Annotated[tuple[Path, ...], Parameter(consume_multiple=False)] = (),
     out: Path | None = None,
 ) -> Result:
     """Prove a bound on the mean expected loss of a (smoothed) model on a stream, and write it as a certificate.
@@ -83,12 +86,20 @@ def certify(
         The stream's length, when a bare array is a uniform sample of its tokens.
     require
         Exit with status 1 unless the bound is at most this many nats per token.
+    best
+        Try every form, alpha and eps, and keep the smallest bound, all choices paid; prints the table of what was tried.
+    also
+        With --best: another package of the same run as STATS=PACKAGE, such as another bit width. May be repeated.
+    also_reference
+        With --best: a further reference. May be repeated.
     out
         The certificate to write (.json).
 
     Examples
     --------
     scalebound certify runs/demo/rungs/59760/train.safetensors --package runs/demo/rungs/59760/model.sbz --out product.json
+
+    scalebound certify runs/demo/rungs/60k/train.safetensors --package runs/demo/rungs/60k/model.sbz --best --out best.json
 
     scalebound certify runs/small/online.safetensors --method trajectory --window 0.1 --out trajectory.json
 
@@ -115,6 +126,19 @@ def certify(
             code_bits = package_code_bits(os.stat(package).st_size)
     folder = out.parent if out is not None else Path()
     stream = find_stream(losses)
+    if best:
+        fixed = {"--method": method != "product", "--alpha": alpha is not None, "--alphas": alphas is not None, "--eps": eps is not None,
+                 "--centres": centres is not None, "--window": window is not None, "--horizon": horizon is not None, "--stream-tokens": stream_tokens,
+                 "--predictable": predictable}  # fmt: skip
+        for flag, given in fixed.items():
+            if given:
+                raise UsageError("is what --best looks for itself, or has no place in it", where=flag, expected="--best without it")
+        return certify_best_of(
+            stats, package, code_bits, losses, also=also, references=[*([reference] if reference else []), *also_reference], delta=delta, full=full,
+            vocab_size=vocab_size, choice=choice, require=require, out=out,
+        )  # fmt: skip
+    if also or also_reference:
+        raise UsageError("several packages or references need --best", where="--also", expected="--best")
     inputs = Inputs(
         stats=file_ref(stats, folder),
         reference=file_ref(reference, folder),
@@ -148,6 +172,70 @@ def certify(
         certificate.save(out)
     met = require is None or certificate.bound <= require
     return Result(msgspec.to_builtins(certificate), view_of(certificate, out, require), status=0 if met else 1)
+
+
+def certify_best_of(
+    stats: Path,
+    package: Path | None,
+    code_bits: int | None,
+    losses: Stats,
+    *,
+    also: tuple[str, ...],
+    references: list[Path],
+    delta: float,
+    full: Path | None,
+    vocab_size: int,
+    choice: tuple[str, ...],
+    require: float | None,
+    out: Path | None,
+) -> Result:
+    """``certify --best``: the search, and the table of what was tried."""
+    from dataclasses import asdict
+
+    import msgspec
+
+    from scalebound.certify import Artefact, certify_best, package_code_bits
+    from scalebound.core.certificate import Inputs, file_ref
+    from scalebound.core.errors import UsageError
+    from scalebound.core.io import sha256_file
+    from scalebound.core.stats import open_losses
+
+    folder = out.parent if out is not None else Path()
+    if package is not None:
+        code_bits = package_code_bits(os.stat(package).st_size)
+    if code_bits is None:
+        raise UsageError("the code length is not known", where="--package or --code-bits", expected="the package that decodes to the measured model")
+    paths: dict[str, tuple[Path, Path | None]] = {str(package or stats): (stats, package)}
+    artefacts = [Artefact(losses, code_bits, sha256_file(package) if package else "", str(package or stats))]
+    for text in also:
+        other, _, file = text.partition("=")
+        if not file:
+            raise UsageError(f"{text!r} is no pair", where="--also", expected="STATS=PACKAGE")
+        opened = open_losses(other, vocab_size=vocab_size)
+        check_package(Path(file), opened)
+        paths[file] = (Path(other), Path(file))
+        artefacts.append(Artefact(opened, package_code_bits(os.stat(file).st_size), sha256_file(file), file))
+
+    def inputs(artefact: Artefact, reference: Stats | None, kept: Inputs) -> Inputs:
+        own, file = paths[artefact.name]
+        named = {"stats": own, "package": file, "full": full, "stream": find_stream(artefact.stats), "reference": Path(reference.path) if reference else None}
+        return msgspec.structs.replace(kept, **{key: file_ref(path, folder) for key, path in named.items()})
+
+    certificate, tried = certify_best(
+        artefacts, references=[open_losses(path, vocab_size=vocab_size) for path in references], delta=delta,
+        full=open_losses(full, vocab_size=vocab_size) if full else None, vocab_size=vocab_size, choices=[parse_choice(text) for text in choice], inputs=inputs,
+    )  # fmt: skip
+    if out is not None:
+        certificate.save(out)
+    rows = [
+        [line.artefact, line.method, line.reference or "-", line.centres, f"{line.eps:g}" if line.eps else "-", f"{line.alpha:g}", f"{line.choice_bits:.2f}", f"{line.bound:.4f}",
+         "best" if line.chosen else "" if line.candidate else "for comparison"]
+        for line in tried
+    ]  # fmt: skip
+    met = require is None or certificate.bound <= require
+    view = view_of(certificate, out, require)
+    view.insert(1, table(["package", "form", "reference", "centres", "eps", "alpha", "bits for choices", "bound", ""], rows))
+    return Result({**msgspec.to_builtins(certificate), "tried": [asdict(line) for line in tried]}, view, status=0 if met else 1)
 
 
 def decoded_sha256(package: Path) -> str | None:

@@ -47,7 +47,7 @@ def fit(
         Table with columns params, tokens, loss, ... (usual other names are recognised and shown).
     law
         power, power:flops, chinchilla, overtraining, kaplan, repetition, exponential-error, sigmoid:COLUMN, annealing,
-        annealing-sized, multipower, critical-batch, passuntil; "auto" compares the laws that suit the columns by backtest;
+        annealing-sized, multipower, critical-batch, passuntil, filtering, isoflop; "auto" compares the laws that suit the columns by backtest;
         or an expression of columns and parameters, "E + A/params**a + B/tokens**b".
     target
         Column to explain; the law's own (loss, error) when not given.
@@ -100,6 +100,8 @@ def fit(
     from scalebound import scaling
 
     rows = table_of(data, columns, where, group, last, average, skip)
+    if law == "isoflop":
+        return _isoflop(rows, target, level, seed, out)
     choice = None
     if law == "auto":
         choice = scaling.choose(
@@ -147,6 +149,23 @@ def fit(
         shown.insert(1, choice.reason)
         full["candidates"] = [{"law": one.law, "parameters": one.parameters, "error": one.error, "worst": one.worst, "coverage": one.coverage} for one in choice.candidates]
         full["reason"] = choice.reason
+    return Result(full, shown)
+
+
+def _isoflop(rows, target: str | None, level: float, seed: int, out: Path | None) -> Result:
+    """``--law isoflop``: the optimum of every budget, then the power law through them."""
+    from scalebound import scaling
+    from scalebound.scaling.isoflop import as_fit
+
+    seen = scaling.isoflop(rows, target=target, level=level, seed=seed)
+    found = as_fit(seen, rows, seed=seed)
+    if out is not None:
+        found.save(out)
+    full = record(found)
+    full["budgets"] = [msgspec.to_builtins(one) for one in seen.budgets]
+    full["tokens"] = {"exponent": seen.tokens.exponent.record(), "coefficient": seen.tokens.coefficient.record()}
+    body = [[f"{one.flops:.3g}", f"{one.params:.4g}", f"{one.tokens:.4g}", f"{one.loss:.4f}", f"{one.log_std:.2f}", "at the edge, left out" if one.edge else ""] for one in seen.budgets]
+    shown = [table(["FLOPs", "best params", "tokens", "loss", "spread of log params", ""], body, title="optimum of every budget"), *view(found, out)]
     return Result(full, shown)
 
 

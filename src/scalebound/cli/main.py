@@ -28,7 +28,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "certify": ("scalebound.cli.certify:certify", "Prove a bound on the expected loss and write it as a certificate."),
     "verify": ("scalebound.cli.verify:verify", "Check a certificate with independent code."),
     "interval": ("scalebound.cli.interval:interval", "A two-sided anytime interval for a mean loss."),
-    "compare": ("scalebound.cli.compare:compare", "Decide which of two models predicts a stream better."),
+    "compare": ("scalebound.cli.compare:compare", "Decide which of several models predicts a stream better."),
+    "detect": ("scalebound.cli.detect:detect", "Test whether a text was sampled from a model."),
     "fit": ("scalebound.cli.fit:fit", "Fit a scaling law to a table of runs."),
     "forecast": ("scalebound.cli.forecast:forecast", "Predict at sizes not trained, with intervals."),
     "plan": ("scalebound.cli.plan:plan", "Choose model and data size for a budget or a loss."),
@@ -36,6 +37,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "crossover": ("scalebound.cli.crossover:crossover", "Find the compute at which two recipes swap order."),
     "import": ("scalebound.cli.import_:import_", "Turn trainer states, evaluations, event files and histories into a table."),
     "report": ("scalebound.cli.report:report", "Put a finished demo on one offline HTML page."),
+    "systems": ("scalebound.cli.systems:systems", "List the published methods that are implemented."),
+    "contamination": ("scalebound.cli.contamination:contamination", "Test whether a model has seen a test set."),
+    "holdout": ("scalebound.cli.holdout:holdout", "Answer many questions from one holdout without overfitting it."),
+    "prediction-set": ("scalebound.cli.prediction_set:prediction_set", "Partial programs that contain the true one with a proven probability."),
 }
 
 # one progress bar, ours; and no library looks for a network

@@ -25,4 +25,26 @@ class System:
     needs: tuple[str, ...] = ()
 
 
-SYSTEMS: tuple[System, ...] = ()
+SYSTEMS: tuple[System, ...] = (
+    System(1, "Product-martingale bound", "scalebound.certify.product:product_bound", "bound", "scalebound certify S --package M.sbz", "docs/mathematics.md section 3"),
+    System(2, "Fully empirical Freedman inequality", "scalebound.certify.freedman:freedman_bound", "bound",
+           "scalebound certify S --package M.sbz --method freedman", "arXiv:2504.15208"),
+    System(3, "Empirical Bernstein-Serfling sampling", "scalebound.certify.sampling:serfling_radius", "bound", "scalebound measure M T --sample 1000 --out S", "arXiv:1309.4029"),
+    System(4, "AdamW", "scalebound.train.optim.adamw:adamw", "optimizer", "scalebound train --sizes 20k --out RUN", "arXiv:1711.05101", ("torch",)),
+    System(5, "Warmup-stable-decay schedule", "scalebound.train.schedule.warmup_stable_decay:warmup_stable_decay", "schedule",
+           "scalebound train --sizes 20k --out RUN", "arXiv:2404.06395"),
+    System(6, "Power law with an irreducible part", "scalebound.scaling.laws.power:Power", "law", "scalebound fit T.csv --law power", "arXiv:1712.00409"),
+    System(7, "Kaplan scaling law", "scalebound.scaling.laws.kaplan:Kaplan", "law", "scalebound fit T.csv --law kaplan", "arXiv:2001.08361"),
+    System(8, "Chinchilla scaling law", "scalebound.scaling.laws.chinchilla:Chinchilla", "law", "scalebound fit T.csv --law chinchilla", "arXiv:2203.15556"),
+    System(9, "Over-training law", "scalebound.scaling.laws.overtraining:Overtraining", "law", "scalebound fit T.csv --law overtraining", "arXiv:2403.08540"),
+    System(10, "Error from loss", "scalebound.scaling.laws.exponential_error:ExponentialError", "law", "scalebound fit T.csv --law exponential-error", "arXiv:2403.08540"),
+    System(11, "Accuracy sigmoid", "scalebound.scaling.laws.sigmoid:Sigmoid", "law", "scalebound fit T.csv --law sigmoid", "arXiv:2412.04403"),
+    System(12, "Repeated data", "scalebound.scaling.laws.repetition:Repetition", "law", "scalebound fit T.csv --law repetition", "arXiv:2305.16264"),
+    System(13, "Learning-rate annealing law", "scalebound.scaling.laws.annealing:Annealing", "law", "scalebound fit T.csv --law annealing", "arXiv:2408.11029"),
+    System(14, "Multi-power law", "scalebound.scaling.laws.multipower:MultiPower", "law", "scalebound fit T.csv --law multipower", "arXiv:2503.12811"),
+    System(15, "Critical batch size", "scalebound.scaling.laws.critical_batch:CriticalBatch", "law", "scalebound fit T.csv --law critical-batch", "arXiv:2001.08361"),
+    System(16, "PassUntil", "scalebound.scaling.laws.passuntil:PassUntil", "law", "scalebound fit T.csv --law passuntil", "arXiv:2310.03262"),
+    System(17, "Data filtering utilities", "scalebound.scaling.laws.filtering:Filtering", "law", "scalebound fit T.csv --law filtering", "arXiv:2404.07177"),
+    System(18, "isoFLOP analysis", "scalebound.scaling.laws.isoflop:IsoFlopLaw", "law", "scalebound fit T.csv --law isoflop", "arXiv:2406.19146"),
+    System(19, "Crossover of two recipes", "scalebound.scaling.crossover:crossover", "forecast", "scalebound crossover A.json B.json", "arXiv:2409.15156"),
+)

@@ -26,6 +26,8 @@ from scalebound.scaling.laws import get_law as get_law
 from scalebound.scaling.laws.protocol import Law as Law
 from scalebound.scaling.laws.protocol import Parameter as Parameter
 from scalebound.scaling.objective import Objective as Objective
+from scalebound.scaling.observational import Observational as Observational
+from scalebound.scaling.observational import principal_components as principal_components
 from scalebound.scaling.plan import Plan as Plan
 from scalebound.scaling.plan import cheapest_for_loss as cheapest_for_loss
 from scalebound.scaling.plan import overtraining_cost as overtraining_cost

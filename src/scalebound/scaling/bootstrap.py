@@ -8,8 +8,9 @@ one batched Newton iteration. Three ways to resample:
 * ``residuals``: new noise on the fitted curve, its scale drawn from what the residuals allow (``s^2 df / chi^2_df``). Used when there
   are fewer than four rows per parameter: resampling so few rows mostly yields resamples that cannot determine the law at all.
 
-Laws of whole curves draw stretches of neighbouring rows (``blocks``) and, like other laws that are dear to evaluate (``cheap_refits``
-False), take one Newton step per resample.
+* ``blocks``: stretches of neighbouring rows, for laws of whole curves.
+
+Laws that are dear to evaluate take one Newton step per resample (``cheap_refits`` False) or fewer resamples (``most_refits``).
 
 Source
 ------
@@ -131,13 +132,10 @@ def bootstrap(
     others : (k, p)          further starts (the other basins), so that a resample can change basin
     held : (p,) bool         parameters that were given, not fitted
     """
-    if "curve" in bound.law.inputs and count:
-        # neighbouring rows of a logged curve share their noise: whole stretches are drawn together
-        tally = blocks(bound.n, count, generator(seed, "bootstrap", "blocks"), round(bound.n**0.5))
-        return one_step(bound, theta, y, tally * weights, objective, held), "blocks"
     n = bound.n
     p = len(theta) if held is None else int((~held).sum())
-    method = choose_method(int(np.count_nonzero(weights)), p, groups)
+    method = "blocks" if "curve" in bound.law.inputs else choose_method(int(np.count_nonzero(weights)), p, groups)
+    count = min(count, bound.law.most_refits)
     if count == 0 or method == "none":
         return np.zeros((0, len(theta))), "none"
     rng = generator(seed, "bootstrap", method)
@@ -151,7 +149,8 @@ def bootstrap(
         noise = spread[:, None] * rng.standard_normal((count, n))
         new = fitted * np.exp(noise) if objective.residual == "log" else fitted + noise
         return refit(bound, starts, new, weights, objective, held=held)[0], method
-    tally = resample_weights(method, n, count, rng, groups)
+    # neighbouring rows of a logged curve share their noise: whole stretches are drawn together
+    tally = blocks(n, count, rng, round(n**0.5)) if method == "blocks" else resample_weights(method, n, count, rng, groups)
     if not bound.law.cheap_refits:
         return one_step(bound, theta, y, tally * weights, objective, held), method
     return refit(bound, starts, y, tally * weights, objective, held=held)[0], method

@@ -127,7 +127,7 @@ def objective_for(law: Law, objective: Objective | str | None, delta: float) -> 
         return objective
     kind = law.objective if objective is None else objective
     # squares are squares of the target itself, as everyone who prints a residual sum of squares means
-    residual = "plain" if kind == "squares" else law.residual
+    residual = "plain" if objective == "squares" else law.residual
     return Objective(kind, delta, residual)
 
 

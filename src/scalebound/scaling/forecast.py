@@ -77,7 +77,7 @@ def forecast(
     """Predict the target of a fitted law at new inputs.
 
     The interval takes every bootstrap draw of the parameters, adds a residual drawn from the fit's own (scaled up by
-    ``sqrt(n/(n-p))``, since fitting makes residuals smaller than noise), and cuts the tails; then it is widened about the value by the
+    ``sqrt(n/(n-p))``, since fitting makes residuals smaller than noise), and cuts the tails; then its half-width is multiplied by the
     fit's ``widening``, if a backtest asked for that. ``value`` is the fitted curve itself.
 
     Parameters
@@ -149,10 +149,11 @@ def _chain(first: Forecast, fit: Fit, *, level: float, noise: bool, seed: int) -
 
 
 def _interval(fit: Fit, value: np.ndarray, samples: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
-    """Tails of the samples, widened about the value when a backtest asked for it."""
+    """Tails of the samples, moved outwards alike when a backtest asked for it."""
     low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2], axis=0)
     if fit.widening != 1.0:
-        low, high = value + (low - value) * fit.widening, value + (high - value) * fit.widening
+        extra = (fit.widening - 1.0) * 0.5 * (high - low)
+        low, high = low - extra, high + extra
     return np.minimum(low, value), np.maximum(high, value)
 
 

@@ -22,6 +22,7 @@ from scalebound.scaling.newton import Minima, gradient_and_hessian, minimise
 from scalebound.scaling.objective import Objective
 
 SECOND_OPINIONS = 3
+MINIMA = ("theta", "value", "gradient_norm", "converged")
 SAME_VALUE = 1e-9  # relative difference of objectives below which two minima are one
 
 
@@ -85,29 +86,30 @@ def find(
         frozen[k] = True
         theta[:, k] = given
     value = objective.total(y, bound.value(theta), weights)
-    first = _choose(value, shape, most)
-    starts = theta[first]
+    finite = np.where(np.isfinite(value), value, np.inf)
+    chosen = _choose(finite, shape, most)
+    starts = theta[chosen]
     if extra is not None and len(extra):
         starts = np.concatenate([starts, np.clip(np.where(frozen, theta[0], extra), low, high)])
-    minima = minimise(bound, starts, y, weights, objective, held=frozen)
-    # second opinion: points between grid points and the best minimum, and between far grid points; repeated while it still improves
-    ranked = np.argsort(np.where(np.isfinite(value), value, np.inf))[: 4 * most]
-    far = ranked[len(ranked) // 2 :]
+    # second opinion: points between grid points of the better half, far from the first set; again while that still finds something lower
+    far = np.argsort(finite)[most // 2 : 4 * most]
+    minima: Minima | None = None
     for round_ in range(SECOND_OPINIONS):
-        best = int(np.argmin(minima.value))
+        best = theta[chosen[0]] if minima is None else minima.theta[int(np.argmin(minima.value))]
         pick = far[(np.arange(most // 2) + round_ * (most // 2)) % len(far)]
-        second = np.concatenate([0.5 * (theta[pick] + minima.theta[best]), 0.5 * (theta[pick] + theta[far[::-1][: len(pick)]])])
-        again = minimise(bound, second, y, weights, objective, held=frozen)
-        before, first_count = float(minima.value[best]), len(minima.value)
-        minima = Minima(*(np.concatenate([getattr(minima, name), getattr(again, name)]) for name in ("theta", "value", "gradient_norm", "converged")))
-        if not np.min(again.value) < before * (1 - SAME_VALUE) - 1e-24 * float(np.sum(weights)):
+        second = np.concatenate([0.5 * (theta[pick] + best), 0.5 * (theta[pick] + theta[far[::-1][: len(pick)]])])
+        known = starts if minima is None else np.zeros((0, len(low)))
+        found = minimise(bound, np.concatenate([known, second]), y, weights, objective, held=frozen)
+        minima = found if minima is None else Minima(*(np.concatenate([getattr(minima, name), getattr(found, name)]) for name in MINIMA))
+        first_count = len(minima.value) - len(second)
+        if not np.min(minima.value[first_count:]) < np.min(minima.value[:first_count]) * (1 - SAME_VALUE) - 1e-24 * float(np.sum(weights)):
             break
+    assert minima is not None
     return _judge(bound, minima, first_count, y, weights, objective, frozen)
 
 
-def _choose(value: np.ndarray, shape: tuple[int, ...], most: int) -> np.ndarray:
+def _choose(finite: np.ndarray, shape: tuple[int, ...], most: int) -> np.ndarray:
     """Grid points to polish: the local minima of the profile first, then the best of the rest."""
-    finite = np.where(np.isfinite(value), value, np.inf)
     valleys = local_minima(finite.reshape(shape))
     valleys = valleys[np.argsort(finite[valleys])][:most]
     ranked = [k for k in np.argsort(finite) if np.isfinite(finite[k])]

@@ -118,7 +118,7 @@ def plan(fit: Fit | str | os.PathLike, *, flops: float, unique_tokens: float | N
     >>> N, D = np.tile(np.geomspace(1e7, 1e9, 5), 4), np.repeat(np.geomspace(1e9, 3e10, 4), 5)
     >>> found = fit_law({"params": N, "tokens": D, "loss": 1.8 + 480 / N**0.35 + 2100 / D**0.37}, "chinchilla", bootstrap=0)
     >>> f"{plan(found, flops=1e21).params.value:.3g}"
-    '2.68e+09'
+    '2.94e+09'
     """
     fit = fit if isinstance(fit, Fit) else load_fit(fit)
     level = fit.level if level is None else level

@@ -30,7 +30,7 @@ class CriticalBatch(FormulaLaw):
     --------
     >>> row = {"params": np.array([1e8]), "step": np.array([1e4]), "batch_tokens": np.array([5e5])}
     >>> round(float(CriticalBatch().predict(np.array([6.5e13, 0.077, 2.1e3, 0.76, 2e8, 0.21]), row)[0]), 3)
-    3.168
+    3.366
     """
 
     name = "critical-batch"

@@ -2,7 +2,8 @@
 
 ``--law "E + A/params**a + B/tokens**b"`` is parsed into a tree of arithmetic, a few functions, columns and parameters; nothing is ever
 evaluated as Python. Names of columns are inputs, all other names are parameters. Every parameter is taken to be at least zero: write
-signs in the expression. ``error = eps - k*exp(-g*loss)`` names another target than ``loss``.
+signs in the expression. ``error = eps - k*exp(-g*loss)`` names another target than ``loss``. The objective is Huber's of log residuals, for
+the targets ``error`` and ``accuracy`` plain squares.
 
 Derivatives are exact (:mod:`~scalebound.scaling.autodiff`). Which parameters enter linearly is read off the second derivatives that are
 structurally zero; the others are searched over a grid from 0.02 to 3 (exponents), so give ``start`` values to parameters that are not
@@ -110,7 +111,7 @@ class UserLaw(FormulaLaw):
             raise UsageError(f"the law {name!r} has {len(parameters)} parameters", expected=f"1 to {MOST_PARAMETERS}")
         self.name = self.title = self.equation = name
         self.inputs, self.target, self.evaluate = inputs, target, evaluate
-        self.residual, self.objective = ("log", "huber") if target == "loss" else ("plain", "squares")
+        self.residual, self.objective = ("plain", "squares") if target in ("error", "accuracy") else ("log", "huber")
         self.positive = tuple(column for column in inputs if column in KNOWN_COLUMNS)
         self.linear = _linear(evaluate, inputs, parameters)
         self.parameters = tuple(Parameter(key, 0.0, 1e60 if key in self.linear else 1e30, "of the user's law") for key in parameters)

@@ -27,7 +27,7 @@ class Kaplan(FormulaLaw):
     --------
     >>> row = {"params": np.array([1e9]), "tokens": np.array([2.3e10])}
     >>> round(float(Kaplan().predict(np.array([6.4e13, 1.8e13, 0.076, 0.103]), row)[0]), 3)
-    2.536
+    2.367
     """
 
     name = "kaplan"
@@ -35,6 +35,8 @@ class Kaplan(FormulaLaw):
     equation = "L = [(Nc/N)^(aN/aD) + Dc/D]^aD"
     source = "arXiv:2001.08361"
     inputs = ("params", "tokens")
+    cheap_refits = False
+    polished = 4
     parameters = (
         Parameter("Nc", 1e-30, 1e80, "scale in parameters", "log"),
         Parameter("Dc", 1e-30, 1e80, "scale in tokens", "log"),

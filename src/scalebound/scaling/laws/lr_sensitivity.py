@@ -30,7 +30,7 @@ def lr_sensitivity(lr: np.ndarray, loss: np.ndarray, *, initial_loss: float, low
 
     Examples
     --------
-    >>> lr_sensitivity(np.array([1e-3, 1e-2, 1e-1]), np.array([3.0, 3.0, np.nan]), initial_loss=10.0)
+    >>> round(lr_sensitivity(np.array([1e-3, 1e-2, 1e-1]), np.array([3.0, 3.0, np.nan]), initial_loss=10.0), 9)
     1.75
     """
     lr, loss = np.asarray(lr, dtype=float), np.asarray(loss, dtype=float)

@@ -42,7 +42,7 @@ class MultiPower(Law):
     inputs = ("step", "lr", "curve")
     positive = ("lr",)
     varying = ("step",)
-    cheap_refits = False
+    most_refits = 200
     polished = 4
     parameters = (
         Parameter("L0", 0.0, 1e6, "loss after endless training at a constant rate"),

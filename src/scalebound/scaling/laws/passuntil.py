@@ -28,7 +28,7 @@ class PassUntil(FormulaLaw):
     Examples
     --------
     >>> round(float(PassUntil().predict(np.array([1e3, 0.3]), {"params": np.array([1e9])})[0]), 4)
-    0.1361
+    0.136
     """
 
     name = "passuntil"

@@ -1,7 +1,8 @@
 """Learning-rate schedules as the curve laws see them: sums of learning rates, and the list of its changes.
 
 Rows give (step, lr) of one or several curves. Between two rows the rate is taken to be a straight line, or, when it changes by more than
-a third at once, a jump at the later row. A curve that starts after step 0 is taken to have warmed up linearly from zero to its first row.
+a third at once, a jump at the later row. A curve that starts after step 0 is taken to have warmed up linearly from zero to its first row;
+that rise counts in S1 and among the changes, but not in S2, which is about annealing (with it, public curves fit and extrapolate worse).
 
 :class:`Changes` lists, for every row t, the changes of rate before it: an interval far back is one change at its middle; the most recent
 intervals are cut into pieces, because the response to a change is steep at first.
@@ -17,7 +18,7 @@ import numpy as np
 JUMP = 1.0 / 3.0
 PIECES = 8  # of a recent interval
 RECENT = 4  # intervals
-WARMUP_PIECES = 48
+WARMUP_PIECES = (12, 48)  # seen from afar, and from the rows just after it
 
 
 @dataclass(frozen=True)
@@ -74,14 +75,15 @@ def _curve(step: np.ndarray, lr: np.ndarray, decay: float) -> tuple[np.ndarray, 
             m = m * keep + rate[k] - rate[k + 1]
             added += rate[k] - rate[k + 1]
         else:
-            drop = (rate[k] - rate[k + 1]) / h[k]
+            # the warmup before the first row is no annealing
+            drop = 0.0 if k == 0 and len(at) > len(step) else (rate[k] - rate[k + 1]) / h[k]
             added = m * geometric + drop * (h[k] - geometric) / (1 - decay)
             m = m * keep + drop * (1 - keep) / (1 - decay)
         momentum[k + 1] = momentum[k] + added
     offset = len(at) - len(step)
     moving = [int(k) for k in np.flatnonzero(rate[1:] != rate[:-1])]
-    coarse = [_pieces(at, rate, jump, total, k, WARMUP_PIECES if k == 0 and offset else 1) for k in moving]
-    fine = [_pieces(at, rate, jump, total, k, WARMUP_PIECES if k == 0 and offset else PIECES) for k in moving]
+    coarse = [_pieces(at, rate, jump, total, k, WARMUP_PIECES[0] if k == 0 and offset else 1) for k in moving]
+    fine = [_pieces(at, rate, jump, total, k, WARMUP_PIECES[1] if k == 0 and offset else PIECES) for k in moving]
     rows = []
     for row in range(len(step)):
         knot = row + offset
