@@ -142,3 +142,28 @@ def test_prompts(folder, tmp_path, monkeypatch, capsys):
     assert main(["certify-prompt", "t.json", "--json"]) == 0 and json.loads(capsys.readouterr().out) == record
     (tmp_path / "p.txt").write_text("{text}\n{text}\n")
     assert main(["certify-prompt", "i.jsonl", "--prompts", "p.txt", "--model", str(folder / "a")]) == 3
+
+
+def test_separators_between_documents_are_not_held_against_the_text(folder, tmp_path, monkeypatch, capsys):
+    """Documents joined with separators and measured as one stream: the separators were put there by us, nobody sampled them."""
+    from scalebound.measure import measure, stream_of
+
+    monkeypatch.chdir(tmp_path)
+    a = load_model(folder / "a")
+    (tmp_path / "own").mkdir()
+    for k in range(8):
+        (tmp_path / "own" / f"{k}.txt").write_text(f"text number {k} " * 5)
+    stream = stream_of("own", a, "s", context=64)
+    measure(folder / "a", stream.path, "s.safetensors")
+    from scalebound.cli.detect import sampled_tokens
+    from scalebound.core.stats import Stats
+
+    kept = sampled_tokens(Stats.load("s.safetensors"), None)
+    assert kept.size == len(stream) and (~kept).sum() == 8 and np.array_equal(kept, np.asarray(stream.tokens) != 255)
+    excess = []
+    for words in ([], ["--no-separators"]):
+        assert main(["detect", "s.safetensors", "--json", *words]) == 0
+        excess.append(json.loads(capsys.readouterr().out)["mean_excess"])
+    stats = Stats.load("s.safetensors")
+    difference = stats.read("nll").astype("f8") - stats.read("entropy")
+    assert excess == pytest.approx([difference[kept].mean(), difference.mean()])

@@ -134,6 +134,13 @@ def test_text_becomes_a_stream(files, tmp_path):
     assert bytes(made.tokens.astype(np.uint8)).startswith(b"line 0 of the text") and made.info.seed is None
 
 
+def test_text_for_a_model_without_its_tokenizer_is_refused(files, tmp_path):
+    shape = shape_for(20_000, 300)
+    save_folder(tmp_path / "m", shape.config(64), Transformer(shape, 64).tensors(), byte_tokenizer=False)
+    with pytest.raises(InputError, match="comes without a tokenizer"):
+        stream_of(files[0] / "text.txt", load_model(tmp_path / "m"), tmp_path / "t", context=32)
+
+
 @pytest.mark.parametrize("change, error, what", [
     ({"context": 65}, UsageError, "at most|between 2 and the model's 64"), ({"context": 1}, UsageError, "context = 1"), ({"window": (0, 10**9)}, UsageError, "window"), ({"window": (5, 5)}, UsageError, "window"),
     ({"sample": 10**6}, UsageError, "sample"), ({"sample": 0}, UsageError, "sample"), ({"anchor": "anchor", "eps": 0.0}, UsageError, "eps"), ({"anchor": "anchor", "alphas": (1.5,)}, UsageError, "alphas"),

@@ -151,7 +151,7 @@ def test_multipower_shape_carries_over_sizes():
         "multipower",
         group="schedule",
         fix={name: small.params[name] for name in keep},
-        bootstrap=100,
+        bootstrap=0,
     )
     test = read("multipower_law/curves.csv", "size_M=100,paper_role=test")
     ahead = scaling.forecast(fit, test, group="schedule")

@@ -166,7 +166,7 @@ def round_step(data: np.ndarray, step: float, multiple: int, name: str = "") -> 
         raise UsageError(f"step {step} needs integers up to {needed:,.0f}", where=name, expected=f"at most {MAX_INTEGER:,}", hint=f"try a step of {step * needed / MAX_INTEGER:.3g} or more")
     scaled = matrix / bfloat16(patterns)[:, None]
     integers = np.rint(scaled, out=scaled).astype(np.int8 if largest.max() < 127 else np.int16)
-    return Coded(integers.reshape(data.shape), _free_scales(integers, patterns))
+    return Coded(integers.reshape(data.shape), free_scales(integers, patterns))
 
 
 def round_vector(data: np.ndarray, step: float, name: str = "") -> Coded | Raw:
@@ -212,10 +212,10 @@ def round_clipped(data: np.ndarray, largest: int, multiple: int) -> Coded:
             search(centre + multiple * offset)
         patterns[at : at + block] = chosen
         integers[at : at + block] = _integers(part, chosen, largest)
-    return Coded(integers.reshape(data.shape), _free_scales(integers, patterns))
+    return Coded(integers.reshape(data.shape), free_scales(integers, patterns))
 
 
-def _free_scales(integers: np.ndarray, patterns: np.ndarray) -> np.ndarray:
+def free_scales(integers: np.ndarray, patterns: np.ndarray) -> np.ndarray:
     """The scale of a row of zeros is free: give it the commonest, which is the cheapest to code."""
     used = integers.any(axis=1)
     values, counts = np.unique(patterns[used], return_counts=True)
