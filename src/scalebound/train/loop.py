@@ -128,7 +128,7 @@ def _train(recipe: Recipe, stream: Stream, window: tuple[int, int], out: Path, t
             _rewind_log(log, step)
             while step < recipe.steps:
                 batch = sequences[step * recipe.batch_sequences : (step + 1) * recipe.batch_sequences]
-                mean, losses = _backward(model, batch, stream.info.separator, recipe.accumulation)
+                mean, losses = backward(model, batch, stream.info.separator, recipe.accumulation)
                 if not math.isfinite(mean):
                     kept = sorted((out / "checkpoints").glob("step-*"))
                     raise MachineError(f"the loss is {mean} at step {step + 1} of {recipe.steps}", where=str(out), hint=f"last good checkpoint: {kept[-1].name if kept else 'none'}; lower learning_rate ({recipe.learning_rate:g})")
@@ -170,7 +170,7 @@ def _train(recipe: Recipe, stream: Stream, window: tuple[int, int], out: Path, t
     return info
 
 
-def _backward(model: Transformer, batch: np.ndarray, separator: int, parts: int) -> tuple[float, bytes]:
+def backward(model: Transformer, batch: np.ndarray, separator: int, parts: int) -> tuple[float, bytes]:
     """Add the gradient of a batch's mean loss, in ``parts`` passes, and return that loss and the bytes of every token's loss in order."""
     total, losses = 0.0, []
     for piece in np.array_split(batch, min(parts, len(batch))):

@@ -22,7 +22,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 import msgspec
 
@@ -87,16 +87,19 @@ def read_toml(path: str | os.PathLike) -> dict[str, Any]:
         raise from_os_error(error, path) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"is not valid TOML ({error})", where=str(path)) from error
-    _refuse_unknown(found, str(path))
+    _refuse_unknown_names(found, str(path))
     return found
 
 
-def _refuse_unknown(keys: Mapping[str, Any], where: str) -> None:
-    known = Recipe.__struct_fields__
+def _refuse_unknown_names(keys: Mapping[str, Any], where: str) -> None:
+    known, types = Recipe.__struct_fields__, get_type_hints(Recipe)
     for key in keys:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
             raise InputError(f"unknown key {key!r}", where=where, expected=f"{near!r}, perhaps", hint=f"the keys are {', '.join(known)}")
+        names = get_args(types[key])  # of the methods, for keys that name one
+        if names and keys[key] not in names:
+            raise InputError(f"{key} = {keys[key]!r}", where=where, expected=f"one of {', '.join(names)}")
 
 
 def load_recipe(path: str | os.PathLike) -> Recipe:
@@ -114,6 +117,7 @@ def check_recipe(recipe: Recipe, *, where: str = "recipe") -> None:
     InputError
         The key, its value and what would be right.
     """
+    _refuse_unknown_names(msgspec.to_builtins(recipe), where)
     to_struct(msgspec.to_builtins(recipe), Recipe, where=where)  # names of methods and types, for recipes made in Python
     for key in ("params", "vocab_size", "width", "depth", "heads", "feed_forward", "context", "tokens", "batch_sequences", "base_width", "accumulation"):
         if getattr(recipe, key) < 1:
@@ -168,7 +172,7 @@ def derive_recipe(params: int, *, tokens_per_param: float = 20.0, vocab_size: in
     True
     """
     given = dict(overrides or {})
-    _refuse_unknown(given, where)
+    _refuse_unknown_names(given, where)
     if given.get("vocab_size", vocab_size) != vocab_size:
         raise InputError(f"vocab_size = {given['vocab_size']}", where=where, expected=f"{vocab_size}, the tokenizer's")
     for key in ("context", "base_width", "tokens", "batch_sequences", "width", "depth", "heads", "feed_forward", "params"):
