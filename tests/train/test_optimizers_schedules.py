@@ -14,7 +14,7 @@ from scalebound.train.optim.muon import orthogonalize
 from scalebound.train.recipe import Recipe
 from scalebound.train.schedule import SCHEDULES
 
-RATE = {"adamw": 0.05, "muon": 0.2, "lion": 0.02, "sgd": 0.05}
+RATE = {"adamw": 0.05, "muon": 0.2, "lion": 0.04, "sgd": 0.05}
 
 
 def steps(name, parameters, optimizer, start, stop, total=200):

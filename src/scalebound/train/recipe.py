@@ -28,7 +28,7 @@ import msgspec
 
 from scalebound.core.errors import InputError, from_os_error
 from scalebound.core.io import atomic_write, to_struct
-from scalebound.models.shape import Shape, shape_for
+from scalebound.models.shape import Shape, heads_for, shape_for
 
 BASE_WIDTH = 64
 MUP_HEAD_WIDTH = 16
@@ -167,7 +167,7 @@ def derive_recipe(params: int, *, tokens_per_param: float = 20.0, vocab_size: in
 
     >>> recipe = derive_recipe(150_000)
     >>> recipe.tokens // recipe.params, recipe.tokens % recipe.context
-    (19, 0)
+    (20, 0)
     >>> derive_recipe(150_000, overrides={"parametrization": "mup"}).learning_rate == 0.3 / 64
     True
     """
@@ -180,6 +180,9 @@ def derive_recipe(params: int, *, tokens_per_param: float = 20.0, vocab_size: in
             raise InputError(f"{key} = {given[key]!r}", where=where, expected="a whole number, at least 1")
     context, mup = given.get("context", context), given.get("parametrization") == "mup"
     shape = shape_for(params, vocab_size, head_width=MUP_HEAD_WIDTH if mup else None)
+    if "width" in given:  # heads and feed-forward width of the size aimed at were chosen for its own width
+        width = given["width"]
+        shape = Shape(vocab_size, width, shape.depth, heads_for(width, MUP_HEAD_WIDTH if mup else None), round(8 * width / 3 / 4) * 4)
     shape = Shape(vocab_size, *(given.get(key, getattr(shape, key)) for key in ("width", "depth", "heads", "feed_forward")))
     tokens = given.get("tokens", max(1, int(tokens_per_param * shape.num_params) // context) * context)
     batch = 4
