@@ -4,7 +4,7 @@ A model is rewritten by every transformation of :mod:`~scalebound.probe.reparame
 rewritten models are fine-tuned on the same batches. What theory says of an optimizer and a transformation ``theta -> A theta``:
 
 * a permutation commutes with every coordinatewise optimizer: SGD and AdamW end at the same function. LoRA on q and v does too: permuting heads
-  permutes the rows of its B, which starts at 0, and leaves its A alone;
+  permutes the rows of its B, which starts at 0, and leaves its A alone; what LoRA leaves frozen (up and down here) may be rewritten freely;
 * an orthogonal A commutes with SGD (the gradient turns with the weights), not with Adam, whose step divides by each coordinate's own size;
 * a scaling commutes with none: the gradient of s w is that of w divided by s, so SGD's step on the function changes by s^-2 and Adam's, whose
   size does not see s, by s^-1.
@@ -46,7 +46,7 @@ def invariant(optimizer: str, transformation: str) -> bool:
     >>> invariant("sgd", "rotate_residual"), invariant("adamw", "rotate_residual"), invariant("adamw", "permute_heads")
     (True, False, True)
     """
-    return transformation.startswith("permute") or (optimizer == "sgd" and transformation == "rotate_residual")
+    return transformation.startswith("permute") or (optimizer, transformation) in (("sgd", "rotate_residual"), ("lora", "up_down"))
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,8 @@ def small_model(seed: int, *, steps: int = 150) -> tuple[dict, Weights]:
 @dataclass(frozen=True)
 class Row:
     """One optimizer and one transformation. Losses are held-out means after fine-tuning, over seeds; ``difference`` is transformed minus
-    reference, paired by seed, with its interval. ``found``: "same", "different" or "undecided"; ``separate``: the two loss intervals do not overlap.
+    reference, paired by seed, with its interval. ``invariant`` is what theory says, ``found`` what was measured: "same", "spread" or "shifted".
+    ``separate``: the two loss intervals do not overlap.
     """
 
     optimizer: str
@@ -184,8 +185,8 @@ def probe_finetune(config: dict, weights: Weights, *, seeds: int = 4, steps: int
 
     Returns
     -------
-    list of Row               "same": within 1e-3 nats in every seed; "different": not that, and the interval of the paired difference
-                              excludes 0; else "undecided"
+    list of Row               found "same": within 1e-3 nats in every seed; "shifted": not that, and the interval of the paired difference
+                              excludes 0; "spread": outcomes differ by more than 1e-3 nats in some seed, without a direction shown
 
     Raises
     ------
@@ -237,6 +238,6 @@ def _row(optimizer: str, name: str, losses: dict[tuple[str, str], list[float]], 
     reference = np.array(losses[optimizer, "fold" if name == "rotate_residual" else "original"])
     own = np.array(losses[optimizer, name])
     difference, largest = over_seeds(own - reference, level), float(np.abs(own - reference).max())
-    found = "same" if largest <= SAME else "different" if difference[1] > 0 or difference[2] < 0 else "undecided"
+    found = "same" if largest <= SAME else "shifted" if difference[1] > 0 or difference[2] < 0 else "spread"
     a, b = over_seeds(reference, level), over_seeds(own, level)
     return Row(optimizer, name, gap, before, a, b, difference, largest, invariant(optimizer, name), found, b[1] > a[2] or b[2] < a[1])
