@@ -45,4 +45,6 @@ SYSTEMS: tuple[System, ...] = (
     System(15, "Critical batch size", "scalebound.scaling.laws.critical_batch:CriticalBatch", "law", "scalebound fit T.csv --law critical-batch", "arXiv:2001.08361"),
     System(16, "PassUntil", "scalebound.scaling.laws.passuntil:PassUntil", "law", "scalebound fit T.csv --law passuntil", "arXiv:2310.03262"),
     System(17, "Data filtering utilities", "scalebound.scaling.laws.filtering:Filtering", "law", "scalebound fit T.csv --law filtering", "arXiv:2404.07177"),
+    System(60, "Fine-tunability of equal functions", "scalebound.probe.finetune:probe_finetune", "probe", "scalebound probe finetune", "arXiv:2405.01964", ("torch",)),
+    System(61, "Rule extrapolation", "scalebound.probe.rules:probe_rules", "probe", "scalebound probe rules", "arXiv:2409.13728", ("torch",)),
 )

@@ -1,8 +1,8 @@
 """Grammars with two separable rules, and the exact pair of distributions that agree on every training string and on nothing else.
 
-A grammar is a finite distribution over strings (the support) that obey two rules. A *prompt* is a string with which no string of the support
-begins, and with which both rules cannot hold any more; the rule ``kept`` can still be kept by a suitable completion. Training says nothing
-about prompts: whatever a model does after one costs no loss.
+A grammar is a finite distribution over strings (the support) that obey two rules. A *prompt* is a short string with which no string of the
+support begins; a suitable completion can still keep the rule ``kept``, though in the grammars below never both rules together. Training says
+nothing about prompts: whatever a model does after one costs no loss.
 
 Theorem (why loss cannot tell). Let p be the distribution of the support and c any rule that gives every prompt a completion. The predictor
 ``q_c(. | prefix) = p(. | prefix)`` where the prefix begins a string of the support, else the next symbol of c, has ``KL(p || q_c) = 0`` for
