@@ -71,7 +71,7 @@ def train_on(grammar: Grammar, kind: str, seed: int, *, steps: int = 300, batch:
     generator = torch.Generator().manual_seed(derive(seed, "init", kind))
     rng = np.random.default_rng(derive(seed, "strings", kind))
     V = len(grammar.symbols) + 1
-    context = 2 * grammar.longest + 2 * grammar.prompt_length + 2
+    context = 3 * grammar.longest + 2 * grammar.prompt_length + 2  # a prompt, a completion twice as long as any string, the marks
     model: nn.Module = LSTM(V, width, generator) if kind == "lstm" else Transformer(Shape(V, width, 2, 4, 2 * width), context, generator)
     lr = 1e-2 if kind == "lstm" else 4e-3
     optimizer = adamw(model.parameters(), lr=lr, weight_decay=0.0)
