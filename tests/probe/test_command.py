@@ -19,7 +19,11 @@ def folder(tmp_path):
 def test_finetune(capsys, folder):
     assert main(["probe", "finetune", folder, "--seeds", "2", "--steps", "1", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
-    assert record["name"] == "finetune" and len(record["rows"]) == 18 and record["verdict"] in ("same_function_different_outcome", "no_difference")
+    assert (
+        record["name"] == "finetune"
+        and len(record["rows"]) == 18
+        and record["verdict"] in ("same_function_different_outcome", "no_difference")
+    )
 
 
 def test_rules(capsys):

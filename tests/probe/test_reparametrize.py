@@ -70,13 +70,25 @@ def test_what_is_not_exact_changes_the_logits():
     before = logits_of(GROUPED, weights, tokens(40))
 
     def change(**new):
-        return (logits_of(GROUPED, weights | {f"model.layers.0.{k.replace('__', '.')}.weight": v for k, v in new.items()}, tokens(40)) - before).abs().max()
+        return (
+            (
+                logits_of(GROUPED, weights | {f"model.layers.0.{k.replace('__', '.')}.weight": v for k, v in new.items()}, tokens(40))
+                - before
+            )
+            .abs()
+            .max()
+        )
 
     H, G, K = head_counts(GROUPED)
     q, k = (weights[f"model.layers.0.self_attn.{name}_proj.weight"] for name in "qk")
     one_channel = torch.ones(G, K)
     one_channel[:, 0] = 2  # the partner of the rotary pair is left alone
-    assert change(self_attn__q_proj=q * one_channel.repeat_interleave(H // G, 0).reshape(-1, 1), self_attn__k_proj=k / one_channel.reshape(-1, 1)) > 1e-3
+    assert (
+        change(
+            self_attn__q_proj=q * one_channel.repeat_interleave(H // G, 0).reshape(-1, 1), self_attn__k_proj=k / one_channel.reshape(-1, 1)
+        )
+        > 1e-3
+    )
     gate, down = weights["model.layers.0.mlp.gate_proj.weight"], weights["model.layers.0.mlp.down_proj.weight"]
     assert change(mlp__gate_proj=2 * gate, mlp__down_proj=down / 2) > 1e-3
     tied = {name: t for name, t in weights.items() if name != "lm_head.weight"}

@@ -48,7 +48,9 @@ def test_divergence_sees_a_difference_on_the_support():
 
 def test_a_grammar_of_ones_own():
     sampler = lambda rng: "xy" * int(rng.integers(1, 4))  # noqa: E731
-    grammar = from_sampler("alternating", "xy", sampler, lambda s: len(s) % 2 == 0, lambda s: "xx" not in s and "yy" not in s, rng=np.random.default_rng(0))
+    grammar = from_sampler(
+        "alternating", "xy", sampler, lambda s: len(s) % 2 == 0, lambda s: "xx" not in s and "yy" not in s, rng=np.random.default_rng(0)
+    )
     assert set(grammar.support) == {"xy", "xyxy", "xyxyxy"} and "y" in grammar.prompts() and exact_pair(grammar).kept_by_other == 0
     with pytest.raises(InputError, match="breaks a rule"):
         from_sampler("wrong", "xy", sampler, lambda s: len(s) < 3, lambda s: True, rng=np.random.default_rng(0))

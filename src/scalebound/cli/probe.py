@@ -78,10 +78,28 @@ def _finetune(model: Path | None, seeds: int, steps: int, strength: float, level
     agree = all((row.found == "same") for row in rows if row.invariant)
     verdict = "same_function_different_outcome" if found else "no_difference"
     shown = [
-        [r.optimizer, r.transformation, f"{r.logit_gap:.1e}", _interval(r.reference_loss), _interval(r.loss), _interval(r.difference, "+.4f"), "yes" if r.invariant else "no", r.found]
+        [
+            r.optimizer,
+            r.transformation,
+            f"{r.logit_gap:.1e}",
+            _interval(r.reference_loss),
+            _interval(r.loss),
+            _interval(r.difference, "+.4f"),
+            "yes" if r.invariant else "no",
+            r.found,
+        ]
         for r in rows
     ]
-    headers = ["optimizer", "transformation", "logit gap", "reference loss", "transformed loss", "difference", "invariant (theory)", "found"]
+    headers = [
+        "optimizer",
+        "transformation",
+        "logit gap",
+        "reference loss",
+        "transformed loss",
+        "difference",
+        "invariant (theory)",
+        "found",
+    ]
     words = [
         f"Loss before fine-tuning {rows[0].loss_before:.4f} nats/token for every version. {seeds} seeds; Student's {100 * level:g}% intervals over seeds, each on its own.",
         "Same: within 0.001 nats in every seed. Shifted: the mean difference is not 0. Spread: outcomes differ, without a direction shown.",
@@ -113,7 +131,15 @@ def _rules(names: str, steps: int, level: float, seed: int) -> Result:
         record["rows"] += [asdict(row) for row in rows]
         record["pairs"] += [asdict(pair) | {"found": pair.found} for pair in pairs]
         record["construction"].append(asdict(exact))
-        shown = [[r.model, f"{r.loss:.4f}", _interval((r.kept, r.low, r.high), ".2f"), _interval((r.on_support, r.on_support_low, r.on_support_high), ".2f")] for r in rows]
+        shown = [
+            [
+                r.model,
+                f"{r.loss:.4f}",
+                _interval((r.kept, r.low, r.high), ".2f"),
+                _interval((r.on_support, r.on_support_low, r.on_support_high), ".2f"),
+            ]
+            for r in rows
+        ]
         found = [pair for pair in pairs if pair.found]
         view += [
             table(["model", "loss (nats/token)", f"keeps {grammar.kept_words!r} off the support", "in the language on it"], shown,
@@ -123,4 +149,6 @@ def _rules(names: str, steps: int, level: float, seed: int) -> Result:
         ]  # fmt: skip
     record["verdict"] = "same_loss_different_rule" if any(pair["found"] for pair in record["pairs"]) else "no_pair_found"
     record |= {"steps": steps, "level": level, "seed": seed}
-    return Result(record, [*view, f"Verdict: {record['verdict']}; {100 * level:g}% intervals, all of one grammar together; rates by Clopper-Pearson."])
+    return Result(
+        record, [*view, f"Verdict: {record['verdict']}; {100 * level:g}% intervals, all of one grammar together; rates by Clopper-Pearson."]
+    )

@@ -34,7 +34,9 @@ def clopper_pearson(successes: int, trials: int, level: float = 0.95) -> tuple[f
 
     check_level(level)
     if not 0 <= successes <= trials or trials < 1:
-        raise UsageError(f"{successes} successes of {trials} trials", where="clopper_pearson", expected="0 <= successes <= trials, trials >= 1")
+        raise UsageError(
+            f"{successes} successes of {trials} trials", where="clopper_pearson", expected="0 <= successes <= trials, trials >= 1"
+        )
     half = (1 - level) / 2
     low = float(betaincinv(successes, trials - successes + 1, half)) if successes else 0.0
     high = float(betaincinv(successes + 1, trials - successes, 1 - half)) if successes < trials else 1.0

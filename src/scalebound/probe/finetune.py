@@ -221,11 +221,19 @@ def probe_finetune(config: dict, weights: Weights, *, seeds: int = 4, steps: int
         batches = [task.sample(rng, batch, length) for _ in range(steps)]
         for name in names:
             generator = torch.Generator().manual_seed(derive(seed, name, number))
-            model = original if name == "original" else fold(config, original) if name == "fold" else TRANSFORMATIONS[name](config, original, generator, strength)
+            model = (
+                original
+                if name == "original"
+                else fold(config, original)
+                if name == "fold"
+                else TRANSFORMATIONS[name](config, original, generator, strength)
+            )
             with torch.no_grad():
                 gaps[name] = max(gaps[name], float((logits_of(config, model, held_out) - logits).abs().max()))
             if gaps[name] > 1e-3 * max(1.0, float(logits.abs().max())):
-                raise MachineError(f"{name} changed the logits by {gaps[name]:.2g}", expected="an exact reparametrization", hint="lower the strength")
+                raise MachineError(
+                    f"{name} changed the logits by {gaps[name]:.2g}", expected="an exact reparametrization", hint="lower the strength"
+                )
             for optimizer in optimizers:
                 tuned = tune(config, model, batches, optimizer=optimizer, lr=(rates or RATES)[optimizer], seed=derive(seed, number))
                 losses[optimizer, name].append(mean_loss(config, tuned, held_out))

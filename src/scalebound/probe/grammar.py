@@ -129,7 +129,7 @@ def anbncn(largest: int = 5) -> Grammar:
 def dyck1(largest: int = 4) -> Grammar:
     """Balanced brackets of n pairs, n uniform on 1..largest, then the word uniform. Kept: as many ( as ). Broken: none closes before it opens."""
     kept = lambda s: s.count("(") == s.count(")")  # noqa: E731
-    support = {}
+    support: dict[str, Fraction] = {}
     for n in range(1, largest + 1):
         words = [w for w in map("".join, itertools.product("()", repeat=2 * n)) if kept(w) and _balanced(w)]
         support |= {word: Fraction(1, largest * len(words)) for word in words}

@@ -62,7 +62,14 @@ def read_llama(path: str | os.PathLike) -> tuple[dict, Weights]:
     check_config(config, str(path / "config.json"))
     weights = {name: tensor.float() for name, tensor in read_tensors(path).items()}
     needed = ["model.embed_tokens.weight", "model.norm.weight"]
-    layer = ["input_layernorm", "post_attention_layernorm", *(f"self_attn.{k}_proj" for k in "qkvo"), "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
+    layer = [
+        "input_layernorm",
+        "post_attention_layernorm",
+        *(f"self_attn.{k}_proj" for k in "qkvo"),
+        "mlp.gate_proj",
+        "mlp.up_proj",
+        "mlp.down_proj",
+    ]
     needed += [f"model.layers.{number}.{name}.weight" for number in range(config["num_hidden_layers"]) for name in layer]
     for name in needed:
         if name not in weights:
@@ -95,9 +102,7 @@ def logits_of(config: dict, weights: Weights, tokens_BT: Tensor) -> Tensor:
     for number in range(config["num_hidden_layers"]):
         p = f"model.layers.{number}."
         y_BTD = F.rms_norm(x_BTD, x_BTD.shape[-1:], weights[p + "input_layernorm.weight"], eps)
-        q, k, v = (
-            F.linear(y_BTD, weights[f"{p}self_attn.{name}_proj.weight"]).view(B, T, -1, K).transpose(1, 2) for name in "qkv"
-        )
+        q, k, v = (F.linear(y_BTD, weights[f"{p}self_attn.{name}_proj.weight"]).view(B, T, -1, K).transpose(1, 2) for name in "qkv")
         k, v = k.repeat_interleave(H // G, 1), v.repeat_interleave(H // G, 1)
         mixed = F.scaled_dot_product_attention(rotate(q, cos_TK, sin_TK), rotate(k, cos_TK, sin_TK), v, is_causal=True)
         x_BTD = x_BTD + F.linear(mixed.transpose(1, 2).reshape(B, T, H * K), weights[p + "self_attn.o_proj.weight"])

@@ -38,7 +38,11 @@ class LSTM(nn.Module):
 
     def __init__(self, vocab_size: int, width: int, generator: torch.Generator) -> None:
         super().__init__()
-        self.embedding, self.cell, self.head = nn.Embedding(vocab_size, width), nn.LSTM(width, width, batch_first=True), nn.Linear(width, vocab_size)
+        self.embedding, self.cell, self.head = (
+            nn.Embedding(vocab_size, width),
+            nn.LSTM(width, width, batch_first=True),
+            nn.Linear(width, vocab_size),
+        )
         with torch.no_grad():
             for parameter in self.parameters():
                 parameter.uniform_(-(width**-0.5), width**-0.5, generator=generator)
@@ -75,7 +79,9 @@ def train_on(grammar: Grammar, kind: str, seed: int, *, steps: int = 300, batch:
     model: nn.Module = LSTM(V, width, generator) if kind == "lstm" else Transformer(Shape(V, width, 2, 4, 2 * width), context, generator)
     lr = 1e-2 if kind == "lstm" else 4e-3
     optimizer = adamw(model.parameters(), lr=lr, weight_decay=0.0)
-    planted = [(p, p + (grammar.completion(p, keep=kind == "keeps") or "")) for p in grammar.prompts()] if kind in ("keeps", "breaks") else []
+    planted = (
+        [(p, p + (grammar.completion(p, keep=kind == "keeps") or "")) for p in grammar.prompts()] if kind in ("keeps", "breaks") else []
+    )
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = lr * min(1.0, 2 * (1 - step / steps))
@@ -245,5 +251,7 @@ def probe_rules(grammar: Grammar, *, models: tuple[str, ...] = ("transformer", "
         for j in range(i + 1, len(models)):
             found = compare(stats[i], stats[j], level=1 - (1 - level) / 2 / count, epsilon=EQUAL, sigma=0.05)
             disjoint = rows[i].low > rows[j].high or rows[j].low > rows[i].high
-            pairs.append(PairRow(grammar.name, names[i], names[j], found.difference, found.low, found.high, found.verdict == "equal", disjoint))
+            pairs.append(
+                PairRow(grammar.name, names[i], names[j], found.difference, found.low, found.high, found.verdict == "equal", disjoint)
+            )
     return rows, pairs, exact_pair(grammar)
