@@ -40,7 +40,31 @@ def forecasts(demo: dict) -> str:
     return markdown(["quantity", "forecast", "95% interval", "what happened", "error", "inside"], rows)
 
 
-TABLES = {"ladder": ("demo/demo.json", ladder), "bounds": ("demo/demo.json", bounds), "forecasts": ("demo/demo.json", forecasts)}
+def scaling(bench: dict) -> str:
+    """The scaling engine beside its peers, one row a job."""
+    r = bench["results"]
+    fit, draws, gems = r["chinchilla_fit"], r["bootstrap_4000"], r["gemstones"]["ours"]
+    ours = fit["ours"]
+    rows = [["chinchilla fit, 240 runs", "scalebound", f"{ours['seconds'] * 1e3:.0f} ms", f"objective {ours['objective']:.13f}, optimum {'established' if ours['established'] else 'not established'}"]]
+    for name in ("grid of 4,500 starts", "grid of 1,024 starts"):
+        peer = fit[name]
+        rows.append(["", f"{name}, L-BFGS-B", f"{peer['seconds']:.1f} s", f"objective {peer['objective']:.13f}; {peer['share_within_1e-3']:.0%} of the starts within 0.1%"])
+    if "PyPI chinchilla" in fit:
+        peer = fit["PyPI chinchilla"]
+        rows.append(["", f"PyPI chinchilla, {peer['starts']} starts", f"{peer['seconds']:.1f} s", f"objective {peer['objective_here']:.13f}"])
+    rows.append(["4,000 bootstrap refits", "scalebound", f"{draws['ours']['seconds']:.1f} s", f"{draws['ours']['resamples_worse_than_peer_by_1e-6']} resamples worse than the peer's by 1e-6"])
+    peer = draws["one L-BFGS-B start each"]
+    rows.append(["", "one L-BFGS-B start each", f"{peer['seconds']:.1f} s", f"{peer['resamples_worse_than_ours_by_1e-6']:,} resamples worse than ours by 1e-6"])
+    rows.append(["`scalebound fit`, 1,000 draws, whole process", "scalebound", f"{r['fit_process_1000']['ours']['seconds']:.2f} s", ""])
+    rows.append(["isoFLOP fit and 1,000 noisy copies", "scalebound", f"{r['isoflop_1000']['ours']['seconds'] * 1e3:.0f} ms", f"exponent {r['isoflop_1000']['ours']['exponent']:.4f}"])
+    for size, one in r["multipower"]["ours"].items():
+        rows.append([f"multi-power fit, three curves, {size}", "scalebound", f"{one['seconds']:.1f} s", f"objective {one['objective']:.3e}"])
+    for name, one in gems.items():
+        rows.append([f"Gemstones, {name}", "scalebound", f"{one['seconds'] * 1e3:.0f} ms", f"objective {one['objective']:.6e}, published {one['published']:.6e}"])
+    return markdown(["job", "program", "time", "result"], rows)
+
+
+TABLES = {"scaling": ("scaling/results.json", scaling), "ladder": ("demo/demo.json", ladder), "bounds": ("demo/demo.json", bounds), "forecasts": ("demo/demo.json", forecasts)}
 
 
 def render(text: str) -> str:

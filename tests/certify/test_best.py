@@ -93,7 +93,7 @@ def test_command(tmp_path, monkeypatch, capsys):
 
     status, record = run("s.safetensors", "--code-bits", "300", "--best", "--reference", "r.safetensors", "--out", "c.json")
     tried = record.pop("tried")
-    assert status == 0 and record["bound"] == min(line["bound"] for line in tried if line["candidate"]) and len(tried) == 6
+    assert status == 0 and record["bound"] == min(line["bound"] for line in tried if line["candidate"]) and len(tried) == 7
     assert msgspec.to_builtins(load_certificate("c.json")) == record or json.loads((tmp_path / "c.json").read_text()) == record
     assert record["inputs"]["stats"]["sha256"] == sha256_file("s.safetensors")
     assert run("s.safetensors", "--code-bits", "300", "--best", "--require", "0.1")[0] == 1

@@ -139,7 +139,7 @@ def test_the_document_quotes_the_dictionary():
     assert DOCUMENTED == DICTIONARY
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_random_tables_and_messages(data):
     """Skewed tables, single symbols, empty messages, one element: coded by constriction, decoded in plain Python."""

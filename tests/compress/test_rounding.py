@@ -9,11 +9,11 @@ from scalebound.core.errors import InputError, UsageError
 
 
 def errors_of_all_scales(row, largest, multiple):
-    """Brute force: squared error at every multiple of the spacing from six octaves below the one that clips nothing to one above."""
+    """Brute force: cubic error at every multiple of the spacing from six octaves below the one that clips nothing to one above."""
     top = int(patterns_of(np.array([np.abs(row).max() / largest]), multiple)[0]) + multiple
     scales = bfloat16(np.arange(top - 768 // multiple * multiple, top + 129, multiple)).astype(np.float64)
     integers = np.clip(np.rint(row[None, :] / scales[:, None]), -largest, largest)
-    return np.square(integers * scales[:, None] - row).sum(axis=1)
+    return (np.abs(integers * scales[:, None] - row) ** 3).sum(axis=1)
 
 
 @pytest.mark.parametrize("largest", [1, 3, 7, 127])
@@ -23,10 +23,10 @@ def test_the_scale_is_as_good_as_the_best(largest, multiple, tail):
     data = np.random.default_rng(largest).standard_t(tail, size=(60, 40)).astype(np.float32)
     coded = round_clipped(data, largest, multiple)
     assert int(np.abs(coded.integers).max()) <= largest and np.all(coded.row_scales % multiple == 0)
-    found = np.square(coded.dequantized().astype(np.float64) - data).sum(axis=1)
+    found = (np.abs(coded.dequantized().astype(np.float64) - data) ** 3).sum(axis=1)
     best = np.array([errors_of_all_scales(row, largest, multiple).min() for row in data.astype(np.float64)])
     assert np.all(found >= best * (1 - 1e-5))
-    assert found.sum() < 1.02 * best.sum(), "two passes may miss the best of a jagged curve in some rows, not by much"
+    assert found.sum() < 1.05 * best.sum(), "two passes may miss the best of a jagged curve in some rows, not by much"
     assert np.mean(found <= best * (1 + 1e-5)) > 0.7
     # control: clipping nothing is worse, at few levels much worse
     unclipped = np.array([errors_of_all_scales(row, largest, multiple)[-1 - 128 // multiple] for row in data.astype(np.float64)])
@@ -85,13 +85,15 @@ def test_what_is_stored_raw():
     assert [type(t) for t in model.tensors.values()] == [Coded, Raw, Raw, Raw, Coded] and model.num_params == 9
 
 
-@pytest.mark.parametrize(("setting", "error"), [({"bits": 2}, 1 / 32), ({"bits": 4}, 1 / 128), ({"bits": 8}, 1 / 1024), ({"step": 0.4}, 0.05)])
+@pytest.mark.parametrize(("setting", "error"), [({"bits": 2}, 1 / 64), ({"bits": 4}, 1 / 256), ({"bits": 8}, 1 / 1024), ({"step": 0.4}, 0.025)])
 def test_vectors_are_rounded_finely(setting, error):
-    data = {"norm": (1 + 0.2 * np.random.default_rng(0).normal(size=600)).astype(np.float32), "peak": np.array([1e-4] * 4000 + [1.0], dtype=np.float32)}
+    data = {"norm": (1 + 0.2 * np.random.default_rng(0).normal(size=600)).astype(np.float32), "peak": np.array([0.01] * 40 + [1.0], dtype=np.float32)}
     found = quantize({}, data, **setting).dequantized()
     assert 0 < np.abs(found["norm"] - data["norm"]).max() <= 0.52 * error * 1.03
-    assert np.abs(found["peak"] - data["peak"]).max() <= 0.52 * error / 60
-    assert isinstance(quantize({}, {"v": np.array([1e-7] * 10**6 + [1.0] * 2, dtype=np.float32)}, bits=8).tensors["v"], Raw | Coded)
+    assert np.abs(found["peak"] - data["peak"])[:40].max() <= 0.52 * error * 0.01, "one large entry does not coarsen the others"
+    tensors = {"far": np.array([1e-6] * 9 + [1.0], dtype=np.float32), "zeros": np.zeros(5), "mostly": np.array([0.0] * 8 + [3.0])}
+    model = quantize({}, tensors, **setting)
+    assert isinstance(model.tensors["far"], Raw) and not model.dequantized()["zeros"].any() and model.dequantized()["mostly"][-1] == 3
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

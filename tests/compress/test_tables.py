@@ -15,6 +15,7 @@ from scalebound.core.errors import InputError
 weight_lists = st.lists(st.one_of(st.just(0), st.integers(0, 255).map(lambda b: int(WEIGHTS[b]))), min_size=2, max_size=300).filter(any)
 
 
+@settings(deadline=None)
 @given(weight_lists)
 def test_frequencies_are_the_stated_rule(weights):
     found = frequencies(np.array(weights))
@@ -39,7 +40,7 @@ def _cumulative_inside_constriction(frequency):
     return decode
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(weight_lists)
 def test_constriction_quantizes_to_exactly_these_frequencies(weights):
     frequency = frequencies(np.array(weights))
@@ -67,6 +68,7 @@ def test_buckets():
     assert np.all(np.diff(bucket(values)) >= 0) and np.diff(bucket(values)).max() == 1
 
 
+@settings(deadline=None)
 @given(st.integers(-(1 << 20), 1 << 20), st.lists(st.integers(0, 10**9), min_size=1, max_size=400).filter(lambda c: c[0] and c[-1]))
 def test_a_fitted_table_is_read_back(low, counts):
     table = fit_table(low, np.array(counts, dtype=np.int64))
@@ -87,6 +89,7 @@ def test_a_fitted_table_costs_little_more_than_the_entropy(sigma, shift):
     assert shift or len(table.stored) < 140
 
 
+@settings(deadline=None)
 @given(st.integers(0, (1 << 63) - 1))
 def test_varint(value):
     assert read_varint(b"x" + varint(value), 1, "test") == (value, 1 + len(varint(value)))
@@ -104,7 +107,7 @@ def test_bad_tables(data):
         read_tables(data, "test")
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_messages_round_trip(data):
     messages = []

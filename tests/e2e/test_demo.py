@@ -55,7 +55,10 @@ def test_every_file_is_there_and_every_certificate_holds(demo):
             assert entry.bound > certificate.empirical_loss + certificate.terms.smoothing  # the measured loss of the predictor that is certified
         product, freedman = (load_certificate(out / rung.certificates[m].path) for m in ("product", "freedman"))
         assert product.code.bits == 8 * rung.file_bytes + 2 * ((8 * rung.file_bytes).bit_length() - 1) + 1
-        assert {c.setting: c.options for c in product.code.choices} == {"bits": 7, "alpha": 8}
+        assert {c.setting: c.options for c in product.code.choices} == {"alpha": 8}
+        rounded = load_certificate(out / rung.rounded.certificate.path)
+        assert verify(out / rung.rounded.certificate.path)["holds"] and rounded.method == "freedman" and rounded.bound == rung.rounded.certificate.bound
+        assert rung.file_bytes < rung.rounded.file_bytes and product.bound < rounded.bound
         assert product.bound <= freedman.bound
     assert len((out / "table.csv").read_text().splitlines()) == 1 + len(SIZES)
     assert {f.target for f in made.forecasts} >= {"train_loss", "product", "anchored"}

@@ -12,7 +12,7 @@ from scalebound.core.errors import InputError, UsageError
 from scalebound.core.stats import Stats, merge
 from scalebound.data import build_stream, load_tokenizer, read_corpus
 from scalebound.data.stream import SourceRef
-from scalebound.measure import measure, score, stream_of
+from scalebound.measure import measure, statistics, stream_of
 from scalebound.measure import measure as measure_function
 from scalebound.models import Transformer, load_model, save_folder, shape_for
 
@@ -62,20 +62,25 @@ def test_numbers_equal_their_definitions(files, tmp_path):
     stats.check_values()
 
 
-def test_chunks_of_rows_do_not_change_the_numbers(files, monkeypatch):
+@pytest.mark.parametrize("rows, stretch", [(1, 8192), (7, 100), (256, 1), (64, 255)])
+def test_chunks_of_rows_and_vocabulary_do_not_change_the_numbers(files, rows, stretch):
     folder, stream = files
-    model, tokens = load_model(folder / "model"), np.asarray(stream.tokens[:640]).reshape(10, 64)
-    whole = score.score_blocks(model, tokens, 255)
-    monkeypatch.setattr(score, "CHUNK_ELEMENTS", 1)
-    for name, values in score.score_blocks(model, tokens, 255).items():
-        np.testing.assert_allclose(values, whole[name], atol=1e-5)
+    model, tokens = load_model(folder / "model"), torch.from_numpy(np.asarray(stream.tokens[:64], dtype=np.int64))
+    hidden = model.hidden(torch.nn.functional.pad(tokens[:-1], (1, 0), value=255)[None])[0]
+    found = statistics.token_statistics(model, hidden, tokens, rows=rows, stretch=stretch)
+    for values, right in zip(found, plain(model, np.asarray(stream.tokens[:64])), strict=False):
+        np.testing.assert_allclose(values, right, atol=1e-5)
 
 
-def test_extreme_logits_stay_finite(files):
+@pytest.mark.parametrize("stretch", [256, 2])
+def test_extreme_logits_stay_finite(files, stretch):
     model = load_model(files[0] / "model")
-    model.head = lambda hidden: torch.full((*hidden.shape[:-1], 256), -2e4).index_fill(-1, torch.tensor([3]), 2e4)
-    found = score.score_blocks(model, np.full((1, 4), 5), 255)
-    assert np.isfinite(found["nll"]).all() and np.all(found["entropy"] == 0) and np.all(found["varentropy"] == 0)
+    z = torch.full((256,), -2e4).index_fill(0, torch.tensor([3]), 2e4)
+    z[8:20] = -torch.inf
+    model.head_part = lambda hidden, start, stop: z[start:stop].expand(*hidden.shape[:-1], -1)
+    found = statistics.token_statistics(model, torch.zeros(4, 8), torch.full((4,), 5), stretch=stretch).numpy()
+    assert np.isfinite(found).all() and np.allclose(found[0], 4e4) and np.all(found[1:] == 0)
+    assert not np.isfinite(statistics.token_statistics(model, torch.zeros(4, 8), torch.full((4,), 9), stretch=stretch)[0].numpy()).any()
 
 
 def test_workers_interruptions_and_shards_give_the_same_bytes(files, tmp_path, monkeypatch):
@@ -96,9 +101,9 @@ def test_workers_interruptions_and_shards_give_the_same_bytes(files, tmp_path, m
     kept = [name for name in os.listdir(tmp_path / "c.parts") if name.endswith(".safetensors")]
     assert len(kept) > 10 and not (tmp_path / "c").exists()
     scored = []
-    module = __import__("scalebound.measure.measure", fromlist=["score_blocks"])
-    original = module.score_blocks
-    monkeypatch.setattr(module, "score_blocks", lambda *a, **k: scored.append(1) or original(*a, **k))
+    module = __import__("scalebound.measure.measure", fromlist=["score_pieces"])
+    original = module.score_pieces
+    monkeypatch.setattr(module, "score_pieces", lambda *a, **k: scored.append(1) or original(*a, **k))
     again = measure(folder / "model", stream.path, tmp_path / "c", anchor=folder / "anchor")
     assert Path(again.path).read_bytes() == Path(right.path).read_bytes() and not (tmp_path / "c.parts").exists()
     assert 0 < len(scored) < right.num_blocks - len(kept) + 3
@@ -127,6 +132,13 @@ def test_text_becomes_a_stream(files, tmp_path):
     model = load_model(folder / "model")
     made = stream_of(folder / "text.txt", model, tmp_path / "t", context=32)
     assert bytes(made.tokens.astype(np.uint8)).startswith(b"line 0 of the text") and made.info.seed is None
+
+
+def test_text_for_a_model_without_its_tokenizer_is_refused(files, tmp_path):
+    shape = shape_for(20_000, 300)
+    save_folder(tmp_path / "m", shape.config(64), Transformer(shape, 64).tensors(), byte_tokenizer=False)
+    with pytest.raises(InputError, match="comes without a tokenizer"):
+        stream_of(files[0] / "text.txt", load_model(tmp_path / "m"), tmp_path / "t", context=32)
 
 
 @pytest.mark.parametrize("change, error, what", [
@@ -172,3 +184,45 @@ def test_a_stream_of_another_vocabulary_is_refused(files, tmp_path):
     save_folder(tmp_path / "small", shape.config(64), Transformer(shape, 64).tensors())
     with pytest.raises(InputError, match="token ids up to 255"):
         measure(tmp_path / "small", stream.path, tmp_path / "s")
+
+
+def test_a_stream_of_another_tokenizer_is_refused(files, tmp_path):
+    """Same ids, other words: nothing would fail, and every number would be wrong."""
+    import json
+
+    folder, stream = files
+    words = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None, "pre_tokenizer": {"type": "WhitespaceSplit"}, "post_processor": None,
+             "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": False}}  # fmt: skip
+    shape = shape_for(20_000, 300)
+    model = tmp_path / "model"
+    save_folder(model, shape.config(64), Transformer(shape, 64).tensors())
+    vocabulary = {f"w{k}": k for k in range(299)} | {"</s>": 299}
+    for name, change in (("model", {}), ("same", {}), ("other", {"w0": 1, "w1": 0})):
+        (tmp_path / name).mkdir(exist_ok=True)
+        library = words | {"model": {"type": "WordLevel", "vocab": vocabulary | change, "unk_token": "w0"}}
+        (tmp_path / name / "tokenizer.json").write_text(json.dumps(library, indent=1 if name == "same" else None))
+    (tmp_path / "text.txt").write_text("w1 w0 w5 w7 " * 40)
+    for name in ("same", "other"):
+        tokens = load_tokenizer(tmp_path / name)
+        made = build_stream(read_corpus(tmp_path / "text.txt").documents, tokens, tmp_path / f"{name}-stream", sequence_tokens=64, source=SourceRef("t", ""))
+        if name == "same":  # the same tokens in a file that is written differently
+            assert len(measure(model, made.path, tmp_path / "a")) == 161
+        else:
+            with pytest.raises(InputError, match="another tokenizer"):
+                measure(model, made.path, tmp_path / "b")
+    with pytest.raises(InputError, match="another tokenizer"):
+        measure(model, stream.path, tmp_path / "b")
+    assert not (tmp_path / "b").exists() and not (tmp_path / "b.parts").exists()
+
+
+def test_a_token_outside_the_vocabulary_is_reported_with_its_place(files, tmp_path):
+    from scalebound.core.io import save_struct, sha256_file
+
+    folder, stream = files
+    tokens = np.array(stream.tokens)
+    tokens[333] = 999
+    (tmp_path / "s.bin").write_bytes(tokens.astype("<u2").tobytes())
+    save_struct(tmp_path / "s.json", msgspec.structs.replace(stream.info, bin_sha256=sha256_file(tmp_path / "s.bin")))
+    with pytest.raises(InputError, match="id 999 at token 333"):
+        measure(folder / "model", tmp_path / "s.json", tmp_path / "a")
+    assert not (tmp_path / "a").exists()

@@ -9,7 +9,7 @@ import pytest
 
 from scalebound.core.certificate import Anchor, Centre, Certificate, Code, FileRef, Inputs, Shares, Smoothing, Terms, Tokens
 from scalebound.core.demo import Anchor as DemoAnchor
-from scalebound.core.demo import Demo, Entry, Forecast, Point, Rung, Text
+from scalebound.core.demo import Demo, Entry, Forecast, Point, Rounded, Rung, Text
 from scalebound.core.io import save_struct, sha256_bytes, sha256_file
 
 SIZES = (15_104, 24_000, 38_016, 60_288, 95_040, 150_144)
@@ -109,10 +109,11 @@ def write_folder(root, *, text_name="Python sources", rung_name="rung-{}", law="
                 heldout_loss=loss_at(size) + 0.02,
                 quantized_loss=loss_at(size) + 0.09,
                 trajectory_loss=loss_at(size) + 0.03,
-                bits=3,
+                finetune_steps=300,
                 file_bytes=int(2.9 * size / 8),
                 bits_per_parameter=2.9,
                 certificates=entries,
+                rounded=Rounded(package=f"rungs/{size}/rounded.sbz", bits=4, file_bytes=size // 2, bits_per_parameter=4.0, loss=loss_at(size) + 0.1, certificate=next(iter(entries.values()))),
             )
         )
         table.append(

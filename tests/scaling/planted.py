@@ -9,6 +9,7 @@ DESIGN = {
     "tokens": _D,
     "unique_tokens": np.minimum(_D, np.tile([1e9, 5e9, 2e10], 16)),
     "loss": np.linspace(2.0, 5.0, 48),
+    "flops": 6 * _N * _D,
     "step": np.tile(np.geomspace(1e3, 1e5, 6), 8),
     "batch_tokens": np.tile([3e4, 3e5, 3e6], 16) * (1 + 0.01 * np.arange(48)),
     "lr": np.tile([3e-4, 3e-4, 3e-4, 2e-4, 1e-4, 3e-5], 8) * np.repeat([1, 1.5, 0.5, 1, 0.7, 2, 1, 0.3], 6),
@@ -28,6 +29,7 @@ TRUTHS = {
     "critical-batch": [6.5e13, 0.077, 2.1e3, 0.76, 2e8, 0.21],
     "passuntil": [1e4, 0.45],
     "filtering": [300.0, 0.2, 4.0],
+    "isoflop": [0.1, 0.5],
 }
 NOISE = {"exponential-error": 0.002, "sigmoid": 0.005}
 

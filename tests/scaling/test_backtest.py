@@ -46,9 +46,22 @@ def test_widening_covers_the_backtest_and_is_recorded():
     seen = backtest(data, "power", folds=3, bootstrap=150)
     fit = scaling.widened(scaling.fit(data, "power", bootstrap=150), seen)
     factor = fit.widening
-    low, high = seen.value + (seen.low - seen.value) * factor, seen.value + (seen.high - seen.value) * factor
+    extra = (factor - 1) * (seen.high - seen.low) / 2
+    low, high = seen.low - extra, seen.high + extra
     assert np.mean((low <= seen.truth) & (seen.truth <= high)) >= 0.95
     assert "backtest" in fit.widening_reason
     plain = scaling.forecast(scaling.fit(data, "power", bootstrap=150), {"params": [1e11]})
     wide = scaling.forecast(fit, {"params": [1e11]})
     assert wide.high[0] - wide.low[0] == pytest.approx(factor * (plain.high[0] - plain.low[0]), rel=1e-9)
+
+
+def test_curve_laws_are_tested_curve_by_curve():
+    import sys
+    from pathlib import Path
+
+    sys.path.insert(0, str(Path(__file__).parent))
+    from planted import table
+
+    data = table(scaling.get_law("annealing"))
+    seen = backtest(data, "annealing", group="curve", bootstrap=100)
+    assert len(seen.limits) == 8 and seen.order == "curve left out" and seen.mean_abs_relative_error < 0.01

@@ -14,11 +14,13 @@ import msgspec
 
 from scalebound.certify.assemble import certify
 from scalebound.certify.provenance import check_same_tokens
+from scalebound.certify.settings import zero
 from scalebound.core.certificate import Certificate, Choice, Inputs
 from scalebound.core.errors import InputError, UsageError
 from scalebound.core.stats import Stats
 
 EPSILONS = (0.01, 0.001)  # shares of uniform inside a reference, tried when one is given
+PLAIN_ALPHAS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)  # anchored without a measured centre: any alpha can be tried
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Tried:
     artefact: str
     method: str
     reference: str
+    centres: str
     eps: float
     alpha: float
     bound: float
@@ -67,9 +70,9 @@ def certify_best(
     """Try every form and keep the smallest bound.
 
     Forms: ``product`` with the default mixture of centres, and ``anchored`` for each reference (the one measured with an artefact, and each
-    of ``references``) and each eps, alpha picked from the form's own list. With k forms of reference ("none" is one) and m values of eps,
-    each form pays ``log2 k`` bits, an anchored one ``log2 m`` more, in both its parts, and alpha's list in the part alpha enters: the
-    probability that any of the statements compared is false is at most delta.
+    of ``references``), each eps, and both with the centre that was measured for some alphas and without it for any. With k forms of
+    reference ("none" is one) and m values of eps, each form pays ``log2 k`` bits, an anchored one ``log2 m`` more, in both its parts, and in
+    the main part 1 bit for the centre and alpha's list: the probability that any of the statements compared is false is at most delta.
 
     Parameters
     ----------
@@ -103,8 +106,8 @@ def certify_best(
         raise UsageError("no model to certify", where="certify_best", expected="at least one artefact")
     if not epsilons or len(set(epsilons)) != len(epsilons):
         raise UsageError(f"eps is picked from {list(epsilons)}", where="epsilons", expected="at least one value, each once")
-    if any(choice.setting in ("alpha", "eps", "reference") for choice in choices):
-        raise UsageError("alpha, eps and reference are counted already", where="--choice", expected="other settings")
+    if any(choice.setting in ("alpha", "eps", "reference", "centres") for choice in choices):
+        raise UsageError("alpha, eps, reference and centres are counted already", where="--choice", expected="other settings")
     for other in artefacts[1:]:
         check_same_tokens(artefacts[0].stats, other.stats, "another package")
     own = [artefact.stats.info.anchor is not None and "reference_nll" in artefact.stats for artefact in artefacts]
@@ -113,20 +116,25 @@ def certify_best(
         raise InputError("was measured with another anchor than the first", where=artefacts[-1].stats.path, expected="one anchor for all packages")
     forms = 1 + bool(anchors) + len(references)
     paid = [*choices, *([Choice(setting="reference", options=forms)] if forms > 1 else [])]
-    paid_anchored = [*paid, *([Choice(setting="eps", options=len(epsilons))] if len(epsilons) > 1 else [])]
+    paid_anchored = [*paid, *([Choice(setting="eps", options=len(epsilons))] if len(epsilons) > 1 else []), Choice(setting="centres", options=2)]
 
     found: list[tuple[Certificate, Tried, Artefact, Stats | None]] = []
     for artefact, has in zip(artefacts, own, strict=True):
-        plans: list[tuple[str, Stats | None, float | None]] = [("freedman", None, None)] if compare else []
-        plans.append(("product", None, None))
-        plans += [("anchored", source, eps) for source in ([None] if has else []) + list(references) for eps in epsilons]
-        for method, source, eps in plans:
+        plans: list[tuple[str, Stats | None, float | None, tuple[float, ...] | None]] = [("freedman", None, None, None)] if compare else []
+        plans.append(("product", None, None, None))
+        anchor = artefact.stats.info.anchor
+        if has and anchor is not None and "centre" in artefact.stats and anchor.eps in epsilons:
+            plans.append(("anchored", None, anchor.eps, None))
+        plans += [("anchored", source, eps, PLAIN_ALPHAS) for source in ([None] if has else []) + list(references) for eps in epsilons]
+        for method, source, eps, alphas in plans:
             certificate = certify(
                 artefact.stats,
                 method=method,
                 code_bits=artefact.code_bits,
                 delta=delta,
                 eps=eps,
+                alphas=alphas,
+                centres=zero() if alphas else None,
                 choices=(paid_anchored if method == "anchored" else paid) if method != "freedman" else choices,
                 reference=source,
                 full=full,
@@ -135,7 +143,7 @@ def certify_best(
             )
             named = "" if method != "anchored" else (source.path or source.info.model.name) if source is not None else "measured anchor"
             line = Tried(
-                artefact.name, method, named, certificate.smoothing.eps, certificate.smoothing.alpha, certificate.bound,
+                artefact.name, method, named, "+".join(dict.fromkeys(c.kind for c in certificate.centres)), certificate.smoothing.eps, certificate.smoothing.alpha, certificate.bound,
                 certificate.code.choice_bits, certificate.vacuous, candidate=method != "freedman",
             )  # fmt: skip
             found.append((certificate, line, artefact, source))

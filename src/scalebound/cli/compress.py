@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
 
 from scalebound.cli.output import Result, note, progress_bar, table
 
+if TYPE_CHECKING:
+    from scalebound.compress import QuantizedModel
 
-def compress(model: Path, *, out: Path, bits: str | None = None, step: str | None = None, stream: Path | None = None, tokens: int = 100_000) -> Result:
+
+def compress(model: Path, *, out: Path, bits: str | None = None, step: str | None = None, finetune: Annotated[bool, Parameter(negative=())] = False,
+             steps: int | None = None, price: float | None = None, seed: int = 0, stream: Path | None = None, tokens: int = 100_000) -> Result:  # fmt: skip
     """Write a model as a package: one small file that decodes to exactly the weights it was rounded to.
 
-    The file's size is the code length of a certificate. --bits rounds every row to nearest with its own scale and searched clipping;
-    --step gives every matrix one step, relative to its root mean square, and lets entropy coding find the bits.
+    The file's size is the code length of a certificate. --step divides every row by a multiple of its root mean square and rounds it, and
+    entropy coding finds the bits; --bits limits the number of levels and searches where to clip, which suits small models of few bits.
+    --finetune goes on training a run on its stream, integers and scales themselves, with the file's bits in the objective at the price a
+    certificate puts on them: the shortest certificates. Interrupted and run again, it goes on where it was.
 
     Parameters
     ----------
@@ -20,9 +29,17 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
     out
         The package to write (.sbz). With several values of --bits or --step, M.sbz becomes M-4bit.sbz, M-0.5step.sbz, one file each.
     bits
-        2 to 8, or several separated by commas. Default: 4, when no --step is given.
+        2 to 8, or several separated by commas.
     step
-        Instead of --bits: a relative step, or several separated by commas. 0.5 gives about 3 bits per parameter, 1 about 2.
+        A relative step, or several separated by commas; the default is 0.3, about 3.7 bits per parameter (0.5: 2.9, 1: 2).
+    finetune
+        Train the rounding on --stream, the one the model was trained on. Takes models of `scalebound train`.
+    steps
+        Of --finetune, 4 sequences each. Default: as many as see 0.6 of the run's tokens, at most 3000.
+    price
+        Of --finetune: nats of loss given for a nat of code per token. Default 8, about what it costs in the product bound.
+    seed
+        Of --finetune: the order of its sequences.
     stream
         A stream or text to measure the loss on, before and after.
     tokens
@@ -32,10 +49,12 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
     --------
     scalebound compress runs/small --bits 4 --out small.sbz
 
-    scalebound compress runs/small --step 0.4,0.6,1 --out small.sbz
+    scalebound compress runs/ladder/59760 --finetune --stream runs/ladder/streams/train.json --out small.sbz
 
     next: scalebound measure small.sbz STREAM --out small.safetensors, then scalebound certify small.safetensors --package small.sbz
     """
+    import tempfile
+
     from scalebound.core.errors import InputError, UsageError, require_extra
 
     require_extra("constriction")
@@ -45,14 +64,24 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
 
     if bits is not None and step is not None:
         raise UsageError("--bits and --step were both given", expected="one of them")
-    steps = parse_numbers(step, "--step") if step is not None else ()
-    widths = () if step is not None else parse_numbers(bits or "4", "--bits")
+    if finetune and (bits is not None or step is not None):
+        raise UsageError("--finetune was given with --bits or --step", expected="one of them")
+    if finetune and stream is None:
+        raise UsageError("--finetune needs --stream", expected="the stream the model was trained on")
+    if not finetune and (steps is not None or price is not None or seed):
+        raise UsageError("--steps, --price and --seed belong to --finetune", hint="add --finetune")
+    relative = parse_numbers(step or "0.3", "--step") if bits is None and not finetune else ()
+    widths = parse_numbers(bits, "--bits") if bits is not None else ()
     if any(width != int(width) for width in widths):
         raise UsageError(f"--bits {bits}", expected="whole numbers from 2 to 8")
     settings: list[tuple[str, dict]] = [(f"{int(width)}bit", {"bits": int(width)}) for width in widths]
-    settings += [(f"{value:g}step", {"step": value}) for value in steps]
+    settings += [(f"{value:g}step", {"step": value}) for value in relative]
+    if finetune:
+        settings = [("finetuned", {})]
     if len({name for name, _ in settings}) < len(settings):
         raise UsageError("a setting is given twice", expected="different values")
+    if stream is not None:
+        require_extra("torch")
     if tokens < 2:
         raise UsageError(f"--tokens {tokens}", expected="at least 2")
     if stream is not None and not stream.exists():
@@ -63,12 +92,17 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
     loss_after: float | None = None
     for name, setting in settings:
         path = out if len(settings) == 1 else out.with_name(f"{out.stem}-{name}{out.suffix}")
-        with progress_bar(f"round {name}", "weights") as progress:
-            quantized = quantize(config, tensors, **setting, progress=progress)
+        if finetune and stream is not None:
+            quantized, setting = _finetune(model, stream, out, steps, price, seed)
+        else:
+            with progress_bar(f"round {name}", "weights") as progress:
+                quantized = quantize(config, tensors, **setting, progress=progress)
         parts = save_package(path, quantized)
         if stream is not None:
-            loss_before = _loss(model, stream, tokens) if loss_before is None else loss_before
-            loss_after = _loss(path, stream, tokens)
+            with tempfile.TemporaryDirectory() as folder:
+                opened = _stream(model, stream, tokens, Path(folder))
+                loss_before = _loss(model, opened, tokens, Path(folder)) if loss_before is None else loss_before
+                loss_after = _loss(path, opened, tokens, Path(folder))
         length = code_bits(parts.file_bytes)
         records.append({
             "package": str(path), "file_bytes": parts.file_bytes, "code_bits": length, "bits_per_parameter": 8 * parts.file_bytes / quantized.num_params, "params": quantized.num_params,
@@ -84,23 +118,40 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
     return Result(record, [table(headers, rows, caption=f"{records[0]['params']:,} parameters; losses in nats/token; parts in bytes"), *(f"Wrote {entry['package']}" for entry in records)])
 
 
-def _loss(model: Path, stream: Path, tokens: int) -> float:
-    """Mean loss of a model on the first tokens of a stream or text, in nats per token."""
-    import tempfile
-
-    from scalebound.core.errors import require_extra
-
-    require_extra("torch")
+def _finetune(model: Path, stream: Path, out: Path, steps: int | None, price: float | None, seed: int) -> tuple[QuantizedModel, dict]:
+    """The trained rounding, and what the record says of it."""
+    from scalebound.core.errors import InputError
     from scalebound.core.workers import cores
-    from scalebound.data.stream import Stream, is_stream
-    from scalebound.measure import measure, stream_of
+    from scalebound.data.stream import is_stream
+    from scalebound.train import finetune
+    from scalebound.train.finetune import PRICE
+
+    if not is_stream(stream):
+        raise InputError("is not a stream", where=str(stream), expected="the .json of the stream the model was trained on")
+    with progress_bar("train the rounding", "steps") as progress:
+        done = finetune(model, stream, steps=steps, price=PRICE if price is None else price, seed=seed, threads=cores(), state=out.with_name(out.name + ".state"), progress=progress)
+    return done.model, {"finetune": done.record()}
+
+
+def _stream(model: Path, text: Path, tokens: int, folder: Path) -> Path:
+    """The stream to measure on; a text becomes one with the tokenizer of the model (a package has none)."""
+    from scalebound.data.stream import is_stream
+
+    if is_stream(text):
+        return text
+    from scalebound.measure import stream_of
     from scalebound.models import load_model
 
-    with tempfile.TemporaryDirectory() as folder, progress_bar(f"measure {Path(model).name}") as progress:
-        opened = Stream(stream) if is_stream(stream) else None
-        if opened is None:
-            loaded = load_model(model)
-            opened = stream_of(stream, loaded, Path(folder) / "text", context=min(1024, loaded.max_context), max_tokens=tokens)
-            del loaded
-        stats = measure(model, opened.path, Path(folder) / "stats.safetensors", window=(0, min(tokens, len(opened))), threads=cores(), progress=progress)
+    loaded = load_model(model)
+    return stream_of(text, loaded, folder / "text", context=min(1024, loaded.max_context), max_tokens=tokens).path
+
+
+def _loss(model: Path, stream: Path, tokens: int, folder: Path) -> float:
+    """Mean loss of a model on the first tokens of a stream, in nats per token."""
+    from scalebound.core.workers import cores
+    from scalebound.data.stream import Stream
+    from scalebound.measure import measure
+
+    with progress_bar(f"measure {model.name}") as progress:
+        stats = measure(model, stream, folder / f"{model.name}.safetensors", window=(0, min(tokens, len(Stream(stream)))), threads=cores(), progress=progress)
         return float(stats.read("nll").mean(dtype="f8"))

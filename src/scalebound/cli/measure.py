@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -11,11 +11,12 @@ from scalebound.cli.output import Result, progress_bar, table
 
 
 def measure(model: Path, text: Path, *, out: Path, context: int | None = None, tokens: int | None = None, window: tuple[int, int] | None = None,
+            policy: Literal["packed", "documents", "sliding"] = "packed", stride: int | None = None, dtype: Literal["auto", "float32", "bfloat16"] = "auto",
             sample: int | None = None, seed: int = 0, anchor: Path | None = None, anchor_eps: float | None = None,
             anchor_alphas: Annotated[str | None, Parameter(name="--anchor-alphas")] = None, workers: int = 1, threads: int | None = None, fresh: bool = False) -> Result:  # fmt: skip
     """Score every token of a text or stream with a model: nll, entropy and varentropy, in nats per token.
 
-    Each block of --context tokens is scored from its own earlier tokens only (policy "packed"). Interrupted, it goes on where it was.
+    Every token gets one loss, from earlier tokens of the window only; --policy says which. Interrupted, it goes on where it was.
 
     Parameters
     ----------
@@ -26,7 +27,15 @@ def measure(model: Path, text: Path, *, out: Path, context: int | None = None, t
     out
         The stats file to write (.safetensors).
     context
-        Tokens of a block. Default: the stream's sequence length, at most the model's context; 1024 for text.
+        The most tokens one is scored from. Default: the stream's sequence length, at most the model's context; 1024 for text.
+    policy
+        packed: each block of --context tokens by itself. documents: each token from its own document. sliding: from the context that ends
+        with its block of --stride tokens.
+    stride
+        Of sliding: tokens scored at a time.
+    dtype
+        Precision of the weights and of the arithmetic up to the logits. auto: bfloat16 where the weights are stored in 16 bits or fewer and
+        the processor has bfloat16 instructions; packages, which certificates are about, are float32.
     tokens
         Of a text, only this many tokens from its start.
     window
@@ -52,7 +61,7 @@ def measure(model: Path, text: Path, *, out: Path, context: int | None = None, t
     --------
     scalebound measure runs/small notes.txt --out notes.safetensors
 
-    scalebound measure model.gguf docs/ --context 2048 --workers 2 --out docs.safetensors
+    scalebound measure model.gguf docs/ --context 2048 --policy sliding --stride 512 --workers 2 --out docs.safetensors
 
     next: scalebound interval notes.safetensors, or scalebound certify notes.safetensors --package model.sbz
     """
@@ -70,19 +79,19 @@ def measure(model: Path, text: Path, *, out: Path, context: int | None = None, t
 
     out = Path(out)
     threads = threads or (cores() if workers == 1 else 1)
-    loaded = load_model(model)
+    loaded = load_model(model, dtype=dtype)
     stream = stream_of(text, loaded, out.with_suffix(".stream"), context=context or min(1024, loaded.max_context), max_tokens=tokens)
     began = time.monotonic()
     with progress_bar(f"measure {Path(model).name}") as progress:
         stats = run(
-            loaded, stream.path, out, context=context, window=window, sample=sample, seed=seed, anchor=anchor, eps=DEFAULT_EPS if anchor_eps is None else anchor_eps,
+            loaded, stream.path, out, context=context, window=window, policy=policy, stride=stride, sample=sample, seed=seed, anchor=anchor, eps=DEFAULT_EPS if anchor_eps is None else anchor_eps,
             alphas=parse_numbers(anchor_alphas, "--anchor-alphas") if anchor_alphas else DEFAULT_ALPHAS, workers=workers,
             threads=threads, fresh=fresh, progress=progress,
         )  # fmt: skip
     spent = time.monotonic() - began
     mean = {name: float(stats.read(name).mean(dtype="f8")) for name in ("nll", "entropy")}
     bits = mean["nll"] * len(stats) / stats.info.text_bytes / math.log(2) if stats.info.text_bytes else None
-    record = {"stats": str(out), "tokens": len(stats), "mean_nll": mean["nll"], "mean_entropy": mean["entropy"], "bits_per_byte": bits, "tokens_per_second": len(stats) / spent, "complete": stats.complete}
+    record = {"stats": str(out), "tokens": len(stats), "mean_nll": mean["nll"], "mean_entropy": mean["entropy"], "bits_per_byte": bits, "tokens_per_second": len(stats) / spent, "complete": stats.complete, "policy": policy, "dtype": loaded.dtype}
     rows = [["tokens", f"{len(stats):,}"], ["mean nll", f"{mean['nll']:.4f} nats/token"], ["mean entropy", f"{mean['entropy']:.4f} nats/token"],
             ["bits per byte", "unknown" if bits is None else f"{bits:.4f}"], ["speed", f"{len(stats) / spent:,.0f} tokens/s"]]  # fmt: skip
     if "reference_nll" in stats:

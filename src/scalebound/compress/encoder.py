@@ -54,7 +54,8 @@ def encode_with_breakdown(model: QuantizedModel) -> tuple[bytes, Breakdown]:
 
     Notes
     -----
-    Time is dominated by counting and coding: more than 20 million weights a second on one core; memory 5 bytes a weight beyond the model.
+    About 40 million weights a second on one core for large models; about 0.1 s for small ones, where up to nine plans are
+    written to find the shortest. Memory: a copy of the integers, and some 20 bytes for each weight of the largest tensor.
     """
     config = _clean_config(model.config)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.tensors.items()}

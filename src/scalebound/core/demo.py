@@ -20,6 +20,17 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     checks: int  # how many the independent checker made
 
 
+class Rounded(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The same model without training for its certificate: plain rounding, certified in the published form. For comparison."""
+
+    package: str
+    bits: int  # width, fixed in advance
+    file_bytes: int
+    bits_per_parameter: float
+    loss: float  # over the tokens it was trained on
+    certificate: Entry  # method freedman
+
+
 class Rung(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One model of the ladder. Losses are nats per token."""
 
@@ -34,10 +45,11 @@ class Rung(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     heldout_loss: float
     quantized_loss: float  # the package, over the tokens it was trained on
     trajectory_loss: float  # mean online loss of the last tenth
-    bits: int  # width of the rounding
+    finetune_steps: int
     file_bytes: int
     bits_per_parameter: float
     certificates: dict[str, Entry]
+    rounded: Rounded
 
 
 class Point(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -50,7 +50,12 @@ class StreamRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What each token was conditioned on. ``packed``: block b sees ``first_token`` and then its own tokens, nothing before."""
+    """What each token was conditioned on: ``first_token``, then at most ``context - 1`` earlier tokens of the window.
+
+    ``packed``: those of its own block. ``documents``: those of its own document (or of its piece of one longer than the context).
+    ``sliding``: those of the context that ends with its block, whose length ``block_tokens`` is the stride. Every token of every block
+    has one loss under each of them.
+    """
 
     name: str = "packed"
     context: int = 0

@@ -175,7 +175,8 @@ def build_stream(documents: Sequence[Document], tokenizer: Tokenizer, out: str |
                 order = generator(seed, "sequence order", split).permutation(total // sequence_tokens)
                 place = np.argsort(order)
                 where = place[where // sequence_tokens] * sequence_tokens + where % sequence_tokens
-            text_bytes = sum(tokenizer.count_bytes(tokens[k : k + (1 << 20)]) for k in range(0, total, 1 << 20))
+            step = 1 << 20
+            text_bytes = sum(tokenizer.count_bytes(tokens[k : k + step], previous=int(tokens[k - 1]) if k else None) for k in range(0, total, step))
             binary = out.with_name(out.name + ".bin")
             atomic_write(binary, lambda file: _write_ordered(file, tokens, order, sequence_tokens))
     except OSError as error:

@@ -5,7 +5,10 @@ The byte tokenizer is the identity on UTF-8; its separator is 255, a byte that n
 
 from __future__ import annotations
 
+import json
 import os
+import re
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -14,6 +17,10 @@ import numpy as np
 from scalebound.core.errors import InputError, require_extra
 from scalebound.core.io import MAX_JSON_BYTES, read_bytes, sha256_bytes
 
+MARK = "\u2581"  # how metaspace tokenizers write a space
+BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")
+# the letters a byte-level vocabulary writes bytes with: themselves where they can be seen, else the characters from 256 on
+BYTE_LETTERS = frozenset(map(chr, [*range(33, 127), *range(161, 173), *range(174, 256), *range(256, 256 + 68)]))
 SEPARATOR_NAMES = ("<|endoftext|>", "</s>", "<eos>", "<|end_of_text|>", "[SEP]", "<|im_end|>")
 
 
@@ -30,8 +37,12 @@ class Tokenizer(Protocol):
         """Token ids of a UTF-8 document, without special tokens."""
         ...
 
-    def count_bytes(self, tokens: np.ndarray) -> int:
-        """Bytes of text that the tokens stand for; separators count nothing."""
+    def count_bytes(self, tokens: np.ndarray, previous: int | None = None) -> int:
+        """Bytes of text that the tokens stand for, once decoded behind ``previous`` (None: at the start of a text); separators count nothing."""
+        ...
+
+    def vocabulary(self) -> dict[str, int]:
+        """Every token and its id."""
         ...
 
 
@@ -51,8 +62,11 @@ class ByteTokenizer:
     def encode(self, data: bytes) -> np.ndarray:
         return np.frombuffer(data, dtype=np.uint8).astype(np.uint16)
 
-    def count_bytes(self, tokens: np.ndarray) -> int:
+    def count_bytes(self, tokens: np.ndarray, previous: int | None = None) -> int:
         return int(np.count_nonzero(tokens != self.separator))
+
+    def vocabulary(self) -> dict[str, int]:
+        return {chr(byte): byte for byte in range(256)}
 
 
 class FileTokenizer:
@@ -84,8 +98,51 @@ class FileTokenizer:
         ids = self._library.encode(data.decode("utf-8"), add_special_tokens=False).ids
         return np.asarray(ids, dtype=np.uint16 if self.vocab_size <= 1 << 16 else np.uint32)
 
-    def count_bytes(self, tokens: np.ndarray) -> int:
-        return len(self._library.decode([int(t) for t in tokens if t != self.separator], skip_special_tokens=False).encode())
+    def count_bytes(self, tokens: np.ndarray, previous: int | None = None) -> int:
+        """Additive over pieces of a stream, whatever tokens they are cut between: a character whose bytes are several tokens counts once.
+
+        Of a tokenizer that puts a space before a text (and whose decoder takes it off again) the space of a text's first token counts
+        nothing. For decoders other than byte-level, byte-fallback and metaspace the piece itself is decoded, and a cut may cost a character.
+        """
+        ids = np.asarray(tokens, dtype=np.int64)
+        table = self._byte_table
+        if table is None:
+            return len(self._library.decode(ids[ids != self.separator].tolist(), skip_special_tokens=False).encode())
+        sizes, opens = table
+        before = np.concatenate([[self.separator if previous is None else previous], ids[:-1]])
+        return int(sizes[ids].sum()) - int(np.count_nonzero(opens[ids] & (before == self.separator)))
+
+    @cached_property
+    def _byte_table(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Bytes of every token's text, and which tokens begin with the space that is taken off at the start of a text."""
+        decoder = json.loads(self._library.to_str()).get("decoder") or {}
+        steps = decoder.get("decoders", [decoder])
+        kinds = {step.get("type") for step in steps}
+        byte_level = "ByteLevel" in kinds
+        marked = "Metaspace" in kinds or any(step.get("type") == "Replace" and step.get("pattern") == {"String": MARK} and step.get("content") == " " for step in steps)
+        if not byte_level and not marked and "ByteFallback" not in kinds:
+            return None
+        strips = any((step.get("type") == "Strip" and step.get("content") == " " and step.get("start", 0) == 1)
+                     or (step.get("type") == "Metaspace" and step.get("prepend_scheme", "always") != "never") for step in steps)  # fmt: skip
+        added = {number: token.content for number, token in self._library.get_added_tokens_decoder().items()}
+        vocabulary = self.vocabulary()
+        sizes = np.zeros(max(vocabulary.values(), default=0) + 1, dtype=np.int64)
+        opens = np.zeros(len(sizes), dtype=bool)
+        for token, number in vocabulary.items():
+            if number in added:
+                sizes[number] = len(added[number].encode())
+            elif byte_level:  # a letter is a byte
+                sizes[number] = len(token) if all(letter in BYTE_LETTERS for letter in token) else len(token.encode())
+            elif "ByteFallback" in kinds and BYTE_TOKEN.fullmatch(token):
+                sizes[number] = 1
+            else:
+                sizes[number] = len((token.replace(MARK, " ") if marked else token).encode())
+                opens[number] = strips and marked and token.startswith(MARK)
+        sizes[self.separator] = 0
+        return sizes, opens
+
+    def vocabulary(self) -> dict[str, int]:
+        return self._library.get_vocab(with_added_tokens=True)
 
 
 def _gguf_tokenizer(path: Path) -> bytes:

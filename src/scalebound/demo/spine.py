@@ -131,11 +131,11 @@ def _sizes(num_bytes: int, name: str, full: bool) -> tuple[int, ...]:
 
 def _table(rungs: list[Rung], out: Path) -> dict[str, list[float]]:
     """One row a rung, as ``scalebound fit`` reads it: sizes, losses, every bound, and the terms of the product certificate."""
-    columns: dict[str, list[float]] = {name: [] for name in ("params", "tokens", "flops", "loss", "train_loss", "heldout_loss", *METHODS, "quantization", "smoothing", "complexity", "variance")}
+    columns: dict[str, list[float]] = {name: [] for name in ("params", "tokens", "flops", "loss", "train_loss", "heldout_loss", *METHODS, "rounded", "quantization", "smoothing", "complexity", "variance")}
     for rung in rungs:
         terms = load_certificate(out / rung.certificates["product"].path).terms
         row = {"params": rung.params, "tokens": rung.tokens, "flops": rung.flops, "loss": rung.heldout_loss, "train_loss": rung.train_loss, "heldout_loss": rung.heldout_loss,
-               **{m: rung.certificates[m].bound for m in METHODS}, **{t: getattr(terms, t) for t in ("quantization", "smoothing", "complexity", "variance")}}  # fmt: skip
+               **{m: rung.certificates[m].bound for m in METHODS}, "rounded": rung.rounded.certificate.bound, **{t: getattr(terms, t) for t in ("quantization", "smoothing", "complexity", "variance")}}  # fmt: skip
         for name, value in row.items():
             columns[name].append(value)
     lines = [",".join(columns)] + [",".join(repr(values[k]) for values in columns.values()) for k in range(len(rungs))]
@@ -179,7 +179,7 @@ def _hashes(out: Path, rungs: list[Rung]) -> dict[str, str]:
     names = ["streams/train.json", "streams/anchor.json", "streams/heldout.json", "table.csv"]
     names += sorted(str(path.relative_to(out)) for path in (out / "fits").glob("*.json"))
     for rung in rungs:
-        names += [f"{rung.run}/log.jsonl", rung.package, *(entry.path for entry in rung.certificates.values())]
+        names += [f"{rung.run}/log.jsonl", rung.package, rung.rounded.package, rung.rounded.certificate.path, *(entry.path for entry in rung.certificates.values())]
     return {name: sha256_file(out / name) for name in names}
 
 

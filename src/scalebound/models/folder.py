@@ -88,3 +88,17 @@ def read_tensors(path: str | os.PathLike) -> dict[str, Tensor]:
         except OSError as error:
             raise from_os_error(error, file) from error
     return tensors
+
+
+def stored_dtypes(path: str | os.PathLike) -> set[str]:
+    """Types of the tensors in a folder's safetensors files, read from their headers; empty when there are none to read."""
+    from safetensors import SafetensorError, safe_open
+
+    found: set[str] = set()
+    for file in sorted(Path(path).glob("model*.safetensors")):
+        try:
+            with safe_open(file, framework="pt") as opened:
+                found |= {opened.get_slice(name).get_dtype() for name in opened.keys()}
+        except (OSError, SafetensorError):
+            return set()  # whoever reads the weights says what is wrong with them
+    return found

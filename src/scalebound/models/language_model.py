@@ -33,6 +33,10 @@ class LanguageModel:
         hidden states (..., D) to logits (..., V), in the weights' precision.
     tokenizer
         Path of the tokenizer that goes with it, or ``"byte"``.
+    dtype
+        Precision of the weights in memory and of the arithmetic up to the logits.
+    head_part
+        The head for a stretch [start, stop) of the vocabulary; None for a head that cannot be cut.
     """
 
     name: str
@@ -45,8 +49,26 @@ class LanguageModel:
     head: Callable[[Tensor], Tensor]
     tokenizer: str = "byte"
     device: str = "cpu"
+    dtype: str = "float32"
+    head_part: Callable[[Tensor, int, int], Tensor] | None = None
 
     @torch.inference_mode()
     def logits(self, tokens_BT: Tensor) -> Tensor:
         """Logits (B, T, V); meant for short inputs, see :mod:`scalebound.measure` for whole streams."""
         return self.head(self.hidden(tokens_BT))
+
+    def logits_of(self, hidden: Tensor, start: int, stop: int) -> Tensor:
+        """Logits of the tokens [start, stop) of the vocabulary: (..., D) to (..., stop - start)."""
+        if self.head_part is not None:
+            return self.head_part(hidden, start, stop)
+        return self.head(hidden)[..., start:stop]
+
+
+def linear_head(weight_VD: Tensor, bias_V: Tensor | None = None, softcap: float | None = None) -> Callable[[Tensor, int, int], Tensor]:
+    """A head that is a matrix, perhaps with a bias and with logits squashed to ``softcap * tanh(z / softcap)``, cut by vocabulary."""
+
+    def part(hidden: Tensor, start: int, stop: int) -> Tensor:
+        z = torch.nn.functional.linear(hidden, weight_VD[start:stop], None if bias_V is None else bias_V[start:stop])
+        return z if softcap is None else torch.tanh(z / softcap) * softcap
+
+    return part

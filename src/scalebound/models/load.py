@@ -13,16 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scalebound.core.errors import InputError
-from scalebound.models.folder import hash_tensors, read_config, read_tensors
-from scalebound.models.language_model import LanguageModel
+from scalebound.core.errors import InputError, UsageError
+from scalebound.models.folder import hash_tensors, read_config, read_tensors, stored_dtypes
+from scalebound.models.language_model import LanguageModel, linear_head
 from scalebound.models.transformer import Transformer, own_shape
 
-# Families whose logits are exactly output_embedding(decoder(tokens)): no scaling, no soft-capping in between.
-PLAIN_HEADS = ("llama", "gpt2", "gpt_neox", "qwen2", "qwen3", "mistral", "smollm3", "phi", "opt", "olmo", "olmo2", "mamba")
+# Families whose logits are exactly output_embedding(decoder(tokens)), soft-capped where their configuration says so.
+PLAIN_HEADS = ("llama", "gpt2", "gpt_neox", "qwen2", "qwen3", "mistral", "smollm3", "phi", "opt", "olmo", "olmo2", "mamba", "gemma", "gemma2", "gemma3_text")
 
 
-def load_model(path: str | os.PathLike, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> LanguageModel:
+def load_model(path: str | os.PathLike, *, dtype: torch.dtype | str = torch.float32, device: str = "cpu") -> LanguageModel:
     """Load any causal language model.
 
     Parameters
@@ -30,7 +30,9 @@ def load_model(path: str | os.PathLike, *, dtype: torch.dtype = torch.float32, d
     path
         A Hugging Face folder, a ``.gguf`` file, a run, a checkpoint or a package.
     dtype
-        Precision of the weights in memory; statistics are accumulated in float32 whatever it is.
+        Precision of the weights in memory and of the arithmetic up to the logits; statistics are accumulated in float32 whatever it is.
+        ``"float32"``, ``"bfloat16"``, or ``"auto"``: bfloat16 where the weights are stored in 16 bits or fewer and the processor has
+        bfloat16 matrix instructions. Packages are float32 under ``"auto"``: what is certified is exactly what they decode to.
     device
         ``"cpu"`` or ``"cuda"``.
 
@@ -40,6 +42,7 @@ def load_model(path: str | os.PathLike, *, dtype: torch.dtype = torch.float32, d
         Nothing there, no model in it, or corrupt weights.
     """
     path = Path(path)
+    dtype = choose_dtype(path, dtype, device)
     if path.suffix == ".sbz":
         return _package(path, dtype, device)
     if path.suffix == ".gguf":
@@ -58,6 +61,29 @@ def load_model(path: str | os.PathLike, *, dtype: torch.dtype = torch.float32, d
     if own_shape(config) is None:
         return _transformers(path, dtype, device, sha256=hash_tensors(config, tensors))
     return from_tensors(config, tensors, name=str(path), dtype=dtype, device=device, tokenizer=tokenizer)
+
+
+def choose_dtype(path: Path, dtype: torch.dtype | str, device: str = "cpu") -> torch.dtype:
+    """``"auto"`` and the names of precisions as a torch type, for the model at ``path``."""
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype in ("float32", "bfloat16"):
+        return getattr(torch, dtype)
+    if dtype != "auto":
+        raise UsageError(f"dtype = {dtype!r}", expected="auto, float32 or bfloat16")
+    if path.suffix == ".sbz" or (device == "cpu" and not has_bfloat16()):
+        return torch.float32
+    if path.suffix == ".gguf":
+        return torch.bfloat16
+    found = stored_dtypes(path)
+    return torch.bfloat16 if found and found <= {"F16", "BF16"} else torch.float32
+
+
+def has_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 matrices by instructions of its own."""
+    # names with an underscore may go; without them the answer is no
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name)() for name in names if hasattr(torch.cpu, name))
 
 
 def newest_checkpoint(run: str | os.PathLike) -> Path:
@@ -85,7 +111,7 @@ def from_tensors(config: dict, tensors: dict[str, Tensor], *, name: str, dtype: 
     model.load_tensors(tensors)
     model = model.to(dtype=dtype, device=device).eval().requires_grad_(False)
     first = config.get("bos_token_id")
-    return LanguageModel(name, sha256, num_params, shape.vocab_size, config["max_position_embeddings"], 255 if first is None and shape.vocab_size == 256 else first or 0, model.hidden, model.head, tokenizer, device)
+    return LanguageModel(name, sha256, num_params, shape.vocab_size, config["max_position_embeddings"], 255 if first is None and shape.vocab_size == 256 else first or 0, model.hidden, model.head, tokenizer, device, str(dtype).removeprefix("torch."), linear_head(model.embedding))
 
 
 def _package(path: Path, dtype: torch.dtype, device: str) -> LanguageModel:
@@ -138,11 +164,14 @@ def _wrap(model: Any, name: str, sha256: str, num_params: int, device: str, toke
     config = model.config
     head = model.get_output_embeddings()
     decoder = getattr(model, model.base_model_prefix, None)
+    part = None
     if config.model_type in PLAIN_HEADS and head is not None and decoder is not None:
         hidden = lambda tokens_BT: decoder(tokens_BT, use_cache=False).last_hidden_state  # noqa: E731
+        part = linear_head(head.weight, head.bias, getattr(config, "final_logit_softcapping", None))
+        head = lambda hidden: part(hidden, 0, config.vocab_size)  # noqa: E731
     else:  # logits are whatever the model makes of them
         hidden, head = (lambda tokens_BT: model(tokens_BT, use_cache=False).logits), (lambda logits: logits)
     first = config.bos_token_id if config.bos_token_id is not None else config.eos_token_id
     first = first[0] if isinstance(first, list) else first
     context = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 1 << 20
-    return LanguageModel(name, sha256, num_params, config.vocab_size, context, int(first or 0), hidden, head, tokenizer, device)
+    return LanguageModel(name, sha256, num_params, config.vocab_size, context, int(first or 0), hidden, head, tokenizer, device, str(dtype).removeprefix("torch."), part)

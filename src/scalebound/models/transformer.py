@@ -118,6 +118,22 @@ class Transformer(nn.Module):
             }  # fmt: skip
         return {name: tensor.detach() for name, tensor in out.items()}
 
+    @staticmethod
+    def fused(tensors: dict[str, Tensor], depth: int) -> dict[str, Tensor]:
+        """The parameters of this module made of a folder's tensors, differentiably: what ``torch.func.functional_call`` takes."""
+        out = {"embedding": tensors["model.embed_tokens.weight"], "norm": tensors["model.norm.weight"]}
+        for number in range(depth):
+            theirs, ours = f"model.layers.{number}.", f"layers.{number}."
+            out |= {
+                ours + "attention_norm": tensors[theirs + "input_layernorm.weight"],
+                ours + "qkv": torch.cat([tensors[theirs + f"self_attn.{part}_proj.weight"] for part in "qkv"]),
+                ours + "attention_out": tensors[theirs + "self_attn.o_proj.weight"],
+                ours + "feed_forward_norm": tensors[theirs + "post_attention_layernorm.weight"],
+                ours + "gate_up": torch.cat([tensors[theirs + f"mlp.{part}_proj.weight"] for part in ("gate", "up")]),
+                ours + "down": tensors[theirs + "mlp.down_proj.weight"],
+            }
+        return out
+
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Copy the weights of a Llama-style folder into this model."""
         with torch.no_grad():

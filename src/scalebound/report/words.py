@@ -86,7 +86,9 @@ def headline(folder: Folder) -> str:
         return f"Not verified: the certificate of {model} did not pass the independent check, so nothing is proved."
     if certificate.vacuous:
         return f"Proved, but vacuous: the bound on {model}, {bound}, says no more than guessing ({nats(certificate.random_guess)})."
-    return f"Proved: {model}'s expected loss is at most {bound}, with {percent(1 - certificate.delta)} confidence."
+    # what is certified is the decoded model mixed with something, never the raw one: the headline must not say more
+    mixed = "mixed with a small anchor" if certificate.method == "anchored" else "smoothed"
+    return f"Proved: {model}, compressed and {mixed}, has an expected loss of at most {bound}, with {percent(1 - certificate.delta)} confidence."
 
 
 def proof_sentences(folder: Folder) -> list[str]:

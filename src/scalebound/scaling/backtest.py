@@ -92,7 +92,9 @@ def choose_limits(size: np.ndarray, rows: Rows, law: Law, folds: int, limit: flo
     ordered = np.sort(size)
     if limit is not None:
         if not (size <= limit).any() or not (size > limit).any():
-            raise UsageError(f"the limit {limit:g} leaves no row on one side", expected=f"a number between {ordered[0]:g} and {ordered[-1]:g}")
+            raise UsageError(
+                f"the limit {limit:g} leaves no row on one side", expected=f"a number between {ordered[0]:g} and {ordered[-1]:g}"
+            )
         return [limit]
     least = len(law.parameters) + 1
     out = []
@@ -106,7 +108,9 @@ def choose_limits(size: np.ndarray, rows: Rows, law: Law, folds: int, limit: flo
             out.append(cut)
     if not out:
         raise InputError(
-            f"{len(rows)} rows are too few to fit {law.name} below a limit and score above it", where=rows.source, expected=f"at least {least + 1} different rows"
+            f"{len(rows)} rows are too few to fit {law.name} below a limit and score above it",
+            where=rows.source,
+            expected=f"at least {least + 1} different rows",
         )
     return out
 
@@ -173,12 +177,43 @@ def backtest_rows(
     fix: Mapping[str, float] | None = None,
 ) -> Backtest:
     """:func:`backtest` for rows already prepared."""
+    if "curve" in rows.inputs:
+        return _curve_by_curve(rows, law, objective, bootstrap=bootstrap, level=level, seed=seed, fix=fix)
     size, order = sizes(rows)
     limits = choose_limits(size, rows, law, folds, limit)
+    splits = [(cut, size <= cut) for cut in limits]
+    return _score(rows, law, objective, splits, size, order, bootstrap=bootstrap, level=level, seed=seed, fix=fix)
+
+
+def _curve_by_curve(
+    rows: Rows, law: Law, objective: Objective, *, bootstrap: int, level: float, seed: int, fix: Mapping[str, float] | None
+) -> Backtest:
+    """For laws of whole curves: every curve predicted from all the others. ``limit`` is then the number of the curve left out."""
+    curve = rows.inputs["curve"]
+    names = np.unique(curve)
+    if len(names) < 2:
+        raise InputError("only one curve", where=rows.source, expected="at least two schedules, named by --group")
+    splits = [(float(name), curve != name) for name in names]
+    return _score(rows, law, objective, splits, curve, "curve left out", bootstrap=bootstrap, level=level, seed=seed, fix=fix)
+
+
+def _score(
+    rows: Rows,
+    law: Law,
+    objective: Objective,
+    splits: list[tuple[float, np.ndarray]],
+    size: np.ndarray,
+    order: str,
+    *,
+    bootstrap: int,
+    level: float,
+    seed: int,
+    fix: Mapping[str, float] | None,
+) -> Backtest:
+    """Fit to the rows of each split's mask, predict the others."""
     parts: list[tuple[np.ndarray, ...]] = []
     trained = []
-    for cut in limits:
-        below = size <= cut
+    for cut, below in splits:
         trained.append(int(below.sum()))
         fitted = fit_rows(rows.take(below), law, objective, bootstrap=bootstrap, level=level, seed=seed, fix=fix)
         above = rows.take(~below)
@@ -200,7 +235,7 @@ def backtest_rows(
         law=law.name,
         target=rows.target,
         order=order,
-        limits=tuple(limits),
+        limits=tuple(cut for cut, _ in splits),
         trained=tuple(trained),
         level=level,
         row=row,
@@ -216,15 +251,13 @@ def backtest_rows(
 def widening(seen: Backtest) -> float:
     """Factor for the half-widths of intervals so that the backtest's truths would have been covered; at least 1.
 
-    The conformal quantile of ``(truth - value) / (high - value)`` (or the lower side), at ``level (1 + 1/m)``.
+    The conformal quantile, at ``level (1 + 1/m)``, of ``1 + max(low - truth, truth - high) / half-width``.
     """
     known = np.isfinite(seen.low) & (seen.high > seen.low)
     if not known.any():
         return 1.0
-    value, truth = seen.value[known], seen.truth[known]
-    up, down = seen.high[known] - value, value - seen.low[known]
-    tiny = 1e-12 * np.abs(value)
-    score = np.where(truth > value, (truth - value) / np.maximum(up, tiny), (value - truth) / np.maximum(down, tiny))
+    low, high, truth = seen.low[known], seen.high[known], seen.truth[known]
+    score = 1.0 + np.maximum(low - truth, truth - high) / (0.5 * (high - low))
     m = len(score)
     rank = min(math.ceil(seen.level * (m + 1)), m)
     return max(1.0, float(np.sort(score)[rank - 1]))
@@ -237,5 +270,8 @@ def widened(fit: Fit, seen: Backtest) -> Fit:
     factor = widening(seen)
     coverage = seen.coverage
     share = "unknown" if coverage is None else f"{coverage:.0%}"
-    reason = f"backtest: {len(seen.row)} predictions from {len(seen.limits)} limits, {share} inside {seen.level:.0%} intervals; half-widths times {factor:.3g}"
+    reason = (
+        f"backtest: {len(seen.row)} predictions from {len(seen.limits)} limits, "
+        f"{share} inside {seen.level:.0%} intervals; half-widths times {factor:.3g}"
+    )
     return msgspec.structs.replace(fit, widening=factor, widening_reason=reason)

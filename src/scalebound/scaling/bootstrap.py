@@ -8,12 +8,14 @@ one batched Newton iteration. Three ways to resample:
 * ``residuals``: new noise on the fitted curve, its scale drawn from what the residuals allow (``s^2 df / chi^2_df``). Used when there
   are fewer than four rows per parameter: resampling so few rows mostly yields resamples that cannot determine the law at all.
 
-Laws of whole curves draw stretches of neighbouring rows (``blocks``) and, like other laws that are dear to evaluate (``cheap_refits``
-False), take one Newton step per resample.
+* ``blocks``: stretches of neighbouring rows, for laws of whole curves.
+
+Laws that are dear to evaluate take one Newton step per resample (``cheap_refits`` False) or fewer resamples (``most_refits``).
 
 Source
 ------
-Efron 1979; blocks: Kuensch 1989; for groups Field and Welsh 2007. With a linear law and normal noise the ``residuals`` form gives Student's intervals.
+Efron 1979; blocks: Kuensch 1989; for groups Field and Welsh 2007. With a linear law and normal noise the ``residuals``
+form gives Student's intervals.
 """
 
 from __future__ import annotations
@@ -53,7 +55,16 @@ def resample_weights(method: str, n: int, count: int, rng: np.random.Generator, 
     return np.bincount(flat, minlength=count * n).reshape(count, n).astype(float)
 
 
-def refit(bound: Bound, starts: np.ndarray, y: np.ndarray, weights: np.ndarray, objective: Objective, *, held: np.ndarray | None = None, iterations: int = 60) -> tuple[np.ndarray, np.ndarray]:
+def refit(
+    bound: Bound,
+    starts: np.ndarray,
+    y: np.ndarray,
+    weights: np.ndarray,
+    objective: Objective,
+    *,
+    held: np.ndarray | None = None,
+    iterations: int = 60,
+) -> tuple[np.ndarray, np.ndarray]:
     """Minima (B, p) and values (B,) for a batch of weights (B, n) and targets (n,) or (B, n), worked on in cache-sized parts.
 
     ``starts`` is (S, p); every member runs from each and keeps its best.
@@ -68,14 +79,18 @@ def refit(bound: Bound, starts: np.ndarray, y: np.ndarray, weights: np.ndarray, 
         target = y[part] if y.ndim == 2 else y
         count = part.stop - part.start
         for start in starts:
-            found = minimise(bound, np.broadcast_to(start, (count, p)), target, w, objective, held=held, iterations=iterations, tolerance=1e-10)
+            found = minimise(
+                bound, np.broadcast_to(start, (count, p)), target, w, objective, held=held, iterations=iterations, tolerance=1e-10
+            )
             better = found.value < value[part]
             theta[part] = np.where(better[:, None], found.theta, theta[part])
             value[part] = np.where(better, found.value, value[part])
     return theta, value
 
 
-def one_step(bound: Bound, theta: np.ndarray, y: np.ndarray, weights: np.ndarray, objective: Objective, held: np.ndarray | None) -> np.ndarray:
+def one_step(
+    bound: Bound, theta: np.ndarray, y: np.ndarray, weights: np.ndarray, objective: Objective, held: np.ndarray | None
+) -> np.ndarray:
     """One Newton step from the optimum for every resample (B, n), instead of a refit: first-order equal to it.
 
     For laws whose evaluation is dear. All resamples share one Jacobian; each step is cut at the limits.
@@ -131,13 +146,10 @@ def bootstrap(
     others : (k, p)          further starts (the other basins), so that a resample can change basin
     held : (p,) bool         parameters that were given, not fitted
     """
-    if "curve" in bound.law.inputs and count:
-        # neighbouring rows of a logged curve share their noise: whole stretches are drawn together
-        tally = blocks(bound.n, count, generator(seed, "bootstrap", "blocks"), round(bound.n**0.5))
-        return one_step(bound, theta, y, tally * weights, objective, held), "blocks"
     n = bound.n
     p = len(theta) if held is None else int((~held).sum())
-    method = choose_method(int(np.count_nonzero(weights)), p, groups)
+    method = "blocks" if "curve" in bound.law.inputs else choose_method(int(np.count_nonzero(weights)), p, groups)
+    count = min(count, bound.law.most_refits)
     if count == 0 or method == "none":
         return np.zeros((0, len(theta))), "none"
     rng = generator(seed, "bootstrap", method)
@@ -151,7 +163,8 @@ def bootstrap(
         noise = spread[:, None] * rng.standard_normal((count, n))
         new = fitted * np.exp(noise) if objective.residual == "log" else fitted + noise
         return refit(bound, starts, new, weights, objective, held=held)[0], method
-    tally = resample_weights(method, n, count, rng, groups)
+    # neighbouring rows of a logged curve share their noise: whole stretches are drawn together
+    tally = blocks(n, count, rng, round(n**0.5)) if method == "blocks" else resample_weights(method, n, count, rng, groups)
     if not bound.law.cheap_refits:
         return one_step(bound, theta, y, tally * weights, objective, held), method
     return refit(bound, starts, y, tally * weights, objective, held=held)[0], method

@@ -77,7 +77,7 @@ def forecast(
     """Predict the target of a fitted law at new inputs.
 
     The interval takes every bootstrap draw of the parameters, adds a residual drawn from the fit's own (scaled up by
-    ``sqrt(n/(n-p))``, since fitting makes residuals smaller than noise), and cuts the tails; then it is widened about the value by the
+    ``sqrt(n/(n-p))``, since fitting makes residuals smaller than noise), and cuts the tails; then its half-width is multiplied by the
     fit's ``widening``, if a backtest asked for that. ``value`` is the fitted curve itself.
 
     Parameters
@@ -115,7 +115,9 @@ def forecast(
     table = as_table(rows, columns=columns, where=where)
     seen = forecast_inputs(fit, law, input_columns(table, law, group or fit.bootstrap.group), level=level, noise=noise, seed=seed)
     for k, following in enumerate(then, start=1):
-        seen = _chain(seen, following if isinstance(following, Fit) else load_fit(following), level=level, noise=noise, seed=derive(seed, "chain", k))
+        seen = _chain(
+            seen, following if isinstance(following, Fit) else load_fit(following), level=level, noise=noise, seed=derive(seed, "chain", k)
+        )
     return seen
 
 
@@ -123,7 +125,9 @@ def _chain(first: Forecast, fit: Fit, *, level: float, noise: bool, seed: int) -
     """The next step of a chain: ``fit`` applied to every sample of ``first``."""
     law = law_of(fit)
     if len(law.inputs) != 1:
-        raise UsageError(f"the fit of {fit.law} reads {', '.join(law.inputs)}", expected=f"a law of one quantity, which {first.target} becomes")
+        raise UsageError(
+            f"the fit of {fit.law} reads {', '.join(law.inputs)}", expected=f"a law of one quantity, which {first.target} becomes"
+        )
     (name,) = law.inputs
     value = law.predict(fit.vector, {name: first.value})
     low_seen, high_seen = fit.data.ranges[name]
@@ -131,7 +135,10 @@ def _chain(first: Forecast, fit: Fit, *, level: float, noise: bool, seed: int) -
     warnings = [*first.warnings]
     if outside.any():
         worst = float(first.value[outside][0])
-        warnings.append(f"the predicted {first.target} ({worst:.4g}) lies outside the range in which {fit.target} was fitted ({low_seen:.4g} to {high_seen:.4g})")
+        warnings.append(
+            f"the predicted {first.target} ({worst:.4g}) lies outside the range "
+            f"in which {fit.target} was fitted ({low_seen:.4g} to {high_seen:.4g})"
+        )
     draws = fit.draw_matrix()
     if first.samples is None or len(draws) < 20:
         warnings.append("a step of the chain has no bootstrap draws: the interval is unknown")
@@ -149,10 +156,11 @@ def _chain(first: Forecast, fit: Fit, *, level: float, noise: bool, seed: int) -
 
 
 def _interval(fit: Fit, value: np.ndarray, samples: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
-    """Tails of the samples, widened about the value when a backtest asked for it."""
+    """Tails of the samples, moved outwards alike when a backtest asked for it."""
     low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2], axis=0)
     if fit.widening != 1.0:
-        low, high = value + (low - value) * fit.widening, value + (high - value) * fit.widening
+        extra = (fit.widening - 1.0) * 0.5 * (high - low)
+        low, high = low - extra, high + extra
     return np.minimum(low, value), np.maximum(high, value)
 
 
@@ -165,7 +173,9 @@ def forecast_inputs(
     beyond = decades_beyond(inputs, fit.data.ranges)
     warnings = []
     if np.any(beyond > FAR_DECADES):
-        warnings.append(f"a row lies {beyond.max():.1f} decades beyond the data the law was fitted to; intervals there rest on the law being right")
+        warnings.append(
+            f"a row lies {beyond.max():.1f} decades beyond the data the law was fitted to; intervals there rest on the law being right"
+        )
     samples = sample(fit, law, inputs, noise=noise, seed=seed)
     if samples is None:
         warnings.append("the fit has no bootstrap draws: the interval is unknown")
@@ -184,7 +194,11 @@ def input_columns(table: Table, law: Law, group: str | None = None) -> dict[str,
         wrong = ~np.isfinite(values) | ((values <= 0) if name in positive else np.zeros(len(values), dtype=bool))
         if wrong.any():
             k = int(np.flatnonzero(wrong)[0])
-            raise InputError(f"{name} is {values[k]}", where=f"{table.source}, row {table.rows[k]}", expected="a positive number" if name in positive else "a number")
+            raise InputError(
+                f"{name} is {values[k]}",
+                where=f"{table.source}, row {table.rows[k]}",
+                expected="a positive number" if name in positive else "a number",
+            )
     return inputs
 
 

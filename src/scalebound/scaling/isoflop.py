@@ -23,8 +23,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+import scalebound
 from scalebound.core.errors import InputError, UsageError
 from scalebound.core.seeds import generator
+from scalebound.scaling.fitted import BootstrapRecord, DataRecord, Fit, ObjectiveRecord, OptimumRecord
 from scalebound.scaling.plan import Estimate
 from scalebound.scaling.rows import find_column, find_target
 from scalebound.scaling.table import Table, as_table
@@ -73,6 +75,7 @@ class IsoFlop:
     budgets: tuple[Budget, ...]
     params: PowerOfCompute
     tokens: PowerOfCompute
+    residuals: tuple[float, ...]  # of log params about the line, inner budgets only
     noise: float  # relative noise of a loss that was assumed
     method: str
     level: float
@@ -199,8 +202,13 @@ def isoflop(
     return isoflop_arrays(N, C, loss, method=method, noise=noise, draws=draws, level=level, seed=seed, weighted=weighted, where=data.source)
 
 
-def along_runs(N: np.ndarray, C: np.ndarray, loss: np.ndarray, run: np.ndarray, budgets: tuple[float, ...], *, tolerance: float = 0.1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Loss of every run at every budget: log loss interpolated in log flops; a run must come within ``tolerance`` of the budget or pass it."""
+def along_runs(
+    N: np.ndarray, C: np.ndarray, loss: np.ndarray, run: np.ndarray, budgets: tuple[float, ...], *, tolerance: float = 0.1
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Loss of every run at every budget: log loss interpolated in log flops.
+
+    A run must come within ``tolerance`` (in log flops) of a budget or pass it.
+    """
     out: list[tuple[float, float, float]] = []
     for name in dict.fromkeys(run.tolist()):
         rows = np.flatnonzero(run == name)
@@ -258,9 +266,17 @@ def isoflop_arrays(
     inner = [k for k, one in enumerate(optima) if not one.edge]
     for one in optima:
         if one.edge:
-            warnings.append(f"at budget {one.flops:.3g} the best size {one.params:.3g} is the smallest or largest tried: the true optimum lies beyond; left out")
+            warnings.append(
+                f"at budget {one.flops:.3g} the best size {one.params:.3g} is the smallest or largest tried: "
+                f"the true optimum lies beyond; left out"
+            )
     if len(inner) < 2:
-        raise InputError(f"{len(inner)} budgets have an inner minimum", where=where, expected="at least 2", hint="train smaller or larger sizes at the flagged budgets")
+        raise InputError(
+            f"{len(inner)} budgets have an inner minimum",
+            where=where,
+            expected="at least 2",
+            hint="train smaller or larger sizes at the flagged budgets",
+        )
     log_c = np.log([optima[k].flops for k in inner])
     log_n = np.log([optima[k].params for k in inner])
     heft = np.array([1.0 / optima[k].log_std ** 2 for k in inner]) if weighted else np.ones(len(inner))
@@ -268,7 +284,64 @@ def isoflop_arrays(
     tokens_line = np.array([-math.log(6.0) - line[0], 1.0 - line[1]])
     tokens_cloud = np.stack([-math.log(6.0) - cloud[:, 0], 1.0 - cloud[:, 1]], axis=1)
     return IsoFlop(
-        tuple(optima), _law(line, cloud, scatter, level), _law(tokens_line, tokens_cloud, scatter, level), noise, method, level, tuple(warnings)
+        budgets=tuple(optima),
+        params=_law(line, cloud, scatter, level),
+        tokens=_law(tokens_line, tokens_cloud, scatter, level),
+        residuals=tuple(map(float, log_n - line[0] - line[1] * log_c)),
+        noise=noise,
+        method=method,
+        level=level,
+        warnings=tuple(warnings),
+    )
+
+
+def as_fit(seen: IsoFlop, table: Table, *, seed: int = 0) -> Fit:
+    """The analysis as a fitted law (``isoflop``: params against flops), to be saved, forecast and compared like any other."""
+    inner = [one for one in seen.budgets if not one.edge]
+    draws = np.stack([np.exp(seen.params.draws[:, 0]), seen.params.draws[:, 1]], axis=1) if len(seen.params.draws) else np.zeros((0, 2))
+
+    def pair(estimate: Estimate) -> tuple[float, float] | None:
+        return None if estimate.low is None or estimate.high is None else (estimate.low, estimate.high)
+
+    residuals = np.array(seen.residuals)
+    heft = np.array([1.0 / one.log_std**2 for one in inner])
+    return Fit(
+        law="isoflop",
+        inputs=("flops",),
+        target="params",
+        params={"k": seen.params.coefficient.value, "e": seen.params.exponent.value},
+        intervals={"k": pair(seen.params.coefficient), "e": pair(seen.params.exponent)},
+        level=seen.level,
+        internal=("log k", "e"),
+        covariance=tuple(tuple(map(float, row)) for row in np.cov(seen.params.draws.T)) if len(draws) else None,
+        objective=ObjectiveRecord(kind="squares", delta=1e-3, residual="log", asymmetry=0.5, value=float(np.sum(heft * residuals**2))),
+        optimum=OptimumRecord(
+            established=True,
+            reason="a weighted line through the optima: one linear problem",
+            gradient_norm=0.0,
+            basins=1,
+            next_best=None,
+            starts=1,
+            reached=1,
+            at_limit=(),
+        ),
+        bootstrap=BootstrapRecord(method="residuals", count=len(draws), seed=seed, group=None),
+        draws=tuple(tuple(map(float, draw)) for draw in draws),
+        residuals=seen.residuals,
+        scale=seen.params.scatter,
+        data=DataRecord(
+            source=table.source,
+            sha256=table.sha256,
+            columns={},
+            where=table.where,
+            n=len(inner),
+            groups=None,
+            ranges={"flops": (inner[0].flops, inner[-1].flops)},
+            target_range=(min(one.params for one in inner), max(one.params for one in inner)),
+        ),
+        warnings=seen.warnings,
+        notes=(*table.notes, f"optima of {len(inner)} budgets by {seen.method}; noise of a loss {seen.noise:.2g}"),
+        version=scalebound.__version__,
     )
 
 
@@ -312,5 +385,8 @@ def _law(line: np.ndarray, cloud: np.ndarray, scatter: float, level: float) -> P
         return PowerOfCompute(Estimate(float(line[1])), Estimate(math.exp(line[0])), cloud, scatter)
     low, high = np.quantile(cloud, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return PowerOfCompute(
-        Estimate(float(line[1]), float(low[1]), float(high[1])), Estimate(math.exp(line[0]), math.exp(low[0]), math.exp(high[0])), cloud, scatter
+        Estimate(float(line[1]), float(low[1]), float(high[1])),
+        Estimate(math.exp(line[0]), math.exp(low[0]), math.exp(high[0])),
+        cloud,
+        scatter,
     )

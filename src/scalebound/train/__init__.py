@@ -1,9 +1,13 @@
 """A stream and a recipe become a run: checkpoints, a log, and the loss of every training token before the update that used it.
 
 In: a :class:`~scalebound.data.Stream` and a :class:`Recipe`. Out: a run folder. Start reading at :mod:`~scalebound.train.recipe` (what is
-derived from the number of parameters), then :mod:`~scalebound.train.loop` (one run) and :mod:`~scalebound.train.ladder` (many).
+derived from the number of parameters), then :mod:`~scalebound.train.loop` (one run) and :mod:`~scalebound.train.ladder` (many);
+:mod:`~scalebound.train.finetune` trains a finished run's rounding for its certificate.
 """
 
+from scalebound.train.finetune import Finetuned as Finetuned
+from scalebound.train.finetune import default_steps as default_steps
+from scalebound.train.finetune import finetune as finetune
 from scalebound.train.ladder import train_ladder as train_ladder
 from scalebound.train.loop import RunInfo as RunInfo
 from scalebound.train.loop import train_run as train_run

@@ -17,6 +17,7 @@ from scalebound.scaling.laws.exponential_error import ExponentialError as Expone
 from scalebound.scaling.laws.expression import expression_law as expression_law
 from scalebound.scaling.laws.expression import function_law as function_law
 from scalebound.scaling.laws.filtering import Filtering as Filtering
+from scalebound.scaling.laws.isoflop import IsoFlopLaw as IsoFlopLaw
 from scalebound.scaling.laws.kaplan import Kaplan as Kaplan
 from scalebound.scaling.laws.multipower import MultiPower as MultiPower
 from scalebound.scaling.laws.overtraining import Overtraining as Overtraining
@@ -43,6 +44,7 @@ LAWS: dict[str, type[Law]] = {
         CriticalBatch,
         PassUntil,
         Filtering,
+        IsoFlopLaw,
     )
 }
 # laws of one quantity, which may be any column: power:flops

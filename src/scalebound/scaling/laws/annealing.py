@@ -27,9 +27,9 @@ class Annealing(FormulaLaw):
 
     Examples
     --------
-    >>> rows = {"step": np.array([100.0, 200.0, 300.0]), "lr": np.full(3, 1e-3), "curve": np.zeros(3)}
-    >>> Annealing().predict(np.array([2.0, 1.0, 0.5, 100.0]), rows).round(4).tolist()
-    [5.6602, 4.1773, 3.6667]
+    >>> rows = {"step": np.array([100.0, 200.0, 300.0]), "lr": np.array([1e-3, 1e-3, 5e-4]), "curve": np.zeros(3)}
+    >>> Annealing().predict(np.array([2.0, 1.0, 0.5, 1.0]), rows).round(4).tolist()
+    [6.4721, 4.582, 3.9995]
     """
 
     name = "annealing"
@@ -39,7 +39,6 @@ class Annealing(FormulaLaw):
     inputs: tuple[str, ...] = ("step", "lr", "curve")
     positive: tuple[str, ...] = ("lr",)
     varying: tuple[str, ...] = ("step",)
-    cheap_refits = False
     parameters: tuple[Parameter, ...] = (
         Parameter("L0", 0.0, 1e6, "loss after endless training at a constant rate"),
         Parameter("A", 1e-12, 1e12, "size of the part that falls with progress", "log"),

@@ -24,7 +24,7 @@ class Chinchilla(PowerSum):
     --------
     >>> row = {"params": np.array([7e9]), "tokens": np.array([1.4e11])}
     >>> round(float(Chinchilla().predict(np.array([1.8172, 482.01, 2085.43, 0.3478, 0.3658]), row)[0]), 3)
-    2.183
+    2.173
     """
 
     name = "chinchilla"

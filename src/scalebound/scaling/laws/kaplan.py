@@ -27,7 +27,7 @@ class Kaplan(FormulaLaw):
     --------
     >>> row = {"params": np.array([1e9]), "tokens": np.array([2.3e10])}
     >>> round(float(Kaplan().predict(np.array([6.4e13, 1.8e13, 0.076, 0.103]), row)[0]), 3)
-    2.536
+    2.367
     """
 
     name = "kaplan"

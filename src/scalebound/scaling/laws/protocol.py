@@ -52,6 +52,8 @@ class Law(ABC):
     parameters: tuple[Parameter, ...]
     # False: an evaluation takes milliseconds and thousands of refits are replaced by single Newton steps
     cheap_refits: bool = True
+    # the most bootstrap refits worth their time
+    most_refits: int = 1_000_000
     # how many starts of each set are carried to their minimum
     polished: int = 8
     # inputs that must be positive and take at least two values for the parameters to mean anything
@@ -117,7 +119,14 @@ class Bound(ABC):
 
 
 def profile_coefficients(
-    basis: np.ndarray, y: np.ndarray, weights: np.ndarray, objective: Objective, *, lowest: np.ndarray, offset: np.ndarray | float = 0.0, rounds: int = 5
+    basis: np.ndarray,
+    y: np.ndarray,
+    weights: np.ndarray,
+    objective: Objective,
+    *,
+    lowest: np.ndarray,
+    offset: np.ndarray | float = 0.0,
+    rounds: int = 5,
 ) -> np.ndarray:
     """Best coefficients for fixed non-linear parameters: (G, q) from a basis (G, q, n).
 

@@ -1,7 +1,8 @@
 """Learning-rate schedules as the curve laws see them: sums of learning rates, and the list of its changes.
 
 Rows give (step, lr) of one or several curves. Between two rows the rate is taken to be a straight line, or, when it changes by more than
-a third at once, a jump at the later row. A curve that starts after step 0 is taken to have warmed up linearly from zero to its first row.
+a third at once, a jump at the later row. A curve that starts after step 0 is taken to have warmed up linearly from zero to its first row;
+that rise counts in S1 and among the changes, but not in S2, which is about annealing (with it, public curves fit and extrapolate worse).
 
 :class:`Changes` lists, for every row t, the changes of rate before it: an interval far back is one change at its middle; the most recent
 intervals are cut into pieces, because the response to a change is steep at first.
@@ -54,7 +55,9 @@ def _knots(step: np.ndarray, lr: np.ndarray) -> tuple[np.ndarray, np.ndarray, np
     return step, lr, jump
 
 
-def _curve(step: np.ndarray, lr: np.ndarray, decay: float) -> tuple[np.ndarray, np.ndarray, list[tuple[np.ndarray, np.ndarray, np.ndarray]]]:
+def _curve(
+    step: np.ndarray, lr: np.ndarray, decay: float
+) -> tuple[np.ndarray, np.ndarray, list[tuple[np.ndarray, np.ndarray, np.ndarray]]]:
     """S1 and S2 at the rows of one curve, and per row its (drop, log lr, log since)."""
     at, rate, jump = _knots(step, lr)
     h = np.diff(at)
@@ -74,7 +77,8 @@ def _curve(step: np.ndarray, lr: np.ndarray, decay: float) -> tuple[np.ndarray, 
             m = m * keep + rate[k] - rate[k + 1]
             added += rate[k] - rate[k + 1]
         else:
-            drop = (rate[k] - rate[k + 1]) / h[k]
+            # the warmup before the first row is no annealing
+            drop = 0.0 if k == 0 and len(at) > len(step) else (rate[k] - rate[k + 1]) / h[k]
             added = m * geometric + drop * (h[k] - geometric) / (1 - decay)
             m = m * keep + drop * (1 - keep) / (1 - decay)
         momentum[k + 1] = momentum[k] + added
@@ -94,7 +98,9 @@ def _curve(step: np.ndarray, lr: np.ndarray, decay: float) -> tuple[np.ndarray, 
     return total[offset:], momentum[offset:], rows
 
 
-def _pieces(at: np.ndarray, rate: np.ndarray, jump: np.ndarray, total: np.ndarray, k: int, pieces: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _pieces(
+    at: np.ndarray, rate: np.ndarray, jump: np.ndarray, total: np.ndarray, k: int, pieces: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Changes of interval k: drops, log rates after them, and S1 at them."""
     if jump[k]:
         return np.array([rate[k] - rate[k + 1]]), np.log(np.maximum(rate[k + 1 : k + 2], 1e-12)), total[k + 1 : k + 2]

@@ -1,0 +1,62 @@
+"""Hidden states to the numbers per token, without an array of [tokens, vocabulary].
+
+Rows are taken a few at a time and, for each, the vocabulary in stretches. Of a stretch c with logits z only four numbers per row are kept:
+``Z_c = logsumexp z``, the mean and variance of z under the stretch's own softmax, and the target's logit where it lies in it. They join by
+the law of total variance, with weights ``w_c = exp(Z_c - Z)``:
+
+    Z = logsumexp_c Z_c        nll = Z - z[target]
+    mean = sum_c w_c mean_c    entropy = Z - mean
+    varentropy = sum_c w_c (variance_c + (mean_c - mean)^2)
+
+Each variance is taken about its own mean, so nothing large cancels; stretches are summed in float32, joined in float64.
+
+Letters: N tokens, R rows, D width, V vocabulary, C stretches of it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from scalebound.models.language_model import LanguageModel
+
+ROWS = 256  # rows at once: enough that the head's weights, read once per stretch, are worth reading
+STRETCH = 8192  # of the vocabulary: 8 MB of float32 logits, which stay in a core's share of the cache
+
+
+def token_statistics(model: LanguageModel, hidden_ND: Tensor, targets_N: Tensor, *, rows: int = ROWS, stretch: int = STRETCH) -> Tensor:
+    """``nll``, ``entropy`` and ``varentropy`` of every token, (3, N) float32, from the hidden states that predict them.
+
+    Memory O(rows * stretch); the precision of the logits is that of the weights, of everything after them float32 or better.
+    """
+    parts = [_rows(model, hidden_ND[start : start + rows], targets_N[start : start + rows], stretch) for start in range(0, len(targets_N), rows)]
+    return torch.cat(parts, dim=1)
+
+
+def _rows(model: LanguageModel, hidden_RD: Tensor, targets_R: Tensor, stretch: int) -> Tensor:
+    V = model.vocab_size
+    columns = []
+    hit_R = torch.full(targets_R.shape, float("nan"), device=hidden_RD.device)  # every target lies in one stretch
+    for start in range(0, V, stretch):
+        stop = min(start + stretch, V)
+        z_RV = model.logits_of(hidden_RD, start, stop).float()
+        inside = (targets_R >= start) & (targets_R < stop)
+        found = z_RV.gather(1, (targets_R - start).clamp(0, stop - start - 1)[:, None])[:, 0]
+        hit_R = torch.where(inside, found, hit_R)
+        top_R = z_RV.amax(1, keepdim=True).clamp_min(-1e30)  # a stretch may hold nothing but minus infinity
+        x_RV = z_RV - top_R  # at most 0
+        weight_RV = x_RV.exp()
+        total_R = weight_RV.sum(1).clamp_min(1e-30)  # at least 1 wherever the stretch holds a finite logit
+        # a logit of minus infinity has probability 0 and must add 0
+        mean_R = (weight_RV * x_RV.clamp_min_(-1e4)).sum(1) / total_R
+        variance_R = x_RV.sub_(mean_R[:, None]).square_().mul_(weight_RV).sum(1) / total_R
+        top_R = top_R[:, 0].double()
+        columns.append(torch.stack([top_R + total_R.double().log(), top_R + mean_R.double(), variance_R.double()]))
+    log_total_CR, mean_CR, variance_CR = torch.stack(columns, dim=1)
+    log_total_R = log_total_CR.logsumexp(0)
+    weight_CR = (log_total_CR - log_total_R).exp()
+    mean_R = (weight_CR * mean_CR).sum(0)
+    varentropy_R = (weight_CR * (variance_CR + (mean_CR - mean_R).square())).sum(0)
+    # rounding may leave a certain prediction slightly below 0; nan stays nan and is reported
+    nll_R, entropy_R = (log_total_R - hit_R.double()).clamp_min(0.0), (log_total_R - mean_R).clamp_min(0.0)
+    return torch.stack([nll_R, entropy_R, varentropy_R]).float()

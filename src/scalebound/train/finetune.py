@@ -1,0 +1,247 @@
+"""Training for the certificate: a trained model becomes one whose file is small, its loss and its bits traded at the certificate's own rate.
+
+.. math:: \\min\\ \\text{loss} + \\lambda\\,\\frac{L \\log 2}{D}
+
+over the training stream, L the bits of the integers (:mod:`scalebound.train.latent`), D the tokens the certificate is about. A bound of
+section 3 (docs/mathematics.md) grows by about ``Delta/s`` times the nats of code per token, so with ``lambda`` equal to that slope the
+objective is, to first order, the bound. What is left out: scales and header, and that the variance term moves with the loss.
+
+The trained model was fitted to the stream it is certified on, twice over. That is sound: the bound holds for every model of the code at
+once, and the file pays for this one.
+
+This is training, so it lives here although its result is a package's content: `compress` knows neither models nor streams.
+Source: the objective is that of the certificate; rate terms in training: Ballé et al., arXiv 1611.01704; Oktay et al., arXiv 1906.06624.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.func import functional_call
+
+from scalebound.compress import QuantizedModel, code_bits, encode
+from scalebound.core.errors import InputError, MachineError, UsageError
+from scalebound.core.hashing import canonical_config
+from scalebound.core.io import atomic_write, canonical_json, load_struct, sha256_bytes
+from scalebound.core.progress import Progress, silent
+from scalebound.core.seeds import generator
+from scalebound.data.stream import Stream
+from scalebound.models.folder import hash_tensors, read_config, read_tensors
+from scalebound.models.load import newest_checkpoint
+from scalebound.models.transformer import Transformer, own_shape
+from scalebound.train.latent import Latent
+from scalebound.train.loop import CHECKPOINT_S, RunInfo
+from scalebound.train.schedule.warmup_stable_decay import warmup_stable_decay
+
+PRICE = 8.0  # d bound / d (nats of code per token) of the product form, measured at 20 tokens a parameter: 7.2 to 8.0 at one bit, more below
+BATCH_SEQUENCES = 4
+SHARE, MOST_STEPS = 0.6, 3000  # of the window's sequences that default steps see, and their limit
+RATE = 0.3  # over the width: the rate the model was trained with
+STEP_RATE = 0.003  # of log steps
+BETAS = (0.9, 0.95)
+WARMUP, DECAY, CLIP = 0.02, 0.5, 1.0
+JUDGED_SEQUENCES = 256  # drawn once, for the losses of the record
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """What came of it. Losses are nats per token on the same sequences of the window; bits per parameter are those of whole files."""
+
+    model: QuantizedModel
+    steps: int
+    price: float
+    tokens: int  # D
+    judged_tokens: int  # what the losses below are means of
+    loss_before: float  # the model that was given
+    loss_start: float  # rounded, before the first step
+    loss_after: float
+    bits_start: float
+    bits_after: float
+
+    def record(self) -> dict:
+        """Everything but the model."""
+        return {name: value for name, value in vars(self).items() if name != "model"}
+
+
+def default_steps(tokens: int, context: int) -> int:
+    """Steps of :data:`BATCH_SEQUENCES` sequences that see 0.6 of the window, at most 3000: a formula, so nothing is picked after looking.
+
+    >>> default_steps(760_832, 256), default_steps(20_000_000, 256)
+    (445, 3000)
+    """
+    return max(1, min(MOST_STEPS, int(SHARE * tokens / (context * BATCH_SEQUENCES))))
+
+
+def finetune(run: str | os.PathLike, stream: str | os.PathLike, *, window: tuple[int, int] | None = None, steps: int | None = None, price: float = PRICE,
+             batch_sequences: int = BATCH_SEQUENCES, seed: int = 0, threads: int = 1, state: str | os.PathLike | None = None, checkpoint_s: float = CHECKPOINT_S, progress: Progress = silent) -> Finetuned:  # fmt: skip
+    """Train a model's integers and scales for its certificate.
+
+    Parameters
+    ----------
+    run
+        A run, or a model folder of this library's own architecture.
+    stream
+        The stream it was trained on.
+    window
+        The tokens the certificate will be about; default those the run was trained on, or the whole stream. Sequences are drawn from it.
+    steps : >= 1
+        Default :func:`default_steps`.
+    price : >= 0, nats of bound per nat of code and token
+        lambda; the default is the slope of the product form there. The anchored form's is smaller, about ``log(1/alpha)/s``.
+    threads
+        Threads of this process. Same seed, machine and thread count: same bytes.
+    state
+        A file that keeps what an interrupted call had done; a later call with the same settings goes on from it, any other starts over.
+        Removed at the end.
+
+    Returns
+    -------
+    Finetuned
+        ``save_package(path, result.model)`` writes the file; it decodes to exactly the model that was trained.
+
+    Raises
+    ------
+    UsageError
+        A setting out of its range.
+    InputError
+        No model of ours there, a stream of another vocabulary, a window outside the stream.
+    MachineError
+        The loss is no longer a number.
+
+    Notes
+    -----
+    About 1.3 times the time of as many steps of training. The learning rate is 0.3 / width, with warmup over 2% of the steps and linear
+    decay over the last half.
+
+    Examples
+    --------
+    >>> finetune("runs/ladder/59760", "runs/ladder/streams/train.json", steps=300)  # doctest: +SKIP
+    """
+    if steps is not None and steps < 1:
+        raise UsageError(f"steps = {steps}", expected="at least 1")
+    if not (math.isfinite(price) and price >= 0):
+        raise UsageError(f"price = {price}", expected="a number of at least 0")
+    if batch_sequences < 1:
+        raise UsageError(f"batch_sequences = {batch_sequences}", expected="at least 1")
+    torch.set_num_threads(threads)
+    folder = newest_checkpoint(run) if (Path(run) / "checkpoints").is_dir() else Path(run)
+    config, given = read_config(folder), read_tensors(folder)
+    shape = own_shape(config)
+    if shape is None:
+        raise InputError("is not a model of this library's own architecture", where=str(run), expected="a run of `scalebound train`", hint="round it instead: scalebound compress MODEL --bits 4")
+    opened = Stream(stream)
+    if opened.info.vocab_size != shape.vocab_size:
+        raise InputError(f"has a vocabulary of {opened.info.vocab_size:,}", where=str(stream), expected=f"{shape.vocab_size:,} as the model")
+    if window is None:
+        window = load_struct(Path(run) / "run.json", RunInfo).window if (Path(run) / "run.json").is_file() else (0, len(opened))
+    context = int(config["max_position_embeddings"])
+    if not 0 <= window[0] < window[1] <= len(opened) or window[1] - window[0] < context:
+        raise InputError(f"has {len(opened):,} tokens, which do not hold the window {window[0]:,} to {window[1]:,}", where=str(opened.path), expected=f"a window inside it of at least {context:,} tokens")
+    steps = steps or default_steps(window[1] - window[0], context)
+    model = Transformer(shape, context)
+    model.load_tensors(given)
+    settings = {
+        "model": hash_tensors(config, given), "stream": opened.sha256, "window": list(window), "steps": steps, "price": price,
+        "batch_sequences": batch_sequences, "seed": seed, "threads": threads,
+    }  # fmt: skip
+    work = _Work(model, canonical_config(config), opened, window, context, Path(state) if state is not None else None, sha256_bytes(canonical_json(settings)))
+    return work.run({name: tensor.float() for name, tensor in given.items()}, steps, price, batch_sequences, seed, checkpoint_s, progress)
+
+
+class _Work:
+    """What stays the same during one call."""
+
+    def __init__(self, model: Transformer, config: dict, stream: Stream, window: tuple[int, int], context: int, state: Path | None, identity: str) -> None:
+        self.model, self.config, self.separator, self.state, self.identity = model, config, stream.info.separator, state, identity
+        self.tokens = window[1] - window[0]
+        stop = window[1] - self.tokens % context
+        self.sequences = np.asarray(stream.tokens[window[0] : stop]).reshape(-1, context)
+
+    def run(self, given: dict[str, Tensor], steps: int, price: float, batch_sequences: int, seed: int, checkpoint_s: float, progress: Progress) -> Finetuned:
+        judged = self.sequences[generator(seed, "finetune judged").permutation(len(self.sequences))[:JUDGED_SEQUENCES]]
+        order = generator(seed, "finetune order").permutation(len(self.sequences))
+        latent = Latent(given)
+        loss_before = self._judge({name: tensor.numpy() for name, tensor in given.items()}, judged)
+        loss_start, bits_start = self._package(latent, judged)
+        rates = (RATE / self.model.shape.width, STEP_RATE)
+        groups = [{"params": list(part), "lr": rate} for part, rate in zip((latent.weights, latent.log_steps), rates, strict=True)]
+        optimizer = torch.optim.AdamW(groups, betas=BETAS, weight_decay=0.0, fused=True)
+        last_saved = time.monotonic()
+        for step in range(self._resume(latent, optimizer), steps):
+            progress(step, steps)
+            at = (step * batch_sequences + np.arange(batch_sequences)) % len(order)
+            tensors, bits = latent()
+            loss = self._loss(tensors, self.sequences[order[at]])
+            objective = loss + price * math.log(2) / self.tokens * bits
+            if not math.isfinite(objective.item()):
+                raise MachineError(f"the objective is {objective.item()} at step {step + 1} of {steps}", where="finetune", hint="lower the price")
+            objective.backward()
+            torch.nn.utils.clip_grad_norm_(latent.parameters(), CLIP)
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * warmup_stable_decay(step, steps, warmup=WARMUP, decay=DECAY)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            if self.state is not None and step + 1 < steps and time.monotonic() - last_saved > checkpoint_s:
+                self._save(latent, optimizer, step + 1)
+                last_saved = time.monotonic()
+        progress(steps, steps)
+        loss_after, bits_after = self._package(latent, judged)
+        if self.state is not None:
+            self.state.unlink(missing_ok=True)
+        return Finetuned(latent.quantized(self.config), steps, price, self.tokens, judged.size, loss_before, loss_start, loss_after, bits_start, bits_after)
+
+    def _loss(self, tensors: dict[str, Tensor], batch: np.ndarray) -> Tensor:
+        """Mean loss of some sequences under given weights."""
+        targets_BT = torch.from_numpy(batch.astype(np.int64))
+        inputs_BT = F.pad(targets_BT[:, :-1], (1, 0), value=self.separator)
+        logits_BTV = functional_call(self.model, Transformer.fused(tensors, self.model.shape.depth), (inputs_BT,))
+        return F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten())
+
+    @torch.no_grad()
+    def _judge(self, tensors: dict[str, np.ndarray], judged: np.ndarray) -> float:
+        weights = {name: torch.from_numpy(data) for name, data in tensors.items()}
+        parts = [judged[k : k + 16] for k in range(0, len(judged), 16)]
+        return math.fsum(self._loss(weights, part).item() * part.size for part in parts) / judged.size
+
+    def _package(self, latent: Latent, judged: np.ndarray) -> tuple[float, float]:
+        """Loss and bits per parameter of the package that these latents would be now."""
+        model = latent.quantized(self.config)
+        return self._judge(model.dequantized(), judged), code_bits(len(encode(model))) / model.num_params
+
+    def _save(self, latent: Latent, optimizer: torch.optim.Optimizer, step: int) -> None:
+        from safetensors.torch import save
+
+        assert self.state is not None
+        moments = {f"optimizer.{number}.{key}": value for number, entry in optimizer.state_dict()["state"].items() for key, value in entry.items()}
+        atomic_write(self.state, save({**latent.state_dict(), **moments}, metadata={"finetune": json.dumps({"settings": self.identity, "step": step})}))
+
+    def _resume(self, latent: Latent, optimizer: torch.optim.Optimizer) -> int:
+        """Load the state file if it is one of the same settings, and return its step."""
+        from safetensors import SafetensorError, safe_open
+
+        if self.state is None or not self.state.is_file():
+            return 0
+        try:
+            with safe_open(self.state, framework="pt") as file:
+                kept = json.loads((file.metadata() or {}).get("finetune", "{}"))
+                if kept.get("settings") != self.identity:
+                    return 0
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+        except (SafetensorError, json.JSONDecodeError) as error:
+            raise InputError(f"is not the state of a finetuning ({error})", where=str(self.state), hint="delete it") from error
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name in [name for name in tensors if name.startswith("optimizer.")]:
+            _, number, key = name.split(".")
+            moments.setdefault(int(number), {})[key] = tensors.pop(name)
+        latent.load_state_dict(tensors)
+        optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
+        return int(kept["step"])
