@@ -22,7 +22,8 @@ def probe(
 ) -> Result:
     """Show what equal loss does not tell.
 
-    "finetune" rewrites a model without changing its function, fine-tunes all versions alike (SGD, AdamW, LoRA) and compares the outcomes. "rules" trains small models to equal loss on a grammar and counts how often each keeps the grammar's other rule after a prompt that broke one.
+    "finetune" rewrites a model without changing its function, fine-tunes all versions alike (SGD, AdamW, LoRA) and compares the outcomes. "rules" trains small models to equal loss on a grammar and counts how often each keeps
+    one of the grammar's rules after a prompt with which no training string begins.
 
     Parameters
     ----------

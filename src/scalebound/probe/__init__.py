@@ -1,7 +1,8 @@
 """What equal loss does not tell: models with the same loss that extrapolate or fine-tune differently.
 
-In: a Llama-style folder, or nothing (small models are trained in the probe). Out: rows of losses, rates and their intervals. Start reading at :mod:`~scalebound.probe.finetune` (equal functions, other weights) and :mod:`~scalebound.probe.rules` (equal losses,
-other completions); :mod:`~scalebound.probe.reparametrize` and :mod:`~scalebound.probe.grammar` hold what they are made of.
+In: a Llama-style folder, or nothing (small models are trained in the probe). Out: rows of losses, rates and their intervals. Start
+reading at :mod:`~scalebound.probe.finetune` (equal functions, other weights) and :mod:`~scalebound.probe.rules` (equal losses, other
+completions); :mod:`~scalebound.probe.reparametrize` and :mod:`~scalebound.probe.grammar` hold what they are made of.
 """
 
 from scalebound.probe.exact import clopper_pearson as clopper_pearson
