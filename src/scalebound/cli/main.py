@@ -37,6 +37,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "plan": ("scalebound.cli.plan:plan", "Choose model and data size for a budget or a loss."),
     "backtest": ("scalebound.cli.backtest:backtest", "Test a law: would it have predicted your larger runs?"),
     "crossover": ("scalebound.cli.crossover:crossover", "Find the compute at which two recipes swap order."),
+    "probe": ("scalebound.cli.probe:probe", "Show what equal loss does not tell: fine-tunability, rule extrapolation."),
     "import": ("scalebound.cli.import_:import_", "Turn trainer states, evaluations, event files and histories into a table."),
     "report": ("scalebound.cli.report:report", "Put a finished demo on one offline HTML page."),
     "systems": ("scalebound.cli.systems:systems", "List the published methods that are implemented."),
