@@ -73,7 +73,12 @@ def peer_grid(rows, grids):
     start = time.perf_counter()
     found = np.array([minimize(objective, x, method="L-BFGS-B").fun for x in itertools.product(*grids)])
     seconds = time.perf_counter() - start
-    return {"seconds": seconds, "objective": float(found.min()), "starts": len(found), "share_within_1e-3": float(np.mean(found <= found.min() * 1.001))}
+    return {
+        "seconds": seconds,
+        "objective": float(found.min()),
+        "starts": len(found),
+        "share_within_1e-3": float(np.mean(found <= found.min() * 1.001)),
+    }
 
 
 def benchmark_chinchilla(peers: bool) -> dict:
@@ -81,7 +86,13 @@ def benchmark_chinchilla(peers: bool) -> dict:
     law = scaling.get_law("chinchilla")
     bound, objective = law.bind(rows.inputs), scaling.Objective()
     best = find(bound, rows.y, rows.weights, objective)
-    out = {"ours": {"seconds": median_time(lambda: find(law.bind(rows.inputs), rows.y, rows.weights, objective), 30), "objective": best.value, "gradient_norm": best.gradient_norm}}
+    out = {
+        "ours": {
+            "seconds": median_time(lambda: find(law.bind(rows.inputs), rows.y, rows.weights, objective), 30),
+            "objective": best.value,
+            "gradient_norm": best.gradient_norm,
+        }
+    }
     out["ours"]["established"] = best.established
     if peers:
         wide = ([0, 5, 10, 15, 20, 25], [0, 5, 10, 15, 20, 25], [-1, -0.5, 0, 0.5, 1], [0, 0.5, 1, 1.5, 2], [0, 0.5, 1, 1.5, 2])
@@ -100,7 +111,13 @@ def benchmark_bootstrap(peers: bool, count: int = 4000) -> dict:
     tally = np.stack([np.bincount(random.choice(np.arange(len(rows)), len(rows)), minlength=len(rows)) for _ in range(count)]).astype(float)
     start = time.perf_counter()
     theta, value = refit(bound, best.theta[None], rows.y, tally, objective)
-    out = {"ours": {"seconds": time.perf_counter() - start, "resamples": count, "standard_errors": dict(zip(law.names, law.natural(theta).std(axis=0).tolist(), strict=True))}}
+    out = {
+        "ours": {
+            "seconds": time.perf_counter() - start,
+            "resamples": count,
+            "standard_errors": dict(zip(law.names, law.natural(theta).std(axis=0).tolist(), strict=True)),
+        }
+    }
     if peers:
         from scipy.optimize import minimize
 
@@ -116,7 +133,20 @@ def benchmark_bootstrap(peers: bool, count: int = 4000) -> dict:
 
 def benchmark_process() -> dict:
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "scalebound", "fit", str(DATA / "chinchilla" / "points.csv"), "--where", "used_by_besiroglu=1", "--bootstrap", "1000", "--out", f"{folder}/f.json", "--json"]
+        command = [
+            sys.executable,
+            "-m",
+            "scalebound",
+            "fit",
+            str(DATA / "chinchilla" / "points.csv"),
+            "--where",
+            "used_by_besiroglu=1",
+            "--bootstrap",
+            "1000",
+            "--out",
+            f"{folder}/f.json",
+            "--json",
+        ]
 
         def call():
             subprocess.run(command, check=True, capture_output=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
@@ -125,7 +155,9 @@ def benchmark_process() -> dict:
 
 
 def benchmark_isoflop() -> dict:
-    table = scaling.read_table(DATA / "porian2024" / "isoflop_points.csv", where="dataset=rw,hparams=tuned,warmup=short,param_count=standard")
+    table = scaling.read_table(
+        DATA / "porian2024" / "isoflop_points.csv", where="dataset=rw,hparams=tuned,warmup=short,param_count=standard"
+    )
     seconds = median_time(lambda: isoflop_arrays(table["n"], table["flops"], table["loss"], draws=1000), 20)
     return {"ours": {"seconds": seconds, "exponent": isoflop_arrays(table["n"], table["flops"], table["loss"]).params.exponent.value}}
 
@@ -136,17 +168,30 @@ def benchmark_multipower() -> dict:
         table = scaling.read_table(DATA / "multipower_law" / "curves.csv", where=f"size_M={size},paper_role=train")
         start = time.perf_counter()
         found = scaling.fit(table, "multipower", group="schedule", bootstrap=0)
-        out[f"{size}M"] = {"seconds": time.perf_counter() - start, "objective": found.objective.value, "established": found.optimum.established}
+        out[f"{size}M"] = {
+            "seconds": time.perf_counter() - start,
+            "objective": found.objective.value,
+            "established": found.optimum.established,
+        }
     return {"ours": out}
 
 
 def benchmark_gemstones() -> dict:
     out = {}
-    for kind, delta, published in (("hot_100b+", 1e-4, 6.92330e-4), ("hot_100b+", 1e-3, 6.592534e-3), ("lr_ablation_hot", 1e-4, 2.05902e-4)):
+    for kind, delta, published in (
+        ("hot_100b+", 1e-4, 6.92330e-4),
+        ("hot_100b+", 1e-3, 6.592534e-3),
+        ("lr_ablation_hot", 1e-4, 2.05902e-4),
+    ):
         table = scaling.read_table(DATA / "gemstones" / "train_losses.csv", where=f"set={kind}")
         seconds = median_time(lambda table=table, delta=delta: scaling.fit(table, "chinchilla", delta=delta, bootstrap=0), 5)
         found = scaling.fit(table, "chinchilla", delta=delta, bootstrap=0)
-        out[f"{kind}, delta {delta:g}"] = {"seconds": seconds, "objective": found.objective.value, "published": published, "established": found.optimum.established}
+        out[f"{kind}, delta {delta:g}"] = {
+            "seconds": seconds,
+            "objective": found.objective.value,
+            "published": published,
+            "established": found.optimum.established,
+        }
     return {"ours": out}
 
 
@@ -155,7 +200,10 @@ def benchmark_pypi(python: str) -> dict:
     rows = chinchilla_rows()
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder) / "df.csv"
-        lines = ["C,N,D,loss"] + [f"{6 * n * d!r},{n!r},{d!r},{y!r}" for n, d, y in zip(rows.inputs["params"].tolist(), rows.inputs["tokens"].tolist(), rows.y.tolist(), strict=True)]
+        lines = ["C,N,D,loss"] + [
+            f"{6 * n * d!r},{n!r},{d!r},{y!r}"
+            for n, d, y in zip(rows.inputs["params"].tolist(), rows.inputs["tokens"].tolist(), rows.y.tolist(), strict=True)
+        ]
         table.write_text("\n".join(lines) + "\n")
         done = subprocess.run([python, str(HERE / "peer_chinchilla.py"), folder], capture_output=True, text=True, timeout=900)
         if done.returncode:
@@ -187,7 +235,12 @@ def main() -> None:
         "date": datetime.date.today().isoformat(),
         "command": "OMP_NUM_THREADS=1 python benchmarks/scaling/run.py" + (" --skip-peers" if not peers else ""),
         "machine": {"cores": os.cpu_count(), "load_at_end": os.getloadavg()[0], "processor": platform.machine()},
-        "versions": {"python": platform.python_version(), "numpy": np.__version__, "scipy": scipy.__version__, "scalebound": scalebound.__version__},
+        "versions": {
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "scipy": scipy.__version__,
+            "scalebound": scalebound.__version__,
+        },
         "results": results,
     }
     Path(chosen.out).write_text(json.dumps(record, indent=1) + "\n")

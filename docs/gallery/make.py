@@ -61,29 +61,45 @@ class Figure:
         def py(y):
             return height - bottom - (scale(y, self.log_y) - y0) / (y1 - y0) * (height - top - bottom)
 
-        out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">', f'<rect width="{width}" height="{height}" fill="white"/>']
+        out = [
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">',
+            f'<rect width="{width}" height="{height}" fill="white"/>',
+        ]
         out.append(f'<text x="{left}" y="20" font-size="14">{self.title}</text>')
         for value in ticks(x0, x1, self.log_x):
             at = px(np.array(value))
-            out.append(f'<line x1="{at:.1f}" y1="{top}" x2="{at:.1f}" y2="{height - bottom}" stroke="#e5e5e5"/><text x="{at:.1f}" y="{height - bottom + 16}" text-anchor="middle">{tick(value)}</text>')
+            out.append(
+                f'<line x1="{at:.1f}" y1="{top}" x2="{at:.1f}" y2="{height - bottom}" stroke="#e5e5e5"/><text x="{at:.1f}" y="{height - bottom + 16}" text-anchor="middle">{tick(value)}</text>'
+            )
         for value in ticks(y0, y1, self.log_y):
             at = py(np.array(value))
-            out.append(f'<line x1="{left}" y1="{at:.1f}" x2="{width - right}" y2="{at:.1f}" stroke="#e5e5e5"/><text x="{left - 6}" y="{at + 4:.1f}" text-anchor="end">{tick(value)}</text>')
+            out.append(
+                f'<line x1="{left}" y1="{at:.1f}" x2="{width - right}" y2="{at:.1f}" stroke="#e5e5e5"/><text x="{left - 6}" y="{at + 4:.1f}" text-anchor="end">{tick(value)}</text>'
+            )
         labels = []
         for kind, x, y, high, colour, label in self.items:
             if kind == "points":
-                out += [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="2.6" fill="{colour}" fill-opacity="0.75"/>' for a, b in zip(px(x), py(y), strict=True)]
+                out += [
+                    f'<circle cx="{a:.1f}" cy="{b:.1f}" r="2.6" fill="{colour}" fill-opacity="0.75"/>'
+                    for a, b in zip(px(x), py(y), strict=True)
+                ]
             elif kind == "line":
-                out.append(f'<polyline fill="none" stroke="{colour}" stroke-width="1.6" points="{" ".join(f"{a:.1f},{b:.1f}" for a, b in zip(px(x), py(y), strict=True))}"/>')
+                out.append(
+                    f'<polyline fill="none" stroke="{colour}" stroke-width="1.6" points="{" ".join(f"{a:.1f},{b:.1f}" for a, b in zip(px(x), py(y), strict=True))}"/>'
+                )
             else:
                 corners = [*zip(px(x), py(y), strict=True), *reversed(list(zip(px(x), py(high), strict=True)))]
                 out.append(f'<polygon fill="{colour}" fill-opacity="0.18" points="{" ".join(f"{a:.1f},{b:.1f}" for a, b in corners)}"/>')
             if label:
                 labels.append((label, colour))
         for k, (label, colour) in enumerate(labels):
-            out.append(f'<rect x="{width - 230}" y="{top + 8 + 17 * k}" width="10" height="10" fill="{colour}"/><text x="{width - 215}" y="{top + 17 + 17 * k}">{label}</text>')
+            out.append(
+                f'<rect x="{width - 230}" y="{top + 8 + 17 * k}" width="10" height="10" fill="{colour}"/><text x="{width - 215}" y="{top + 17 + 17 * k}">{label}</text>'
+            )
         out.append(f'<text x="{(left + width - right) / 2}" y="{height - 10}" text-anchor="middle">{self.x_label}</text>')
-        out.append(f'<text transform="translate(16 {(top + height - bottom) / 2}) rotate(-90)" text-anchor="middle">{self.y_label}</text></svg>')
+        out.append(
+            f'<text transform="translate(16 {(top + height - bottom) / 2}) rotate(-90)" text-anchor="middle">{self.y_label}</text></svg>'
+        )
         path.write_text("\n".join(out) + "\n")
 
 
@@ -141,13 +157,22 @@ class Page:
 
 
 def chinchilla(page: Page) -> None:
-    page.text("## Chinchilla: 240 runs read off a figure", "The published re-analyses' numbers are reproduced, with the evidence that this is the optimum.")
+    page.text(
+        "## Chinchilla: 240 runs read off a figure",
+        "The published re-analyses' numbers are reproduced, with the evidence that this is the optimum.",
+    )
     points = f"{DATA}/chinchilla/points.csv"
-    page.fit(f"scalebound fit {points} --where used_by_besiroglu=1 --columns params=params_N,tokens=tokens_D --law chinchilla --bootstrap 1000 --out chinchilla.json")
+    page.fit(
+        f"scalebound fit {points} --where used_by_besiroglu=1 --columns params=params_N,tokens=tokens_D --law chinchilla --bootstrap 1000 --out chinchilla.json"
+    )
     seen = page.run(f"scalebound backtest {points} --where used_by_besiroglu=1 --law chinchilla")
-    page.text(f"Small predicts large: mean error {seen['mean_abs_relative_error']:.2%}, 95% intervals held {seen['coverage']:.0%}; `--widen` multiplies their half-widths by {seen['widening']:.2f}.")
+    page.text(
+        f"Small predicts large: mean error {seen['mean_abs_relative_error']:.2%}, 95% intervals held {seen['coverage']:.0%}; `--widen` multiplies their half-widths by {seen['widening']:.2f}."
+    )
     plan = page.run("scalebound plan chinchilla.json --flops 5.76e23")
-    page.text(f"At 5.76e23 FLOPs: {plan['params']['value'] / 1e9:.1f}e9 parameters, {plan['tokens']['value'] / plan['params']['value']:.1f} tokens per parameter, loss {plan['loss']['value']:.3f}.")
+    page.text(
+        f"At 5.76e23 FLOPs: {plan['params']['value'] / 1e9:.1f}e9 parameters, {plan['tokens']['value'] / plan['params']['value']:.1f} tokens per parameter, loss {plan['loss']['value']:.3f}."
+    )
     table = scaling.read_table(ROOT / points, where="used_by_besiroglu=1")
     fit = scaling.load_fit(page.folder / "chinchilla.json")
     figure = Figure("Loss against compute", "FLOPs", "nats per token")
@@ -176,14 +201,24 @@ def gadre(page: Page) -> None:
         truth = large["loss_c4_val"]
         figure.points(truth, ahead.value, COLOURS[k], dataset)
         for j in range(len(large)):
-            rows.append(f"| {dataset} | {large['params_N'][j]:.3g} | {large['multiplier_M'][j]:g} | {ahead.value[j]:.4f} | {ahead.low[j]:.4f} to {ahead.high[j]:.4f} | {truth[j]:.4f} | {ahead.value[j] / truth[j] - 1:+.2%} |")
-    page.text("| data | params | tokens per param | forecast | 95% | measured | error |\n|---|---:|---:|---:|---|---:|---:|\n" + "\n".join(rows))
-    page.text("Rows with fewer than 10 tokens per parameter are left out: they ended inside their warmup. The five-run least-squares rule of the paper has twice this error on the same runs (tests/scaling/test_public_data.py).")
-    page.run(f"scalebound fit {DATA}/gadre2024/testbed.csv --law exponential-error:loss_c4_val --target err_avg17 --where 'dataset=RedPajama,multiplier_M>=10,params_N<5e8' --out gadre-error.json")
+            rows.append(
+                f"| {dataset} | {large['params_N'][j]:.3g} | {large['multiplier_M'][j]:g} | {ahead.value[j]:.4f} | {ahead.low[j]:.4f} to {ahead.high[j]:.4f} | {truth[j]:.4f} | {ahead.value[j] / truth[j] - 1:+.2%} |"
+            )
+    page.text(
+        "| data | params | tokens per param | forecast | 95% | measured | error |\n|---|---:|---:|---:|---|---:|---:|\n" + "\n".join(rows)
+    )
+    page.text(
+        "Rows with fewer than 10 tokens per parameter are left out: they ended inside their warmup. The five-run least-squares rule of the paper has twice this error on the same runs (tests/scaling/test_public_data.py)."
+    )
+    page.run(
+        f"scalebound fit {DATA}/gadre2024/testbed.csv --law exponential-error:loss_c4_val --target err_avg17 --where 'dataset=RedPajama,multiplier_M>=10,params_N<5e8' --out gadre-error.json"
+    )
     chain = page.run("scalebound forecast gadre-RedPajama.json --then gadre-error.json --at params=6888672256,tokens=1.378e11")
     big = select(table, where="dataset=RedPajama,params_N>6e9")
     row = chain["rows"][0]
-    page.text(f"One call carries the uncertainty from size to error on 17 tasks: {row['value']:.4f} ({row['low']:.4f} to {row['high']:.4f}); measured {big['err_avg17'][0]:.4f}.")
+    page.text(
+        f"One call carries the uncertainty from size to error on 17 tasks: {row['value']:.4f} ({row['low']:.4f} to {row['high']:.4f}); measured {big['err_avg17'][0]:.4f}."
+    )
     figure.line([2.3, 2.9], [2.3, 2.9], COLOURS[5])
     page.figure(figure, "gadre", "Fitted to runs below 5e8 parameters only; the line is equality.")
 
@@ -198,7 +233,9 @@ def gemstones(page: Page) -> None:
     columns = {"params": begin["params_N"][at], "tokens": begin["tokens_D"][at], "begin": begin["loss"][at], "end": end["loss"]}
     small = columns["params"] < 9e8
     (page.folder / "cooldowns.csv").write_bytes(to_csv({name: values[small] for name, values in columns.items()}))
-    page.text("Joined per shape and token count (`cooldowns.csv`: the loss where the cooldown begins and where it ends), shapes below 9e8 parameters:")
+    page.text(
+        "Joined per shape and token count (`cooldowns.csv`: the loss where the cooldown begins and where it ends), shapes below 9e8 parameters:"
+    )
     law = "end = s*begin + m*tokens**(-b)"
     page.lines += ["```", f'$ scalebound fit cooldowns.csv --law "{law}" --out cooldown.json', "```", ""]
     fit = scaling.fit(page.folder / "cooldowns.csv", law)
@@ -206,7 +243,9 @@ def gemstones(page: Page) -> None:
     ahead = scaling.forecast(fit, large)
     error = np.abs(ahead.value / large["end"] - 1)
     inside = np.mean((ahead.low <= large["end"]) & (large["end"] <= ahead.high))
-    page.text(f"Shapes above: median error {np.median(error):.3%}, worst {error.max():.2%} (one run is an outlier), {inside:.0%} inside 95% intervals.")
+    page.text(
+        f"Shapes above: median error {np.median(error):.3%}, worst {error.max():.2%} (one run is an outlier), {inside:.0%} inside 95% intervals."
+    )
     figure = Figure("Cooldown losses of larger shapes", "measured", "predicted", log_x=False)
     figure.points(large["end"], ahead.value, COLOURS[0], "three shapes above 9e8")
     figure.line([large["end"].min(), large["end"].max()], [large["end"].min(), large["end"].max()], COLOURS[5])
@@ -215,7 +254,9 @@ def gemstones(page: Page) -> None:
 
 def datablations(page: Page) -> None:
     page.text("## Repeated data: what is identified and what is not")
-    found = page.run(f"scalebound fit {DATA}/datablations/runs.csv --law repetition --bootstrap 0 --diagnose --fix E=1.869144,A=520.8249,B=1487.6803,alpha=0.3526596,beta=0.3526596")
+    found = page.run(
+        f"scalebound fit {DATA}/datablations/runs.csv --law repetition --bootstrap 0 --diagnose --fix E=1.869144,A=520.8249,B=1487.6803,alpha=0.3526596,beta=0.3526596"
+    )
     page.text("The published procedure (constants from another set-up, two parameters fitted), with its profiles in words:")
     page.text(*[f"> {one['words']}" for one in found["diagnosis"]["profiles"]])
     profile = found["diagnosis"]["profiles"][0]
@@ -223,20 +264,28 @@ def datablations(page: Page) -> None:
     values = np.array(profile["values"])
     figure.line(values, np.array(profile["objective"]) / found["objective"], COLOURS[0])
     page.figure(figure, "datablations", "The objective hardly rises above RD = 15: it is not identified from above.")
-    page.fit(f"scalebound fit {DATA}/datablations/runs.csv --law repetition --bootstrap 300 --where 'params_N>1e8,epochs<=60,params_N<=4e9' --out repetition.json")
+    page.fit(
+        f"scalebound fit {DATA}/datablations/runs.csv --law repetition --bootstrap 300 --where 'params_N>1e8,epochs<=60,params_N<=4e9' --out repetition.json"
+    )
     large = scaling.read_table(ROOT / DATA / "datablations/runs.csv", where="params_N>4e9")
     ahead = scaling.forecast(page.folder / "repetition.json", large)
     error = np.abs(ahead.value / large["val_loss"] - 1)
-    page.text(f"All seven constants fitted to runs of 1e8 to 4e9 parameters predict the ten 4.2e9 runs with a mean error of {error.mean():.2%}.")
+    page.text(
+        f"All seven constants fitted to runs of 1e8 to 4e9 parameters predict the ten 4.2e9 runs with a mean error of {error.mean():.2%}."
+    )
 
 
 def multipower(page: Page) -> None:
     page.text("## Learning-rate schedules: whole curves")
-    page.fit(f"scalebound fit {DATA}/multipower_law/curves.csv --law multipower --group schedule --where size_M=25 --out multipower-25.json")
+    page.fit(
+        f"scalebound fit {DATA}/multipower_law/curves.csv --law multipower --group schedule --where size_M=25 --out multipower-25.json"
+    )
     shape = scaling.load_fit(page.folder / "multipower-25.json").params
     fixed = ",".join(f"{name}={shape[name]:.6g}" for name in ("C", "beta", "gamma"))
     page.text("The response to a change of rate carries over to another size; the other constants come from three of its curves:")
-    page.fit(f"scalebound fit {DATA}/multipower_law/curves.csv --law multipower --group schedule --where size_M=100,paper_role=train --fix {fixed} --out multipower-100.json")
+    page.fit(
+        f"scalebound fit {DATA}/multipower_law/curves.csv --law multipower --group schedule --where size_M=100,paper_role=train --fix {fixed} --out multipower-100.json"
+    )
     table = scaling.read_table(ROOT / DATA / "multipower_law/curves.csv", where="size_M=100,paper_role=test")
     ahead = scaling.forecast(page.folder / "multipower-100.json", table, group="schedule")
     figure = Figure("Schedules the fit has not seen, 100M", "step", "nats per token", log_x=False)
@@ -254,8 +303,12 @@ def olmo(page: Page) -> None:
     page.text("## Task ladder: accuracy of the 3B runs from runs up to 1B")
     runs = "|".join(f"{size}-{k}xC" for size in ("190M", "370M", "760M", "1B") for k in (1, 2, 5, 10))
     path = f"{DATA}/olmo_ladder/ladder_runs.csv"
-    page.run(f"scalebound fit {path} --law overtraining --target hellaswag_bpb --group run --last 5 --where 'run={runs}' --out olmo-bpb.json")
-    page.run(f"scalebound fit {path} --law sigmoid:hellaswag_bpb --target hellaswag_acc --group run --average 5 --skip 0.1 --where 'run={runs}' --out olmo-acc.json")
+    page.run(
+        f"scalebound fit {path} --law overtraining --target hellaswag_bpb --group run --last 5 --where 'run={runs}' --out olmo-bpb.json"
+    )
+    page.run(
+        f"scalebound fit {path} --law sigmoid:hellaswag_bpb --target hellaswag_acc --group run --average 5 --skip 0.1 --where 'run={runs}' --out olmo-acc.json"
+    )
     chain = page.run("scalebound forecast olmo-bpb.json --then olmo-acc.json --at params=3169537280,tokens=6.339e11")
     large = scaling.last_mean(scaling.read_table(ROOT / path, where="run=3B-1xC|3B-2xC|3B-5xC|3B-10xC"), "run", 5)
     row = chain["rows"][0]
@@ -270,7 +323,14 @@ def olmo(page: Page) -> None:
     figure.band(x, curve.low, curve.high, COLOURS[0])
     figure.line(x, curve.value, COLOURS[0], "sigmoid, 95%")
     figure.points(large["hellaswag_bpb"], large["hellaswag_acc"], COLOURS[1], "3B runs (not fitted)")
-    page.text("3B runs: " + "; ".join(f"{name} {value:.3f} predicted, {real:.3f} measured" for name, value, real in zip(large["run"], ahead.value, large["hellaswag_acc"], strict=True)) + ".")
+    page.text(
+        "3B runs: "
+        + "; ".join(
+            f"{name} {value:.3f} predicted, {real:.3f} measured"
+            for name, value, real in zip(large["run"], ahead.value, large["hellaswag_acc"], strict=True)
+        )
+        + "."
+    )
     page.figure(figure, "olmo", "The second step of the chain, with the 3B runs beside it.")
 
 
@@ -280,9 +340,18 @@ def porian(page: Page) -> None:
     pairs = scaling.read_table(ROOT / DATA / "porian2024/optimal_pairs.csv")
     rows = []
     figure = Figure("Compute-optimal size", "FLOPs", "parameters", log_y=True)
-    steps = (("base,long,kaplan,kaplan", "last layer not counted"), ("base,long,kaplan,standard", "last layer counted"), ("base,short,kaplan,standard", "short warmup"), ("base,short,chinchilla,standard", "matched decay"), ("tuned,short,const,standard", "tuned, no decay"))
+    steps = (
+        ("base,long,kaplan,kaplan", "last layer not counted"),
+        ("base,long,kaplan,standard", "last layer counted"),
+        ("base,short,kaplan,standard", "short warmup"),
+        ("base,short,chinchilla,standard", "matched decay"),
+        ("tuned,short,const,standard", "tuned, no decay"),
+    )
     for k, (key, words) in enumerate(steps):
-        where = ",".join(f"{name}={value}" for name, value in zip(("hparams", "warmup", "decay", "param_count"), key.split(","), strict=True)) + ",dataset=rw"
+        where = (
+            ",".join(f"{name}={value}" for name, value in zip(("hparams", "warmup", "decay", "param_count"), key.split(","), strict=True))
+            + ",dataset=rw"
+        )
         own = scaling.isoflop(select(points, where=where), columns="params=n")
         authors = select(pairs, where=where)
         known = np.isfinite(authors["n_opt"])
@@ -293,7 +362,12 @@ def porian(page: Page) -> None:
         figure.points([one.flops for one in inner], [one.params for one in inner], COLOURS[k], words)
         C = np.array([1e16, 3e19])
         figure.line(C, own.params.coefficient.value * C**e.value, COLOURS[k])
-    page.lines += ["```python", 'scaling.isoflop("isoflop_points.csv", columns="params=n", where="dataset=rw,hparams=tuned,...")', "```", ""]
+    page.lines += [
+        "```python",
+        'scaling.isoflop("isoflop_points.csv", columns="params=n", where="dataset=rw,hparams=tuned,...")',
+        "```",
+        "",
+    ]
     page.text("| RefinedWeb | own optima, weighted, 95% | regression on the authors' optima |\n|---|---|---:|\n" + "\n".join(rows))
     page.figure(figure, "porian", "Optimal sizes found here, and their weighted lines.")
 
@@ -307,7 +381,13 @@ def pythia(page: Page) -> None:
     page.lines += ["```", "$ scalebound fit pythia.csv --law power --target log_ppl --where 'params<4e9' --out pythia.json", "```", ""]
     large = table["params_total"] > 4e9
     ahead = scaling.forecast(fit, {"params": table["params_total"][large]})
-    page.text("; ".join(f"{name}: {math.exp(v):.2f} ({math.exp(a):.2f} to {math.exp(b):.2f}), measured {real:.2f}" for name, v, a, b, real in zip(table["model"][large], ahead.value, ahead.low, ahead.high, table["value"][large], strict=True)) + ".")
+    page.text(
+        "; ".join(
+            f"{name}: {math.exp(v):.2f} ({math.exp(a):.2f} to {math.exp(b):.2f}), measured {real:.2f}"
+            for name, v, a, b, real in zip(table["model"][large], ahead.value, ahead.low, ahead.high, table["value"][large], strict=True)
+        )
+        + "."
+    )
     figure = Figure("LAMBADA perplexity, final checkpoints", "parameters", "perplexity", log_y=True)
     x = np.geomspace(6e7, 1.5e10, 60)
     curve = scaling.forecast(fit, {"params": x})
@@ -320,21 +400,37 @@ def pythia(page: Page) -> None:
 
 def obsscaling(page: Page) -> None:
     page.text("## Public models: a task from components of other benchmarks")
-    base, tasks = (scaling.read_table(ROOT / DATA / f"obsscaling/base_llm_{name}_eval.csv") for name in ("benchmark", "emergent_capability"))
+    base, tasks = (
+        scaling.read_table(ROOT / DATA / f"obsscaling/base_llm_{name}_eval.csv") for name in ("benchmark", "emergent_capability")
+    )
     names = ("MMLU", "ARC-C", "HellaSwag", "Winograd", "TruthfulQA", "GSM8K", "XWinograd", "HumanEval")
     components = scaling.principal_components(np.stack([base[name] for name in names], axis=1), 3)
     where = {model: k for k, model in enumerate(base["Model"])}
-    rows = [(where[model], k) for k, model in enumerate(tasks["Model"]) if model in where and np.isfinite(base["FLOPs (1E21)"][where[model]])]
+    rows = [
+        (where[model], k) for k, model in enumerate(tasks["Model"]) if model in where and np.isfinite(base["FLOPs (1E21)"][where[model]])
+    ]
     at, task = (np.array(part) for part in zip(*rows, strict=True))
     x, flops, y = components.scores[at], base["FLOPs (1E21)"][at], tasks["arithmetic_2dm_2_acc"][task]
     train = flops <= 84
-    page.lines += ["```python", "components = scaling.principal_components(scores, 3)  # eight benchmarks, missing entries filled", 'scaling.fit(table, scaling.Observational(3), fix={"h": 1.0})', "```", ""]
+    page.lines += [
+        "```python",
+        "components = scaling.principal_components(scores, 3)  # eight benchmarks, missing entries filled",
+        'scaling.fit(table, scaling.Observational(3), fix={"h": 1.0})',
+        "```",
+        "",
+    ]
     figure = Figure("Two-digit multiplication, models above 8.4e22 FLOPs", "measured accuracy", "predicted", log_x=False)
     lines = []
     for k, (label, values) in enumerate((("three components", x), ("log FLOPs alone", np.log(flops)[:, None]))):
         law = scaling.Observational(values.shape[1])
         columns = {f"pc{j + 1}": values[:, j] for j in range(values.shape[1])}
-        fit = scaling.fit({**{name: column[train] for name, column in columns.items()}, "accuracy": y[train]}, law, fix={"h": 1.0}, bootstrap=0, drop_bad=True)
+        fit = scaling.fit(
+            {**{name: column[train] for name, column in columns.items()}, "accuracy": y[train]},
+            law,
+            fix={"h": 1.0},
+            bootstrap=0,
+            drop_bad=True,
+        )
         predicted = law.predict(fit.vector, {name: column[~train] for name, column in columns.items()})
         figure.points(y[~train], predicted, COLOURS[k], label)
         lines.append(f"{label}: mean squared error {np.mean((predicted - y[~train]) ** 2):.4f}")
@@ -345,7 +441,10 @@ def obsscaling(page: Page) -> None:
 def build() -> None:
     with tempfile.TemporaryDirectory() as folder:
         page = Page(Path(folder))
-        page.text("# Scaling laws on public data", "Written by `python docs/gallery/make.py`, which runs every command below from the root of the repository. Sources and licences: examples/data/README.md.")
+        page.text(
+            "# Scaling laws on public data",
+            "Written by `python docs/gallery/make.py`, which runs every command below from the root of the repository. Sources and licences: examples/data/README.md.",
+        )
         for section in (chinchilla, gadre, gemstones, datablations, multipower, olmo, porian, pythia, obsscaling):
             section(page)
         (HERE / "scaling.md").write_text("\n".join(page.lines).rstrip() + "\n")

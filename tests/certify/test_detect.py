@@ -226,7 +226,7 @@ def test_command_on_statistics(tmp_path, monkeypatch, capsys, chain):
     Stats(info, {"nll": arrays["nll"].astype("f4")}).save("bare.safetensors")
 
     def run(*words):
-        status = main(["detect", *words, "--json"])
+        status = main(["detect", *words, "--no-separators", "--json"])
         return status, json.loads(capsys.readouterr().out)
 
     status, record = run("own-a.safetensors")
@@ -238,4 +238,5 @@ def test_command_on_statistics(tmp_path, monkeypatch, capsys, chain):
     assert run("bare.safetensors")[0] == 3
     assert run("own-a.safetensors", "--temperature", "0.5")[0] == 2
     assert run("text.txt")[0] == 2
-    assert main(["detect", "other-a.safetensors"]) == 0 and "not sampled from A" in capsys.readouterr().out
+    assert main(["detect", "other-a.safetensors", "--no-separators"]) == 0 and "not sampled from A" in capsys.readouterr().out
+    assert main(["detect", "own-a.safetensors"]) == 3 and "separators" in capsys.readouterr().err

@@ -194,7 +194,7 @@ def test_control_the_forger_can_write_good_packages():
 @pytest.mark.parametrize(
     "header",
     [
-        b"{", b"[]\0", b"{}\0", b'{"config":{},"config":{}}\0', json.dumps(head()).encode(),
+        b"{", b"[]\0", b"{}\0", b'{"shift":' + b"9" * 5000 + b"}\0", b'{"config":{},"config":{}}\0', json.dumps(head()).encode(),
         head(shift=8), head(shift=True), head(tensors=3), head(config=3), head(layers="x"), head(layers=-1), head(layers=1.0), head(extra=1),
         head(["w", ["e"]]), head(["w", [-1]]), head(["w", [1.5]]), head(["w"]), head("w"), head([3, [2]]), head(["w", [1] * 65]),
         head(["w", [2], 1]), head(["w", [2], -1]), head(["w", [2], "F8"]), head(["w", [2], 0, 1]), head(["w", [2], 0, 0, 0, 0, 0, 0]), head(["w", [2], True]),

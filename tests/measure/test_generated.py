@@ -114,3 +114,59 @@ def test_commands(folder, tmp_path, monkeypatch, capsys):
     ):
         assert run(*words)[0] == expected, words
     assert len(read_documents(tmp_path / "rows.jsonl", a)) == 8
+
+
+def test_prompts(folder, tmp_path, monkeypatch, capsys):
+    from scalebound.measure.prompting import prompt_code_bits, prompt_errors
+
+    a = load_model(folder / "a")
+    text = torch.tensor([255, *b"x {text}"])
+    log_p = torch.log_softmax(a.logits(text[None])[0].double(), -1)
+    right = -float(log_p[torch.arange(9), torch.tensor([*b"x {text}", 255])].sum()) / np.log(2)
+    assert prompt_code_bits(a, "x {text}") == pytest.approx(right, rel=1e-5)
+    items = [(f"item {k}", "ab"[k % 2]) for k in range(6)]
+    errors = prompt_errors(a, ["q {text}", "{text}?"], items, ["a", "b"])
+    ids = torch.tensor([255, *b"q item 0 "])
+    scores = torch.log_softmax(a.logits(ids[None])[0, -1], -1)
+    assert errors.shape == (2, 6) and errors[0, 0] == float(scores[ord("a")] < scores[ord("b")])
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="end-of-text"):
+        patch.setattr("scalebound.data.tokenizer.ByteTokenizer.separator", ord("z"))
+        prompt_code_bits(a, "zebra {text}")
+    with pytest.raises(UsageError):
+        prompt_errors(a, ["no place"], items, ["a", "b"])
+    with pytest.raises(InputError):
+        prompt_errors(a, ["{text}"], items, ["a"])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "i.jsonl").write_text("".join(json.dumps({"text": t, "label": label}) + "\n" for t, label in items))
+    (tmp_path / "p.txt").write_text("q {text}\\n\n{text}?\n")
+    assert main(["certify-prompt", "i.jsonl", "--prompts", "p.txt", "--model", str(folder / "a"), "--out", "t.json", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert len(record["prompts"]) == 2 and record["prompts"][0]["prompt"] == "q {text}\n"
+    assert main(["certify-prompt", "t.json", "--json"]) == 0 and json.loads(capsys.readouterr().out) == record
+    (tmp_path / "p.txt").write_text("{text}\n{text}\n")
+    assert main(["certify-prompt", "i.jsonl", "--prompts", "p.txt", "--model", str(folder / "a")]) == 3
+
+
+def test_separators_between_documents_are_not_held_against_the_text(folder, tmp_path, monkeypatch, capsys):
+    """Documents joined with separators and measured as one stream: the separators were put there by us, nobody sampled them."""
+    from scalebound.measure import measure, stream_of
+
+    monkeypatch.chdir(tmp_path)
+    a = load_model(folder / "a")
+    (tmp_path / "own").mkdir()
+    for k in range(8):
+        (tmp_path / "own" / f"{k}.txt").write_text(f"text number {k} " * 5)
+    stream = stream_of("own", a, "s", context=64)
+    measure(folder / "a", stream.path, "s.safetensors")
+    from scalebound.cli.detect import sampled_tokens
+    from scalebound.core.stats import Stats
+
+    kept = sampled_tokens(Stats.load("s.safetensors"), None)
+    assert kept.size == len(stream) and (~kept).sum() == 8 and np.array_equal(kept, np.asarray(stream.tokens) != 255)
+    excess = []
+    for words in ([], ["--no-separators"]):
+        assert main(["detect", "s.safetensors", "--json", *words]) == 0
+        excess.append(json.loads(capsys.readouterr().out)["mean_excess"])
+    stats = Stats.load("s.safetensors")
+    difference = stats.read("nll").astype("f8") - stats.read("entropy")
+    assert excess == pytest.approx([difference[kept].mean(), difference.mean()])

@@ -14,7 +14,7 @@ from scalebound.data import build_stream, load_tokenizer, read_corpus
 from scalebound.data.stream import SourceRef
 from scalebound.measure import measure, statistics, stream_of
 from scalebound.measure import measure as measure_function
-from scalebound.models import Transformer, load_model, save_folder, shape_for
+from scalebound.models import LanguageModel, Transformer, load_model, save_folder, shape_for
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +134,13 @@ def test_text_becomes_a_stream(files, tmp_path):
     assert bytes(made.tokens.astype(np.uint8)).startswith(b"line 0 of the text") and made.info.seed is None
 
 
+def test_text_for_a_model_without_its_tokenizer_is_refused(files, tmp_path):
+    shape = shape_for(20_000, 300)
+    save_folder(tmp_path / "m", shape.config(64), Transformer(shape, 64).tensors(), byte_tokenizer=False)
+    with pytest.raises(InputError, match="comes without a tokenizer"):
+        stream_of(files[0] / "text.txt", load_model(tmp_path / "m"), tmp_path / "t", context=32)
+
+
 @pytest.mark.parametrize("change, error, what", [
     ({"context": 65}, UsageError, "at most|between 2 and the model's 64"), ({"context": 1}, UsageError, "context = 1"), ({"window": (0, 10**9)}, UsageError, "window"), ({"window": (5, 5)}, UsageError, "window"),
     ({"sample": 10**6}, UsageError, "sample"), ({"sample": 0}, UsageError, "sample"), ({"anchor": "anchor", "eps": 0.0}, UsageError, "eps"), ({"anchor": "anchor", "alphas": (1.5,)}, UsageError, "alphas"),
@@ -177,3 +184,58 @@ def test_a_stream_of_another_vocabulary_is_refused(files, tmp_path):
     save_folder(tmp_path / "small", shape.config(64), Transformer(shape, 64).tensors())
     with pytest.raises(InputError, match="token ids up to 255"):
         measure(tmp_path / "small", stream.path, tmp_path / "s")
+
+
+def test_a_stream_of_another_tokenizer_is_refused(files, tmp_path):
+    """Same ids, other words: nothing would fail, and every number would be wrong."""
+    import json
+
+    folder, stream = files
+    words = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None, "pre_tokenizer": {"type": "WhitespaceSplit"}, "post_processor": None,
+             "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": False}}  # fmt: skip
+    shape = shape_for(20_000, 300)
+    model = tmp_path / "model"
+    save_folder(model, shape.config(64), Transformer(shape, 64).tensors())
+    vocabulary = {f"w{k}": k for k in range(299)} | {"</s>": 299}
+    for name, change in (("model", {}), ("same", {}), ("other", {"w0": 1, "w1": 0})):
+        (tmp_path / name).mkdir(exist_ok=True)
+        library = words | {"model": {"type": "WordLevel", "vocab": vocabulary | change, "unk_token": "w0"}}
+        (tmp_path / name / "tokenizer.json").write_text(json.dumps(library, indent=1 if name == "same" else None))
+    (tmp_path / "text.txt").write_text("w1 w0 w5 w7 " * 40)
+    for name in ("same", "other"):
+        tokens = load_tokenizer(tmp_path / name)
+        made = build_stream(read_corpus(tmp_path / "text.txt").documents, tokens, tmp_path / f"{name}-stream", sequence_tokens=64, source=SourceRef("t", ""))
+        if name == "same":  # the same tokens in a file that is written differently
+            assert len(measure(model, made.path, tmp_path / "a")) == 161
+        else:
+            with pytest.raises(InputError, match="another tokenizer"):
+                measure(model, made.path, tmp_path / "b")
+    with pytest.raises(InputError, match="another tokenizer"):
+        measure(model, stream.path, tmp_path / "b")
+    assert not (tmp_path / "b").exists() and not (tmp_path / "b.parts").exists()
+
+
+def test_a_token_outside_the_vocabulary_is_reported_with_its_place(files, tmp_path):
+    from scalebound.core.io import save_struct, sha256_file
+
+    folder, stream = files
+    tokens = np.array(stream.tokens)
+    tokens[333] = 999
+    (tmp_path / "s.bin").write_bytes(tokens.astype("<u2").tobytes())
+    save_struct(tmp_path / "s.json", msgspec.structs.replace(stream.info, bin_sha256=sha256_file(tmp_path / "s.bin")))
+    with pytest.raises(InputError, match="id 999 at token 333"):
+        measure(folder / "model", tmp_path / "s.json", tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_large_vocabulary_costs_no_accuracy():
+    """50,000 logits in seven stretches, against float64."""
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(40, 50_000, generator=generator) * torch.linspace(0.1, 5, 40)[:, None]
+    targets = torch.randint(0, 50_000, (40,), generator=generator)
+    model = LanguageModel("m", "", 0, 50_000, 64, 0, hidden=lambda x: x, head=lambda hidden: hidden)
+    found = statistics.token_statistics(model, z, targets)
+    log_p = torch.log_softmax(z.double(), -1)
+    entropy = -(log_p.exp() * log_p).sum(1)
+    right = torch.stack([-log_p.gather(1, targets[:, None])[:, 0], entropy, (log_p.exp() * (log_p + entropy[:, None]) ** 2).sum(1)])
+    np.testing.assert_allclose(found.numpy(), right.numpy(), atol=2e-5, rtol=1e-6)

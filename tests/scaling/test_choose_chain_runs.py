@@ -67,7 +67,9 @@ def test_a_chain_carries_uncertainty(tmp_path, capsys):
     assert any("outside the range" in warning for warning in chain.warnings)
     loss.save(tmp_path / "a.json")
     error.save(tmp_path / "b.json")
-    assert main(["forecast", str(tmp_path / "a.json"), "--then", str(tmp_path / "b.json"), "--at", "params=3e10,tokens=2e12", "--json"]) == 0
+    assert (
+        main(["forecast", str(tmp_path / "a.json"), "--then", str(tmp_path / "b.json"), "--at", "params=3e10,tokens=2e12", "--json"]) == 0
+    )
     row = json.loads(capsys.readouterr().out)["rows"][0]
     assert row["value"] == pytest.approx(chain.value[0])
     assert main(["forecast", str(tmp_path / "b.json"), "--then", str(tmp_path / "a.json"), "--at", "loss=2.5"]) == 2
@@ -75,7 +77,13 @@ def test_a_chain_carries_uncertainty(tmp_path, capsys):
 
 def test_run_logs():
     log = from_columns(
-        {"run": ["a"] * 5 + ["b"] * 5, "step": [*range(5), *range(5)], "loss": [9.0, 5, 4, 3, 2, 8, 6, 4, 2, 0], "params": [1e6] * 5 + [1e7] * 5, "tokens": [1e5 * k for k in range(1, 6)] * 2}
+        {
+            "run": ["a"] * 5 + ["b"] * 5,
+            "step": [*range(5), *range(5)],
+            "loss": [9.0, 5, 4, 3, 2, 8, 6, 4, 2, 0],
+            "params": [1e6] * 5 + [1e7] * 5,
+            "tokens": [1e5 * k for k in range(1, 6)] * 2,
+        }
     )
     last = scaling.last_mean(log, "run", 2)
     assert last["loss"].tolist() == [2.5, 1.0] and last["tokens"].tolist() == [5e5, 5e5] and len(last) == 2

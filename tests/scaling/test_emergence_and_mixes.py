@@ -35,7 +35,10 @@ def test_departure_has_level_and_power():
 
     larger = np.array([2e9, 4e9])
     false = sum(
-        departure(scaling.fit({"params": N, "pass_rate": rates(k, N)}, "passuntil", bootstrap=300), larger, rates(1000 + k, larger)).direction != "none"
+        departure(
+            scaling.fit({"params": N, "pass_rate": rates(k, N)}, "passuntil", bootstrap=300), larger, rates(1000 + k, larger)
+        ).direction
+        != "none"
         for k in range(40)
     )
     assert false <= 8  # level 5%: more than 8 of 40 has probability 2e-4
@@ -56,7 +59,11 @@ def test_resampling_closed_form_against_simulation():
     correct = np.take_along_axis(right, first[..., None], 2)[..., 0] & returned
     spent = np.where(returned, first + 1, K)
     a, b, c = (float(x[0]) for x in outcomes(p, f, np.array([K])))
-    assert a == pytest.approx(correct.mean(), abs=4e-3) and b == pytest.approx((returned & ~correct).mean(), abs=4e-3) and c == pytest.approx(spent.mean(), abs=2e-2)
+    assert (
+        a == pytest.approx(correct.mean(), abs=4e-3)
+        and b == pytest.approx((returned & ~correct).mean(), abs=4e-3)
+        and c == pytest.approx(spent.mean(), abs=2e-2)
+    )
 
 
 def test_resampling_ceiling_and_best_draws():

@@ -38,7 +38,12 @@ def test_global_optimum_and_its_evidence():
         ("", {}, 0.0018260, {"E": 1.8914, "A": 495.7, "B": 12846, "alpha": 0.3493, "beta": 0.4530}),
         ("used_by_besiroglu=1", {"delta": 1e-2}, None, {"A": 538.8, "B": 2905.6, "E": 1.8381, "alpha": 0.3544, "beta": 0.3815}),
         ("used_by_besiroglu=1", {"objective": "squares"}, 0.0832038, {"E": 1.8828, "A": 567.8, "B": 7582, "alpha": 0.3576, "beta": 0.4276}),
-        ("used_by_besiroglu=1", {"objective": "absolute"}, 1.1294947, {"A": 482.01, "B": 2085.43, "E": 1.8172, "alpha": 0.3478, "beta": 0.3658}),
+        (
+            "used_by_besiroglu=1",
+            {"objective": "absolute"},
+            1.1294947,
+            {"A": 482.01, "B": 2085.43, "E": 1.8172, "alpha": 0.3478, "beta": 0.3658},
+        ),
     ],
     ids=["all rows", "delta 0.01", "squares", "absolute"],
 )

@@ -47,7 +47,10 @@ def test_trainer_state(tmp_path):
 
 def test_lm_eval_results_and_samples(tmp_path):
     results = {
-        "results": {"piqa": {"alias": "piqa", "acc,none": 0.7, "acc_stderr,none": 0.01, "acc_norm,none": 0.71}, "arc": {"acc,none": 0.4, "acc_stderr,none": "N/A"}},
+        "results": {
+            "piqa": {"alias": "piqa", "acc,none": 0.7, "acc_stderr,none": 0.01, "acc_norm,none": 0.71},
+            "arc": {"acc,none": 0.4, "acc_stderr,none": "N/A"},
+        },
         "config": {"model_args": "pretrained=x", "model_num_parameters": 1000000},
     }
     path = tmp_path / "results_2025.json"
@@ -71,7 +74,10 @@ def test_tensorboard(tmp_path):
 
 def test_wandb_and_mlflow(tmp_path):
     chart = tmp_path / "wandb_export.csv"
-    chart.write_text('"Step","small - loss","small - loss__MIN","big - loss"\n' + "".join(f'"{s}","{v}","{v}",""\n' for s, v in zip(STEPS, LOSS, strict=True)))
+    chart.write_text(
+        '"Step","small - loss","small - loss__MIN","big - loss"\n'
+        + "".join(f'"{s}","{v}","{v}",""\n' for s, v in zip(STEPS, LOSS, strict=True))
+    )
     table = import_table(chart)
     assert table["run"].tolist() == ["small"] * 4 and table["loss"].tolist() == LOSS
     history = tmp_path / "history.jsonl"

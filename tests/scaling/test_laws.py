@@ -102,7 +102,9 @@ def test_overtraining_is_chinchilla_with_tied_exponents():
 def test_repetition_without_repeats_is_chinchilla():
     design = {**DESIGN, "unique_tokens": DESIGN["tokens"], "params": np.full(48, 1e6)}
     published = np.array([1.7, 400.0, 2000.0, 0.34, 0.36, 15.0, 5.0])
-    assert np.allclose(scaling.get_law("repetition").predict(published, design), scaling.get_law("chinchilla").predict(published[:5], design))
+    assert np.allclose(
+        scaling.get_law("repetition").predict(published, design), scaling.get_law("chinchilla").predict(published[:5], design)
+    )
 
 
 def test_a_control_that_must_fail():

@@ -18,7 +18,9 @@ def joined():
     scores = np.stack([base[name] for name in BENCHMARKS], axis=1)
     components = principal_components(scores, 3)
     where = {model: k for k, model in enumerate(base["Model"])}
-    rows = [(where[model], k) for k, model in enumerate(tasks["Model"]) if model in where and np.isfinite(base["FLOPs (1E21)"][where[model]])]
+    rows = [
+        (where[model], k) for k, model in enumerate(tasks["Model"]) if model in where and np.isfinite(base["FLOPs (1E21)"][where[model]])
+    ]
     at, task = (np.array(part) for part in zip(*rows, strict=True))
     return components.scores[at], base["FLOPs (1E21)"][at], {name: tasks[name][task] for name in tasks.columns if name != "Model"}
 
@@ -31,7 +33,9 @@ def mean_squared_error(task):
     for x in (pcs, np.log(flops)[:, None]):
         law = Observational(x.shape[1])
         columns = {f"pc{j + 1}": x[:, j] for j in range(x.shape[1])}
-        fit = scaling.fit({**{n: v[train] for n, v in columns.items()}, "accuracy": y[train]}, law, bootstrap=0, drop_bad=True, fix={"h": 1.0})
+        fit = scaling.fit(
+            {**{n: v[train] for n, v in columns.items()}, "accuracy": y[train]}, law, bootstrap=0, drop_bad=True, fix={"h": 1.0}
+        )
         predicted = law.predict(fit.vector, {n: v[~train] for n, v in columns.items()})
         errors.append(float(np.mean((predicted - y[~train]) ** 2)))
     return errors

@@ -149,8 +149,16 @@ def test_isoflop_as_a_law_predicts_larger_budgets(tmp_path, capsys):
     """Nine budgets predict the authors' optima at the last three: over the RefinedWeb experiments, within 20% and mostly covered."""
     points, pairs = scaling.read_table(DATA / "isoflop_points.csv"), scaling.read_table(DATA / "optimal_pairs.csv")
     errors, inside = [], []
-    for experiment in ("base,short,kaplan,standard", "base,short,chinchilla,standard", "tuned,short,const,standard", "base,long,kaplan,standard"):
-        where = ",".join(f"{k}={v}" for k, v in zip(("hparams", "warmup", "decay", "param_count"), experiment.split(","), strict=True)) + ",dataset=rw"
+    for experiment in (
+        "base,short,kaplan,standard",
+        "base,short,chinchilla,standard",
+        "tuned,short,const,standard",
+        "base,long,kaplan,standard",
+    ):
+        where = (
+            ",".join(f"{k}={v}" for k, v in zip(("hparams", "warmup", "decay", "param_count"), experiment.split(","), strict=True))
+            + ",dataset=rw"
+        )
         small = tmp_path / "small.csv"
         chosen = scaling.table.select(points, where=where)
         cut = float(np.unique(chosen["flops"])[-4])
@@ -208,11 +216,16 @@ def test_next_runs_narrow_the_forecast(fit):
     design = scaling.next_runs(fit, at=at, count=4, budget=1e21)
     spreads = [design.spread_now, *(run.spread_after for run in design.runs)]
     assert all(b < a for a, b in zip(spreads, spreads[1:], strict=False)) and sum(run.flops for run in design.runs) <= 1e21
+
     # the control: adding the proposed runs (drawn from the planted law) narrows the refitted forecast more than adding tiny ones
     def spread(extra_n, extra_d):
         base = columns()
         loss = 1.8 + 480 / extra_n**0.35 + 2100 / extra_d**0.37
-        more = {"params": np.append(base["params"], extra_n), "tokens": np.append(base["tokens"], extra_d), "loss": np.append(base["loss"], loss)}
+        more = {
+            "params": np.append(base["params"], extra_n),
+            "tokens": np.append(base["tokens"], extra_d),
+            "loss": np.append(base["loss"], loss),
+        }
         seen = scaling.forecast(scaling.fit(more, bootstrap=300), {name: [value] for name, value in at.items()}, noise=False)
         return seen.high[0] - seen.low[0]
 
@@ -239,12 +252,19 @@ def test_command_line(tmp_path, capsys):
     assert "cheapest" in capsys.readouterr().out
     assert main(["backtest", str(runs), "--bootstrap", "60", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
-    assert {"law", "rows", "mean_abs_relative_error", "coverage"} <= set(record) and {"value", "low", "high", "truth"} <= set(record["rows"][0])
+    assert {"law", "rows", "mean_abs_relative_error", "coverage"} <= set(record) and {"value", "low", "high", "truth"} <= set(
+        record["rows"][0]
+    )
     assert main(["crossover", str(law), str(other), "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert set(record) >= {"flops", "reason"}
     assert main(["crossover", str(law), str(other)]) == 0
     capsys.readouterr()
-    for arguments in (["plan", str(law)], ["plan", str(law), "--flops", "-1"], ["backtest", str(runs), "--folds", "0"], ["backtest", str(runs), "--limit", "1e30"]):
+    for arguments in (
+        ["plan", str(law)],
+        ["plan", str(law), "--flops", "-1"],
+        ["backtest", str(runs), "--folds", "0"],
+        ["backtest", str(runs), "--limit", "1e30"],
+    ):
         assert main(arguments) == 2, arguments
         assert "Traceback" not in capsys.readouterr().err

@@ -130,7 +130,11 @@ def test_multipower_optimum_lies_below_the_published_one(size):
     table = read("multipower_law/curves.csv", f"size_M={size},paper_role=train")
     found = scaling.fit(table, "multipower", group="schedule", bootstrap=0)
     law = scaling.get_law("multipower")
-    inputs = {"step": table["step"], "lr": table["lr"], "curve": np.unique(table["schedule"].astype(str), return_inverse=True)[1].astype(float)}
+    inputs = {
+        "step": table["step"],
+        "lr": table["lr"],
+        "curve": np.unique(table["schedule"].astype(str), return_inverse=True)[1].astype(float),
+    }
     authors = float(found.how().total(table["loss"], law.predict(np.array(AUTHORS[size][0]), inputs), np.ones(len(table))))
     printed = {25: 2.912e-4, 100: 2.810e-4, 400: 5.770e-4}[size]
     # the rates between logged steps are not in the table, and the printed parameters are rounded
@@ -143,7 +147,11 @@ def test_multipower_shape_carries_over_sizes():
     keep = ("C", "beta", "gamma")
     small = scaling.fit(read("multipower_law/curves.csv", "size_M=25"), "multipower", group="schedule", bootstrap=0)
     fit = scaling.fit(
-        read("multipower_law/curves.csv", "size_M=100,paper_role=train"), "multipower", group="schedule", fix={name: small.params[name] for name in keep}, bootstrap=100
+        read("multipower_law/curves.csv", "size_M=100,paper_role=train"),
+        "multipower",
+        group="schedule",
+        fix={name: small.params[name] for name in keep},
+        bootstrap=0,
     )
     test = read("multipower_law/curves.csv", "size_M=100,paper_role=test")
     ahead = scaling.forecast(fit, test, group="schedule")
@@ -151,7 +159,9 @@ def test_multipower_shape_carries_over_sizes():
 
 
 def test_annealing_from_two_curves():
-    fit = scaling.fit(read("multipower_law/curves.csv", "size_M=100,schedule=cosine_24000|constant_24000"), "annealing", group="schedule", bootstrap=100)
+    fit = scaling.fit(
+        read("multipower_law/curves.csv", "size_M=100,schedule=cosine_24000|constant_24000"), "annealing", group="schedule", bootstrap=100
+    )
     test = read("multipower_law/curves.csv", "size_M=100,schedule=wsd_20000_24000")
     assert np.mean(np.abs(scaling.forecast(fit, test, group="schedule").value / test["loss"] - 1)) < 0.002
 
@@ -180,9 +190,16 @@ def cooldowns():
     table = read("gemstones/train_losses.csv")
     begin, end = select(table, where="set=cool_begin"), select(table, where="set=cool_end")
     starts = {(name, round(tokens / 1e10)): k for k, (name, tokens) in enumerate(zip(begin["run_name"], begin["tokens_D"], strict=True))}
-    pairs = [(starts[name, round(tokens / 1.1e10)], k) for k, (name, tokens) in enumerate(zip(end["run_name"], end["tokens_D"], strict=True))]
+    pairs = [
+        (starts[name, round(tokens / 1.1e10)], k) for k, (name, tokens) in enumerate(zip(end["run_name"], end["tokens_D"], strict=True))
+    ]
     at = np.array([pair[0] for pair in pairs])
-    return {"params": begin["params_N"][at], "tokens": begin["tokens_D"][at], "begin": begin["loss"][at], "end": end["loss"][[pair[1] for pair in pairs]]}
+    return {
+        "params": begin["params_N"][at],
+        "tokens": begin["tokens_D"][at],
+        "begin": begin["loss"][at],
+        "end": end["loss"][[pair[1] for pair in pairs]],
+    }
 
 
 def test_cooldown_losses_of_larger_shapes_from_their_constant_rate_losses():

@@ -64,7 +64,11 @@ BAD = {
     "nan": (bad(lambda c: c["loss"].__setitem__(5, np.nan)), "row 6", "--drop-bad"),
     "too few rows": ({name: values[::4] * (1 + np.arange(3)) for name, values in COLUMNS.items()}, "cannot determine", "fewer parameters"),
     "all sizes equal": (bad(lambda c: c["params"].fill(1e8)), "every row has params", ""),
-    "duplicated rows": ({name: np.concatenate([values, values[:2]]) for name, values in COLUMNS.items()}, "repeats an earlier row", "--drop-bad"),
+    "duplicated rows": (
+        {name: np.concatenate([values, values[:2]]) for name, values in COLUMNS.items()},
+        "repeats an earlier row",
+        "--drop-bad",
+    ),
     "bits": (bad(lambda c: c.update(loss_bits=c.pop("loss") / np.log(2))), "no column 'loss'", "loss_bits"),
     "billions": (bad(lambda c: c["params"].__itruediv__(1e9)), "largest params is 1", "multiply"),
     "units mixed": (bad(lambda c: c["tokens"].__setitem__(slice(0, 6), c["tokens"][:6] / 1e9)), "units seem to be mixed", ""),
@@ -88,7 +92,10 @@ def test_a_loss_named_bits_is_refused_when_it_would_be_the_loss(tmp_path):
     with pytest.raises(InputError, match="in bits"):
         scaling.fit(write(tmp_path, bad(lambda c: c.update(loss_bits=c.pop("loss")))), "chinchilla", columns="loss=loss_bits")
     # asked for by its own name it is what it is
-    assert scaling.fit(write(tmp_path, bad(lambda c: c.update(loss_bits=c.pop("loss")))), "chinchilla", target="loss_bits", bootstrap=0).target == "loss_bits"
+    assert (
+        scaling.fit(write(tmp_path, bad(lambda c: c.update(loss_bits=c.pop("loss")))), "chinchilla", target="loss_bits", bootstrap=0).target
+        == "loss_bits"
+    )
 
 
 def test_drop_bad_says_what_went(tmp_path):
@@ -125,7 +132,15 @@ def test_other_files(tmp_path, capsys):
 
 def test_bad_usage(tmp_path, capsys):
     path = str(write(tmp_path))
-    for arguments in (["--law", "nonsense"], ["--level", "1.5"], ["--huber", "-1"], ["--squares", "--absolute"], ["--bootstrap", "-1"], ["--where", "params"], ["--columns", "a"]):
+    for arguments in (
+        ["--law", "nonsense"],
+        ["--level", "1.5"],
+        ["--huber", "-1"],
+        ["--squares", "--absolute"],
+        ["--bootstrap", "-1"],
+        ["--where", "params"],
+        ["--columns", "a"],
+    ):
         assert main(["fit", path, *arguments]) == 2, arguments
         assert "Traceback" not in capsys.readouterr().err
     with pytest.raises(UsageError):

@@ -43,7 +43,11 @@ from scalebound.certify.prediction_sets import allowed_misses as allowed_misses
 from scalebound.certify.prediction_sets import calibrate as calibrate
 from scalebound.certify.product import product_bound as product_bound
 from scalebound.certify.product import product_lower_bound as product_lower_bound
+from scalebound.certify.prompts import binomial_upper as binomial_upper
+from scalebound.certify.prompts import certify_prompts as certify_prompts
+from scalebound.certify.prompts import search_prompt as search_prompt
 from scalebound.certify.smoothing import smooth_anchored as smooth_anchored
 from scalebound.certify.smoothing import smooth_reference as smooth_reference
 from scalebound.certify.smoothing import smooth_uniform as smooth_uniform
 from scalebound.certify.smoothing import uniform_range as uniform_range
+from scalebound.certify.survey import survey as survey

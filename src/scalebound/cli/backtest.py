@@ -124,12 +124,25 @@ def backtest(
         rows = seen.limit == limit_
         inside = (seen.low[rows] <= seen.truth[rows]) & (seen.truth[rows] <= seen.high[rows])
         body.append(
-            [f"{limit_:.3g}", trained, int(rows.sum()), f"{seen.errors[rows].mean():.2%}", f"{seen.errors[rows].max():.2%}", f"{inside.mean():.0%}", f"{seen.size[rows].max() / limit_:.1f}x" if limit_ > 0 else ""]
+            [
+                f"{limit_:.3g}",
+                trained,
+                int(rows.sum()),
+                f"{seen.errors[rows].mean():.2%}",
+                f"{seen.errors[rows].max():.2%}",
+                f"{inside.mean():.0%}",
+                f"{seen.size[rows].max() / limit_:.1f}x" if limit_ > 0 else "",
+            ]
         )
     coverage = "unknown" if seen.coverage is None else f"{seen.coverage:.0%}"
     view = [
-        table([f"fitted up to ({seen.order})", "rows", "predicted", "mean error", "worst", f"inside {seen.level:.0%}", "reach"], body, title=f"{seen.law}: small predicts large"),
-        f"mean |error| {seen.mean_abs_relative_error:.2%} over {len(seen.row)} predictions; {seen.level:.0%} intervals held {coverage} of the truths",
+        table(
+            [f"fitted up to ({seen.order})", "rows", "predicted", "mean error", "worst", f"inside {seen.level:.0%}", "reach"],
+            body,
+            title=f"{seen.law}: small predicts large",
+        ),
+        f"mean |error| {seen.mean_abs_relative_error:.2%} over {len(seen.row)} predictions; "
+        f"{seen.level:.0%} intervals held {coverage} of the truths",
     ]
     if factor > 1:
         view.append(f"intervals of this law on these data should be {factor:.2f} times wider: scalebound fit ... --widen does that")

@@ -38,6 +38,9 @@ def certify(
     best: bool = False,
     also: Annotated[tuple[str, ...], Parameter(consume_multiple=False)] = (),
     also_reference: Annotated[tuple[Path, ...], Parameter(consume_multiple=False)] = (),
+    survey: bool = False,
+    heldout: Path | None = None,
+    online: Path | None = None,
     out: Path | None = None,
 ) -> Result:
     """Prove a bound on the mean expected loss of a (smoothed) model on a stream, and write it as a certificate.
@@ -92,6 +95,12 @@ def certify(
         With --best: another package of the same run as STATS=PACKAGE, such as another bit width. May be repeated.
     also_reference
         With --best: a further reference. May be repeated.
+    survey
+        Show what published bounds give for the same run, with their assumptions, instead of writing a certificate.
+    heldout
+        With --survey: statistics on a stream the model never saw.
+    online
+        With --survey: the run's online losses.
     out
         The certificate to write (.json).
 
@@ -137,6 +146,12 @@ def certify(
             stats, package, code_bits, losses, also=also, references=[*([reference] if reference else []), *also_reference], delta=delta, full=full,
             vocab_size=vocab_size, choice=choice, require=require, out=out,
         )  # fmt: skip
+    if survey:
+        if code_bits is None or out is not None or require is not None:
+            raise UsageError("--survey shows a table for a model with a package", where="--survey", expected="--package or --code-bits, without --out and --require")
+        return survey_of(losses, code_bits, delta, heldout, online, vocab_size, stream)
+    if heldout or online:
+        raise UsageError("belong to --survey", where="--heldout and --online", expected="--survey, or STATS with --method heldout or trajectory")
     if also or also_reference:
         raise UsageError("several packages or references need --best", where="--also", expected="--best")
     inputs = Inputs(
@@ -236,6 +251,33 @@ def certify_best_of(
     view = view_of(certificate, out, require)
     view.insert(1, table(["package", "form", "reference", "centres", "eps", "alpha", "bits for choices", "bound", ""], rows))
     return Result({**msgspec.to_builtins(certificate), "tried": [asdict(line) for line in tried]}, view, status=0 if met else 1)
+
+
+def survey_of(losses: Stats, code_bits: int, delta: float, heldout: Path | None, online: Path | None, vocab_size: int, stream: Path | None) -> Result:
+    """``certify --survey``: our certificates and others' bounds in one table."""
+    from dataclasses import asdict
+
+    from scalebound.certify import survey
+    from scalebound.certify.units import document_starts
+    from scalebound.core.errors import InputError
+    from scalebound.core.stats import open_losses
+
+    try:
+        documents = document_starts(losses, stream) if stream is not None else None
+    except InputError:
+        documents = None  # the line says what it needs
+    lines = survey(
+        losses, code_bits=code_bits, delta=delta, documents=documents, vocab_size=vocab_size,
+        heldout=open_losses(heldout, vocab_size=vocab_size) if heldout else None, online=open_losses(online, vocab_size=vocab_size) if online else None,
+    )  # fmt: skip
+    rows = [
+        [line.name, f"{line.value:.3f}" if line.value is not None else "-", f"{line.tightness:+.3f}" if line.tightness is not None else "-",
+         "no number" if line.value is None else "vacuous" if line.vacuous else "", f"{line.seconds:.2f} s", line.reason or line.assumes]
+        for line in lines
+    ]  # fmt: skip
+    view = [table(["bound", "nats/token", "above the loss", "", "cost", "assumes, or needs"], rows)]
+    view.append(f"At delta = {delta:g}; code of {code_bits:,} bits. Sources: " + "; ".join(dict.fromkeys(line.source for line in lines)) + ".")
+    return Result({"lines": [asdict(line) for line in lines], "delta": delta, "code_bits": code_bits}, view)
 
 
 def decoded_sha256(package: Path) -> str | None:

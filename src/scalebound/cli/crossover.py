@@ -57,6 +57,10 @@ def crossover(
     if found.flops is None:
         first = "no crossing established"
     else:
-        ends = "interval unknown" if found.flops.low is None else f"interval {found.flops.low:.3g} to {'beyond the range' if found.flops.high is None else format(found.flops.high, '.3g')}"
+        ends = (
+            "interval unknown"
+            if found.flops.low is None
+            else f"interval {found.flops.low:.3g} to {'beyond the range' if found.flops.high is None else format(found.flops.high, '.3g')}"
+        )
         first = f"{names[found.better_below]} and {names[found.better_above]} cross at {found.flops.value:.3g} {found.quantity} ({ends})"
     return Result(record, [first, f"A is {a.name}, B is {b.name}: {found.reason}"])

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 from scalebound.cli.output import Result, table
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from scalebound.core.scored import Scored
+    from scalebound.core.stats import Stats
 
 WORDS = {
     "not_a": "not sampled from A",
@@ -27,6 +30,8 @@ def detect(
     top_p: float = 1.0,
     prompt_tokens: int = 0,
     level: float = 0.05,
+    stream: Path | None = None,
+    no_separators: bool = False,
 ) -> Result:
     """Test whether a text was sampled from a model, with a false-alarm rate that is exact at every length.
 
@@ -51,6 +56,10 @@ def detect(
         The first tokens of each document that were given and not sampled.
     level
         Probability of a false alarm.
+    stream
+        The stream's .json, when it is no longer where the statistics say: separators between documents were not sampled and are left out.
+    no_separators
+        The statistics hold no separators.
 
     Examples
     --------
@@ -65,7 +74,7 @@ def detect(
     from scalebound.certify.detect import combine, detect_documents
     from scalebound.certify.evalues import e_value, p_value
 
-    names, parts = scores(text, model, against, temperature, top_p, prompt_tokens)
+    names, parts = scores(text, model, against, temperature, top_p, prompt_tokens, stream, no_separators)
     found, called = detect_documents(parts, level=level)
     if len(found) == 1:
         record = asdict(found[0])
@@ -107,13 +116,15 @@ def detect(
 
 
 def scores(
-    text: Path, model: Path | None, against: Path | None, temperature: float, top_p: float, prompt_tokens: int
+    text: Path, model: Path | None, against: Path | None, temperature: float, top_p: float, prompt_tokens: int, stream: Path | None, no_separators: bool
 ) -> tuple[list[str], list[tuple[Scored, Scored | None]]]:
     """Names of documents, and each scored under A and B."""
     from scalebound.core.errors import InputError, UsageError
     from scalebound.core.scored import Scored
 
     if text.suffix == ".safetensors":
+        from dataclasses import replace
+
         from scalebound.certify.provenance import check_same_tokens
         from scalebound.core.stats import Stats
 
@@ -128,7 +139,8 @@ def scores(
         b = Stats.load(against) if against is not None else None
         if b is not None:
             check_same_tokens(a, b, "B")
-        return [str(text)], [(Scored.of(a), None if b is None else Scored.of(b))]
+        bet = None if no_separators else sampled_tokens(a, stream)
+        return [str(text)], [(replace(Scored.of(a), bet=bet), None if b is None else replace(Scored.of(b), bet=bet))]
     if model is None:
         raise UsageError("no model to test against", where="--model", expected="--model A, or statistics in place of the text")
     from scalebound.core.errors import require_extra
@@ -155,3 +167,29 @@ def scores(
         own = score_documents(loaded, shorter, **settings)  # type: ignore[arg-type]
         others = list(score_documents(other, shorter, **settings))  # type: ignore[arg-type]
     return [name for name, _ in found], list(zip(own, others, strict=True))
+
+
+def sampled_tokens(stats: Stats, stream: Path | None) -> np.ndarray:
+    """(tokens,) True where a token is not a separator that was put between documents."""
+    import numpy as np
+
+    from scalebound.cli.certify import find_stream
+    from scalebound.core.errors import InputError
+    from scalebound.core.io import sha256_file
+    from scalebound.data.stream import Stream
+
+    path = stream or find_stream(stats)
+    if path is None:
+        raise InputError(
+            "does not say where its stream is, so separators between documents cannot be told from sampled tokens",
+            where=stats.path,
+            hint="add --stream STREAM.json, or --no-separators when there are none",
+        )
+    if sha256_file(path) != stats.info.stream.sha256:
+        raise InputError("is another stream than the one measured", where=str(path), expected=f"{stats.info.stream.sha256[:12]}..")
+    opened, (start, stop) = Stream(path), stats.info.window
+    window = np.asarray(opened.tokens[start:stop]) != opened.info.separator
+    if stats.complete:
+        return window
+    size = stats.info.block_tokens
+    return np.concatenate([window[b * size : (b + 1) * size] for b in stats.blocks])

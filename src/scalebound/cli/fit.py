@@ -47,7 +47,8 @@ def fit(
         Table with columns params, tokens, loss, ... (usual other names are recognised and shown).
     law
         power, power:flops, chinchilla, overtraining, kaplan, repetition, exponential-error, sigmoid:COLUMN, annealing,
-        annealing-sized, multipower, critical-batch, passuntil, filtering, isoflop; "auto" compares the laws that suit the columns by backtest;
+        annealing-sized, multipower, critical-batch, passuntil, filtering, isoflop;
+        "auto" compares the laws that suit the columns by backtest;
         or an expression of columns and parameters, "E + A/params**a + B/tokens**b".
     target
         Column to explain; the law's own (loss, error) when not given.
@@ -105,7 +106,14 @@ def fit(
     choice = None
     if law == "auto":
         choice = scaling.choose(
-            rows, target=target, objective=kind_of(huber, squares, absolute), delta=1e-3 if huber is None else huber, group=group, weights=weights, seed=seed, drop_bad=drop_bad
+            rows,
+            target=target,
+            objective=kind_of(huber, squares, absolute),
+            delta=1e-3 if huber is None else huber,
+            group=group,
+            weights=weights,
+            seed=seed,
+            drop_bad=drop_bad,
         )
         law = choice.law
     found = scaling.fit(
@@ -144,10 +152,23 @@ def fit(
     shown = view(found, out)
     full = record(found)
     if choice is not None:
-        body = [[one.law, one.parameters, f"{one.error:.2%}", f"{one.worst:.2%}", "unknown" if one.coverage is None else f"{one.coverage:.0%}"] for one in choice.candidates]
-        shown.insert(0, table(["law", "parameters", "mean error", "worst", f"inside {level:.0%}"], body, title=f"small predicts large: {choice.predictions} predictions of larger runs"))
+        body = [
+            [one.law, one.parameters, f"{one.error:.2%}", f"{one.worst:.2%}", "unknown" if one.coverage is None else f"{one.coverage:.0%}"]
+            for one in choice.candidates
+        ]
+        shown.insert(
+            0,
+            table(
+                ["law", "parameters", "mean error", "worst", f"inside {level:.0%}"],
+                body,
+                title=f"small predicts large: {choice.predictions} predictions of larger runs",
+            ),
+        )
         shown.insert(1, choice.reason)
-        full["candidates"] = [{"law": one.law, "parameters": one.parameters, "error": one.error, "worst": one.worst, "coverage": one.coverage} for one in choice.candidates]
+        full["candidates"] = [
+            {"law": one.law, "parameters": one.parameters, "error": one.error, "worst": one.worst, "coverage": one.coverage}
+            for one in choice.candidates
+        ]
         full["reason"] = choice.reason
     return Result(full, shown)
 
@@ -164,8 +185,21 @@ def _isoflop(rows, target: str | None, level: float, seed: int, out: Path | None
     full = record(found)
     full["budgets"] = [msgspec.to_builtins(one) for one in seen.budgets]
     full["tokens"] = {"exponent": seen.tokens.exponent.record(), "coefficient": seen.tokens.coefficient.record()}
-    body = [[f"{one.flops:.3g}", f"{one.params:.4g}", f"{one.tokens:.4g}", f"{one.loss:.4f}", f"{one.log_std:.2f}", "at the edge, left out" if one.edge else ""] for one in seen.budgets]
-    shown = [table(["FLOPs", "best params", "tokens", "loss", "spread of log params", ""], body, title="optimum of every budget"), *view(found, out)]
+    body = [
+        [
+            f"{one.flops:.3g}",
+            f"{one.params:.4g}",
+            f"{one.tokens:.4g}",
+            f"{one.loss:.4f}",
+            f"{one.log_std:.2f}",
+            "at the edge, left out" if one.edge else "",
+        ]
+        for one in seen.budgets
+    ]
+    shown = [
+        table(["FLOPs", "best params", "tokens", "loss", "spread of log params", ""], body, title="optimum of every budget"),
+        *view(found, out),
+    ]
     return Result(full, shown)
 
 
@@ -248,7 +282,11 @@ def view(found, out) -> list:
     lines += [f"  {note}" for note in found.notes]
     lines.append(table(["parameter", "value", f"{found.level:.0%} interval", "meaning"], rows))
     objective = found.objective
-    kind = f"sum of Huber({objective.residual} residuals, delta {objective.delta:g})" if objective.kind == "huber" else f"sum of {objective.kind} of {objective.residual} residuals"
+    kind = (
+        f"sum of Huber({objective.residual} residuals, delta {objective.delta:g})"
+        if objective.kind == "huber"
+        else f"sum of {objective.kind} of {objective.residual} residuals"
+    )
     optimum = found.optimum
     lines.append(f"objective {objective.value:.10g}, {kind}; gradient norm {optimum.gradient_norm:.1e}")
     if optimum.established:
@@ -257,14 +295,23 @@ def view(found, out) -> list:
         lines.append(f"{optimum.basins} local minima met; the next best has objective {optimum.next_best:.6g}")
     if found.scale is not None:
         unit = "relative" if objective.residual == "log" else "in units of the target"
-        lines.append(f"residual spread {found.scale:.3g} ({unit}); intervals from {found.bootstrap.count:,} refits, resampling {found.bootstrap.method}")
+        lines.append(
+            f"residual spread {found.scale:.3g} ({unit}); "
+            f"intervals from {found.bootstrap.count:,} refits, resampling {found.bootstrap.method}"
+        )
     if found.diagnosis is not None:
         lines.append("what the data identify:")
         lines += [f"  {one.words}" for one in found.diagnosis.profiles]
-        shown = [[one.choice, one.n, *[f"{one.params[name]:.4g}{'*' if name in one.moved else ''}" for name in found.params]] for one in found.diagnosis.refits]
+        shown = [
+            [one.choice, one.n, *[f"{one.params[name]:.4g}{'*' if name in one.moved else ''}" for name in found.params]]
+            for one in found.diagnosis.refits
+        ]
         if shown:
             lines.append(table(["other choice", "rows", *found.params], shown, caption="* outside its interval above"))
-        lines.append("rows that decide most: " + "; ".join(f"row {one.row} moves {one.parameter} by {one.shift:.2f} standard errors" for one in found.diagnosis.influence))
+        lines.append(
+            "rows that decide most: "
+            + "; ".join(f"row {one.row} moves {one.parameter} by {one.shift:.2f} standard errors" for one in found.diagnosis.influence)
+        )
     if found.widening_reason:
         lines.append(f"forecast intervals widened: {found.widening_reason}")
     lines += [f"warning: {warning}" for warning in found.warnings]

@@ -60,4 +60,7 @@ def import_(
     else:
         raise UsageError(f"--out is {out}", expected="a name ending in .csv or .jsonl")
     record = {"out": str(out), "rows": len(table), "columns": list(table.columns), "notes": list(table.notes)}
-    return Result(record, [f"{len(table):,} rows, columns {', '.join(table.columns)}; {'; '.join(table.notes)}", f"wrote {out}; next: scalebound fit {out}"])
+    return Result(
+        record,
+        [f"{len(table):,} rows, columns {', '.join(table.columns)}; {'; '.join(table.notes)}", f"wrote {out}; next: scalebound fit {out}"],
+    )

@@ -65,8 +65,15 @@ def plan(
         best = scaling.cheapest_for_loss(fit, loss=loss, inference_tokens=serve, level=level)
         record = {"params": best.params.record(), "tokens": best.tokens.record(), "loss": {"value": loss, "low": loss, "high": loss}}
         record |= {"train_flops": best.train_flops.record(), "total_flops": best.total_flops.record()}
-        rows = [["params", *_cells(best.params)], ["tokens", *_cells(best.tokens)], ["training FLOPs", *_cells(best.train_flops)], ["training + serving FLOPs", *_cells(best.total_flops)]]
-        return Result(record, [table(["", "value", "interval"], rows, title=f"cheapest run for a loss of {loss:g}, then {serve:.3g} tokens served")])
+        rows = [
+            ["params", *_cells(best.params)],
+            ["tokens", *_cells(best.tokens)],
+            ["training FLOPs", *_cells(best.train_flops)],
+            ["training + serving FLOPs", *_cells(best.total_flops)],
+        ]
+        return Result(
+            record, [table(["", "value", "interval"], rows, title=f"cheapest run for a loss of {loss:g}, then {serve:.3g} tokens served")]
+        )
     assert flops is not None
     found = scaling.plan(fit, flops=flops, unique_tokens=unique, tokens_per_param=tokens_per_param, level=level)
     record = {
@@ -82,7 +89,9 @@ def plan(
     rows = [["params", *_cells(found.params)], ["tokens", *_cells(found.tokens)], ["loss", *_cells(found.loss, ".4f")]]
     title = "compute-optimal" if tokens_per_param is None else f"{tokens_per_param:g} tokens per parameter"
     view: list = [table(["", "value", f"{found.level:.0%} interval"], rows, title=f"{title} run at {flops:.3g} FLOPs")]
-    view.append(f"{found.tokens.value / found.params.value:.1f} tokens per parameter" + (f", {found.epochs:.1f} epochs" if found.epochs else ""))
+    view.append(
+        f"{found.tokens.value / found.params.value:.1f} tokens per parameter" + (f", {found.epochs:.1f} epochs" if found.epochs else "")
+    )
     if overtrain is not None:
         cost = scaling.overtraining_cost(fit, flops=flops, factor=overtrain, level=level)
         record["overtraining"] = {
@@ -95,17 +104,30 @@ def plan(
         }
         interval = _cells(cost.extra_loss, ".4f")[1]
         view.append(
-            f"at {overtrain:g} times the tokens per parameter ({cost.params:.3g} params, {cost.tokens:.3g} tokens): loss {cost.loss.value:.4f}, "
+            f"at {overtrain:g} times the tokens per parameter "
+            f"({cost.params:.3g} params, {cost.tokens:.3g} tokens): loss {cost.loss.value:.4f}, "
             f"{cost.extra_loss.value:.4f} more ({interval}); {cost.extra_compute.value:.2f} times the compute makes up for it"
         )
     if next_runs:
-        design = scaling.next_runs(fit, at={"params": found.params.value, "tokens": found.tokens.value}, count=next_runs, budget=budget or flops / 10)
+        design = scaling.next_runs(
+            fit, at={"params": found.params.value, "tokens": found.tokens.value}, count=next_runs, budget=budget or flops / 10
+        )
         record["next_runs"] = [
-            {"params": run.inputs["params"], "tokens": run.inputs["tokens"], "flops": run.flops, "spread_after": run.spread_after} for run in design.runs
+            {"params": run.inputs["params"], "tokens": run.inputs["tokens"], "flops": run.flops, "spread_after": run.spread_after}
+            for run in design.runs
         ]
         record["spread_now"] = design.spread_now
-        body = [[f"{run.inputs['params']:.3g}", f"{run.inputs['tokens']:.3g}", f"{run.flops:.3g}", f"{run.spread_after:.4f}"] for run in design.runs]
-        view.append(table(["params", "tokens", "FLOPs", "spread of the forecast after it"], body, title=f"runs that narrow this forecast most (spread now {design.spread_now:.4f})"))
+        body = [
+            [f"{run.inputs['params']:.3g}", f"{run.inputs['tokens']:.3g}", f"{run.flops:.3g}", f"{run.spread_after:.4f}"]
+            for run in design.runs
+        ]
+        view.append(
+            table(
+                ["params", "tokens", "FLOPs", "spread of the forecast after it"],
+                body,
+                title=f"runs that narrow this forecast most (spread now {design.spread_now:.4f})",
+            )
+        )
     view += [f"warning: {warning}" for warning in found.warnings]
     return Result(record, view)
 

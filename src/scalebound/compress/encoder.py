@@ -54,7 +54,7 @@ def encode_with_breakdown(model: QuantizedModel) -> tuple[bytes, Breakdown]:
 
     Notes
     -----
-    About 40 million weights a second on one core for large models; a few hundredths of a second for small ones, where up to nine plans are
+    About 40 million weights a second on one core for large models; about 0.1 s for small ones, where up to nine plans are
     written to find the shortest. Memory: a copy of the integers, and some 20 bytes for each weight of the largest tensor.
     """
     config = _clean_config(model.config)

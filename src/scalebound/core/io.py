@@ -130,7 +130,7 @@ def parse_json(text: bytes | str, *, where: str) -> Any:
     try:
         decoded = text.decode("utf-8") if isinstance(text, bytes) else text
         return json.loads(decoded, object_pairs_hook=unique, parse_constant=refuse, parse_float=finite)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or an integer of more digits than Python reads
         raise InputError(f"is not valid JSON ({error})", where=where) from error
 
 

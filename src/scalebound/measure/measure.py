@@ -9,18 +9,20 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import torch
 
-from scalebound.core.errors import InputError
+from scalebound.core.errors import InputError, UsageError
 from scalebound.core.io import load_struct, save_struct, sha256_bytes
 from scalebound.core.progress import Progress, silent
-from scalebound.core.stats import AnchorRef, Stats, merge
+from scalebound.core.stats import AnchorRef, Stats
 from scalebound.core.workers import run_tasks
 from scalebound.data.stream import Stream
+from scalebound.measure.join import join_parts
 from scalebound.measure.plan import Plan, check_request, describe, draw_blocks
 from scalebound.measure.score import score_pieces
 from scalebound.measure.spans import batches_of, spans_of, text_boundaries
@@ -34,8 +36,8 @@ DEFAULT_ALPHAS = (0.02, 0.05, 0.1, 0.2)  # smoothings the centre is computed for
 
 
 def measure(model: str | os.PathLike | LanguageModel, stream: str | os.PathLike, out: str | os.PathLike, *, context: int | None = None, window: tuple[int, int] | None = None,
-            policy: str = "packed", stride: int | None = None, dtype: str = "auto", sample: int | None = None, seed: int = 0, anchor: str | os.PathLike | None = None, anchor_is: AnchorRef | None = None, eps: float = DEFAULT_EPS, alphas: Sequence[float] = DEFAULT_ALPHAS,
-            workers: int = 1, threads: int = 1, fresh: bool = False, progress: Progress = silent) -> Stats:  # fmt: skip
+            policy: str = "packed", stride: int | None = None, dtype: str = "auto", sample: int | None = None, seed: int = 0, blocks: np.ndarray | None = None, anchor: str | os.PathLike | None = None, anchor_is: AnchorRef | None = None, eps: float = DEFAULT_EPS, alphas: Sequence[float] = DEFAULT_ALPHAS,
+            predictable: str = "", workers: int = 1, threads: int = 1, fresh: bool = False, progress: Progress = silent) -> Stats:  # fmt: skip
     """Score every token of a window (or a random sample of its blocks) and write one stats file.
 
     Parameters
@@ -53,10 +55,12 @@ def measure(model: str | os.PathLike | LanguageModel, stream: str | os.PathLike,
         ``"float32"``, ``"bfloat16"`` or ``"auto"`` (see :func:`~scalebound.models.load_model`); of a model not loaded yet.
     window
         Range of tokens; default the whole stream.
-    sample
-        Score this many blocks, drawn without replacement with ``seed``; a ragged last block is scored besides.
+    sample, seed, blocks
+        Score this many blocks, drawn without replacement with ``seed`` (a ragged last block is scored besides), or exactly these.
     anchor_is
         How the certificate will describe the anchor; by default a model fixed before the stream.
+    predictable
+        For losses that will serve as a reference: why the model was known before each token of the window.
 
     Returns
     -------
@@ -72,7 +76,8 @@ def measure(model: str | os.PathLike | LanguageModel, stream: str | os.PathLike,
 
     Notes
     -----
-    The first token of a span is predicted from ``first_token`` alone.
+    The first token of a span is predicted from ``first_token`` alone. Memory: the model, one batch and one part (4096 blocks at most),
+    whatever the number of tokens.
     """
     out, opened = Path(out), Stream(stream)
     torch.set_num_threads(threads)
@@ -83,8 +88,11 @@ def measure(model: str | os.PathLike | LanguageModel, stream: str | os.PathLike,
     check_request(loaded, reference, opened, context, window, alphas, eps, policy, stride)
     block_tokens = stride or context
     num_blocks = -(-(window[1] - window[0]) // block_tokens)
-    blocks = draw_blocks(num_blocks, sample, seed, ragged=(window[1] - window[0]) % block_tokens != 0)
-    info = describe(loaded, reference, opened, window, context, anchor_is, eps, tuple(alphas), out.parent, policy=policy, stride=stride, dtype=loaded.dtype)
+    if blocks is None:
+        blocks = draw_blocks(num_blocks, sample, seed, ragged=(window[1] - window[0]) % block_tokens != 0)
+    elif sample is not None or not len(blocks) or blocks[0] < 0 or blocks[-1] >= num_blocks or np.any(np.diff(blocks) <= 0):
+        raise UsageError("the blocks given are no selection", expected=f"ascending ids below {num_blocks:,}, and no sample besides")
+    info = describe(loaded, reference, opened, window, context, anchor_is, eps, tuple(alphas), out.parent, policy=policy, stride=stride, dtype=loaded.dtype, predictable=predictable)
     part_blocks = min(4096, max(1, -(-len(blocks) // PARTS)))
     plan = Plan(info=info, blocks_sha256=sha256_bytes(blocks.tobytes()), part_blocks=part_blocks, batch_tokens=BATCH_TOKENS, dtype=loaded.dtype)
     if fresh:
@@ -103,8 +111,7 @@ def measure(model: str | os.PathLike | LanguageModel, stream: str | os.PathLike,
     else:
         del loaded, reference
         run_tasks(_work, tasks, workers=workers, progress=progress)
-    parts = [Stats.load(_part(out, number)) for number in range(-(-len(blocks) // part_blocks))]
-    merge(parts).save(out)
+    join_parts([_part(out, number) for number in range(-(-len(blocks) // part_blocks))], out)
     shutil.rmtree(_folder(out))
     return Stats.load(out)
 
@@ -141,12 +148,15 @@ def _work(model_path: str, stream_path: str, out: str, anchor_path: str | None, 
     model, anchor = models or (load_model(model_path, dtype=plan.dtype), load_model(anchor_path, dtype=plan.dtype) if anchor_path else None)
     stream = Stream(stream_path)
     for number in todo:
-        before = done
         ids = blocks[number * plan.part_blocks : (number + 1) * plan.part_blocks]
-        part = _score_part(model, anchor, stream, plan, ids, lambda tokens, before=before: progress(before + tokens, total))
+        part = _score_part(model, anchor, stream, plan, ids, partial(_report, progress, done, total))
         part.save(_part(Path(out), number))
         done += sizes[number]
         progress(done, total)
+
+
+def _report(progress: Progress, before: int, total: int, tokens: int) -> None:
+    progress(before + tokens, total)
 
 
 def _score_part(model: LanguageModel, anchor: LanguageModel | None, stream: Stream, plan: Plan, ids: np.ndarray, report: Callable[[int], None]) -> Stats:

@@ -78,7 +78,7 @@ def _check_tokenizer(model: LanguageModel, stream: Stream) -> None:
 
 
 def describe(model: LanguageModel, anchor: LanguageModel | None, stream: Stream, window: tuple[int, int], context: int, anchor_is: AnchorRef | None, eps: float,
-             alphas: tuple[float, ...], folder: Path, *, policy: str = "packed", stride: int | None = None, dtype: str = "float32") -> StatsInfo:  # fmt: skip
+             alphas: tuple[float, ...], folder: Path, *, policy: str = "packed", stride: int | None = None, dtype: str = "float32", predictable: str = "") -> StatsInfo:  # fmt: skip
     """The metadata of the file to come, without the counts. Arithmetic in another precision than float32 is said in the model's name."""
     first = stream.info.separator if stream.info.tokenizer.kind == "byte" else model.first_token
     ref = None
@@ -88,7 +88,7 @@ def describe(model: LanguageModel, anchor: LanguageModel | None, stream: Stream,
     name = relative(model.name, folder) + ("" if dtype == "float32" else f" ({dtype})")
     return StatsInfo(
         model=ModelRef(name, model.sha256, model.num_params), stream=stream.ref(folder), window=window, vocab_size=model.vocab_size, anchor=ref,
-        policy=Policy(policy, context, first), block_tokens=stride or context, version=scalebound.__version__,
+        policy=Policy(policy, context, first), block_tokens=stride or context, predictable=predictable, version=scalebound.__version__,
     )  # fmt: skip
 
 

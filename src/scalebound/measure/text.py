@@ -25,6 +25,9 @@ def stream_of(text: str | os.PathLike, model: LanguageModel, out: str | os.PathL
         if stream.info.vocab_size > model.vocab_size:
             raise InputError(f"has token ids up to {stream.info.vocab_size - 1:,}", where=str(stream.path), expected=f"a stream of the model's vocabulary ({model.vocab_size:,}), made with its tokenizer")
         return stream
+    if model.vocab_size != 256 and model.tokenizer == "byte":  # a package carries no tokenizer, and bytes are not what such a model knows
+        raise InputError(f"predicts {model.vocab_size:,} tokens and comes without a tokenizer", where=model.name, expected="a stream instead of text",
+                         hint="score the text with the original model first: the stream it leaves beside its statistics serves both")  # fmt: skip
     corpus = read_corpus(text)
     tokenizer = load_tokenizer("byte" if model.vocab_size == 256 else model.tokenizer)
     if tokenizer.vocab_size > model.vocab_size:

@@ -92,7 +92,9 @@ def choose_limits(size: np.ndarray, rows: Rows, law: Law, folds: int, limit: flo
     ordered = np.sort(size)
     if limit is not None:
         if not (size <= limit).any() or not (size > limit).any():
-            raise UsageError(f"the limit {limit:g} leaves no row on one side", expected=f"a number between {ordered[0]:g} and {ordered[-1]:g}")
+            raise UsageError(
+                f"the limit {limit:g} leaves no row on one side", expected=f"a number between {ordered[0]:g} and {ordered[-1]:g}"
+            )
         return [limit]
     least = len(law.parameters) + 1
     out = []
@@ -106,7 +108,9 @@ def choose_limits(size: np.ndarray, rows: Rows, law: Law, folds: int, limit: flo
             out.append(cut)
     if not out:
         raise InputError(
-            f"{len(rows)} rows are too few to fit {law.name} below a limit and score above it", where=rows.source, expected=f"at least {least + 1} different rows"
+            f"{len(rows)} rows are too few to fit {law.name} below a limit and score above it",
+            where=rows.source,
+            expected=f"at least {least + 1} different rows",
         )
     return out
 
@@ -266,5 +270,8 @@ def widened(fit: Fit, seen: Backtest) -> Fit:
     factor = widening(seen)
     coverage = seen.coverage
     share = "unknown" if coverage is None else f"{coverage:.0%}"
-    reason = f"backtest: {len(seen.row)} predictions from {len(seen.limits)} limits, {share} inside {seen.level:.0%} intervals; half-widths times {factor:.3g}"
+    reason = (
+        f"backtest: {len(seen.row)} predictions from {len(seen.limits)} limits, "
+        f"{share} inside {seen.level:.0%} intervals; half-widths times {factor:.3g}"
+    )
     return msgspec.structs.replace(fit, widening=factor, widening_reason=reason)

@@ -14,7 +14,8 @@ Laws that are dear to evaluate take one Newton step per resample (``cheap_refits
 
 Source
 ------
-Efron 1979; blocks: Kuensch 1989; for groups Field and Welsh 2007. With a linear law and normal noise the ``residuals`` form gives Student's intervals.
+Efron 1979; blocks: Kuensch 1989; for groups Field and Welsh 2007. With a linear law and normal noise the ``residuals``
+form gives Student's intervals.
 """
 
 from __future__ import annotations
@@ -54,7 +55,16 @@ def resample_weights(method: str, n: int, count: int, rng: np.random.Generator, 
     return np.bincount(flat, minlength=count * n).reshape(count, n).astype(float)
 
 
-def refit(bound: Bound, starts: np.ndarray, y: np.ndarray, weights: np.ndarray, objective: Objective, *, held: np.ndarray | None = None, iterations: int = 60) -> tuple[np.ndarray, np.ndarray]:
+def refit(
+    bound: Bound,
+    starts: np.ndarray,
+    y: np.ndarray,
+    weights: np.ndarray,
+    objective: Objective,
+    *,
+    held: np.ndarray | None = None,
+    iterations: int = 60,
+) -> tuple[np.ndarray, np.ndarray]:
     """Minima (B, p) and values (B,) for a batch of weights (B, n) and targets (n,) or (B, n), worked on in cache-sized parts.
 
     ``starts`` is (S, p); every member runs from each and keeps its best.
@@ -69,14 +79,18 @@ def refit(bound: Bound, starts: np.ndarray, y: np.ndarray, weights: np.ndarray, 
         target = y[part] if y.ndim == 2 else y
         count = part.stop - part.start
         for start in starts:
-            found = minimise(bound, np.broadcast_to(start, (count, p)), target, w, objective, held=held, iterations=iterations, tolerance=1e-10)
+            found = minimise(
+                bound, np.broadcast_to(start, (count, p)), target, w, objective, held=held, iterations=iterations, tolerance=1e-10
+            )
             better = found.value < value[part]
             theta[part] = np.where(better[:, None], found.theta, theta[part])
             value[part] = np.where(better, found.value, value[part])
     return theta, value
 
 
-def one_step(bound: Bound, theta: np.ndarray, y: np.ndarray, weights: np.ndarray, objective: Objective, held: np.ndarray | None) -> np.ndarray:
+def one_step(
+    bound: Bound, theta: np.ndarray, y: np.ndarray, weights: np.ndarray, objective: Objective, held: np.ndarray | None
+) -> np.ndarray:
     """One Newton step from the optimum for every resample (B, n), instead of a refit: first-order equal to it.
 
     For laws whose evaluation is dear. All resamples share one Jacobian; each step is cut at the limits.

@@ -69,7 +69,9 @@ def candidates(table: Table, target: str | None = None) -> list[Law]:
     elif has("loss"):
         out += ["exponential-error:loss", "sigmoid:loss"]
     if not out:
-        raise InputError("no law suits the columns", where=table.source, expected="params and tokens, one of them, or loss", hint="name a law with --law")
+        raise InputError(
+            "no law suits the columns", where=table.source, expected="params and tokens, one of them, or loss", hint="name a law with --law"
+        )
     return [get_law(name) for name in out]
 
 
@@ -124,7 +126,13 @@ def choose(
                 known += len(above)
         errors[_label(law)] = np.concatenate(seen)
         found.append(
-            Candidate(_label(law), len(law.parameters), float(errors[_label(law)].mean()), float(errors[_label(law)].max()), inside / known if known else None)
+            Candidate(
+                _label(law),
+                len(law.parameters),
+                float(errors[_label(law)].mean()),
+                float(errors[_label(law)].max()),
+                inside / known if known else None,
+            )
         )
     found.sort(key=lambda one: one.error)
     best = found[0]

@@ -40,7 +40,14 @@ class Crossover:
     searched: tuple[float, float]
 
 
-def crossover(a: Fit | str | os.PathLike, b: Fit | str | os.PathLike, *, tokens_per_param: float | None = None, level: float | None = None, seed: int = 0) -> Crossover:
+def crossover(
+    a: Fit | str | os.PathLike,
+    b: Fit | str | os.PathLike,
+    *,
+    tokens_per_param: float | None = None,
+    level: float | None = None,
+    seed: int = 0,
+) -> Crossover:
     """Where the fitted losses of recipes A and B cross.
 
     Draws of A and B are paired at random (the two fits are independent). The interval is over the draws that cross within range; when
@@ -62,7 +69,9 @@ def crossover(a: Fit | str | os.PathLike, b: Fit | str | os.PathLike, *, tokens_
     if not sized and a.inputs != b.inputs:
         raise UsageError(f"A reads {', '.join(a.inputs)} and B reads {', '.join(b.inputs)}", expected="two fits of the same quantities")
     if not sized and len(a.inputs) != 1:
-        raise UsageError(f"laws of {', '.join(a.inputs)} have no single path of growth", expected="laws of params and tokens, or of one quantity")
+        raise UsageError(
+            f"laws of {', '.join(a.inputs)} have no single path of growth", expected="laws of params and tokens, or of one quantity"
+        )
     quantity = "flops" if sized else a.inputs[0]
     low, largest = _range(a, b, sized)
     x = np.linspace(math.log(low), math.log(largest * HORIZON), POINTS)
@@ -89,7 +98,10 @@ def crossover(a: Fit | str | os.PathLike, b: Fit | str | os.PathLike, *, tokens_
             reason += f"; {share:.0%} of the refits do cross in that range"
         return Crossover(quantity, None, share, first, first, reason, searched)
     if share is not None and share < 0.5:
-        reason = f"the fitted curves cross at {math.exp(crossings[0]):.3g}, but only {share:.0%} of the refits do: not established within {limit}"
+        reason = (
+            f"the fitted curves cross at {math.exp(crossings[0]):.3g}, "
+            f"but only {share:.0%} of the refits do: not established within {limit}"
+        )
         return Crossover(quantity, None, share, first, last, reason, searched)
     value = math.exp(crossings[0])
     low_end = high_end = None
@@ -100,7 +112,9 @@ def crossover(a: Fit | str | os.PathLike, b: Fit | str | os.PathLike, *, tokens_
         high_end = math.exp(max(ends[1], crossings[0])) if math.isfinite(ends[1]) else None
     beyond = math.log10(value / largest)
     where = f"{beyond:.1f} decades beyond the largest run" if beyond > 0 else "inside the range of the runs"
-    reason = f"{first} is better below, {last} above; {where}" + ("" if share is None else f"; {share:.0%} of the refits cross within {limit}")
+    reason = f"{first} is better below, {last} above; {where}" + (
+        "" if share is None else f"; {share:.0%} of the refits cross within {limit}"
+    )
     return Crossover(quantity, Estimate(value, low_end, high_end), share, first, last, reason, searched)
 
 

@@ -103,7 +103,9 @@ def fit(
     law = get_law(law, data.columns)
     how = objective_for(law, objective, delta)
     rows = prepare(data, law, target=target, group=group, weights=weights, drop_bad=drop_bad)
-    return fit_rows(rows, law, how, bootstrap=bootstrap, level=level, seed=seed, group=group, fix=fix, extra=_start(law, start), diagnose=diagnose)
+    return fit_rows(
+        rows, law, how, bootstrap=bootstrap, level=level, seed=seed, group=group, fix=fix, extra=_start(law, start), diagnose=diagnose
+    )
 
 
 def _start(law: Law, start: Mapping[str, float] | None) -> np.ndarray | None:
@@ -170,7 +172,9 @@ def fit_rows(
         level=level,
         internal=tuple(f"log {q.name}" if q.transform == "log" else q.name for q in law.parameters),
         covariance=_covariance(bound, best, rows, objective, draws),
-        objective=ObjectiveRecord(kind=objective.kind, delta=objective.delta, residual=objective.residual, asymmetry=objective.asymmetry, value=best.value),
+        objective=ObjectiveRecord(
+            kind=objective.kind, delta=objective.delta, residual=objective.residual, asymmetry=objective.asymmetry, value=best.value
+        ),
         optimum=OptimumRecord(
             established=best.established,
             reason=best.reason,
@@ -247,9 +251,13 @@ def _diagnose(
         # other choices are about the whole law: with parameters given from outside they would not be comparable
         refits=()
         if frozen.any()
-        else tuple(RefitRecord(choice=one.choice, n=one.n, params=one.params, moved=one.moved) for one in refits(rows, law, objective, intervals, residuals)),
+        else tuple(
+            RefitRecord(choice=one.choice, n=one.n, params=one.params, moved=one.moved)
+            for one in refits(rows, law, objective, intervals, residuals)
+        ),
         influence=tuple(
-            InfluenceRecord(row=one.row, shift=one.shift, parameter=one.parameter) for one in influence(rows, law, objective, best.theta, held=frozen)
+            InfluenceRecord(row=one.row, shift=one.shift, parameter=one.parameter)
+            for one in influence(rows, law, objective, best.theta, held=frozen)
         ),
     )
 
@@ -285,7 +293,10 @@ def _warnings(
     if not best.established:
         out.append(f"the global optimum is not established: {best.reason}")
     for name in best.at_limit:
-        out.append(f"{name} ended at its limit {dict(zip(law.names, law.natural(best.theta), strict=True))[name]:.4g}: the data want it beyond, or do not need this term")
+        out.append(
+            f"{name} ended at its limit {law.natural(best.theta)[law.names.index(name)]:.4g}: "
+            "the data want it beyond, or do not need this term"
+        )
     if n == p:
         out.append(f"{n} rows for {p} parameters: the curve passes through the points, and neither noise nor intervals can be known")
     elif n < 2 * p:

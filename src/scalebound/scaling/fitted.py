@@ -161,5 +161,7 @@ def load_fit(path: str | os.PathLike) -> Fit:
     if any(len(draw) != width for draw in fit.draws):
         from scalebound.core.errors import InputError
 
-        raise InputError(f"a bootstrap draw does not have {width} numbers", where=str(path), expected="one number per parameter in every draw")
+        raise InputError(
+            f"a bootstrap draw does not have {width} numbers", where=str(path), expected="one number per parameter in every draw"
+        )
     return fit

@@ -115,7 +115,9 @@ def forecast(
     table = as_table(rows, columns=columns, where=where)
     seen = forecast_inputs(fit, law, input_columns(table, law, group or fit.bootstrap.group), level=level, noise=noise, seed=seed)
     for k, following in enumerate(then, start=1):
-        seen = _chain(seen, following if isinstance(following, Fit) else load_fit(following), level=level, noise=noise, seed=derive(seed, "chain", k))
+        seen = _chain(
+            seen, following if isinstance(following, Fit) else load_fit(following), level=level, noise=noise, seed=derive(seed, "chain", k)
+        )
     return seen
 
 
@@ -123,7 +125,9 @@ def _chain(first: Forecast, fit: Fit, *, level: float, noise: bool, seed: int) -
     """The next step of a chain: ``fit`` applied to every sample of ``first``."""
     law = law_of(fit)
     if len(law.inputs) != 1:
-        raise UsageError(f"the fit of {fit.law} reads {', '.join(law.inputs)}", expected=f"a law of one quantity, which {first.target} becomes")
+        raise UsageError(
+            f"the fit of {fit.law} reads {', '.join(law.inputs)}", expected=f"a law of one quantity, which {first.target} becomes"
+        )
     (name,) = law.inputs
     value = law.predict(fit.vector, {name: first.value})
     low_seen, high_seen = fit.data.ranges[name]
@@ -131,7 +135,10 @@ def _chain(first: Forecast, fit: Fit, *, level: float, noise: bool, seed: int) -
     warnings = [*first.warnings]
     if outside.any():
         worst = float(first.value[outside][0])
-        warnings.append(f"the predicted {first.target} ({worst:.4g}) lies outside the range in which {fit.target} was fitted ({low_seen:.4g} to {high_seen:.4g})")
+        warnings.append(
+            f"the predicted {first.target} ({worst:.4g}) lies outside the range "
+            f"in which {fit.target} was fitted ({low_seen:.4g} to {high_seen:.4g})"
+        )
     draws = fit.draw_matrix()
     if first.samples is None or len(draws) < 20:
         warnings.append("a step of the chain has no bootstrap draws: the interval is unknown")
@@ -166,7 +173,9 @@ def forecast_inputs(
     beyond = decades_beyond(inputs, fit.data.ranges)
     warnings = []
     if np.any(beyond > FAR_DECADES):
-        warnings.append(f"a row lies {beyond.max():.1f} decades beyond the data the law was fitted to; intervals there rest on the law being right")
+        warnings.append(
+            f"a row lies {beyond.max():.1f} decades beyond the data the law was fitted to; intervals there rest on the law being right"
+        )
     samples = sample(fit, law, inputs, noise=noise, seed=seed)
     if samples is None:
         warnings.append("the fit has no bootstrap draws: the interval is unknown")
@@ -185,7 +194,11 @@ def input_columns(table: Table, law: Law, group: str | None = None) -> dict[str,
         wrong = ~np.isfinite(values) | ((values <= 0) if name in positive else np.zeros(len(values), dtype=bool))
         if wrong.any():
             k = int(np.flatnonzero(wrong)[0])
-            raise InputError(f"{name} is {values[k]}", where=f"{table.source}, row {table.rows[k]}", expected="a positive number" if name in positive else "a number")
+            raise InputError(
+                f"{name} is {values[k]}",
+                where=f"{table.source}, row {table.rows[k]}",
+                expected="a positive number" if name in positive else "a number",
+            )
     return inputs
 
 

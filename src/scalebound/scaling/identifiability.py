@@ -6,7 +6,8 @@ A profile that stays low over a wide range means that the data do not tell these
 The interval holds the values whose profile rises by less than a threshold. For squares it is that of the likelihood ratio; for Huber's
 penalty it is scaled by what the penalty's slope and curvature measure at the residuals,
 
-.. math:: F_j(v) - F_{\\min} \\le \\tfrac12 \\chi^2_{1,\\text{level}}\\; \\frac{\\overline{\\rho'(r)^2}}{\\overline{\\rho''(r)}}\\; \\frac{n}{n-p}.
+.. math:: F_j(v) - F_{\\min} \\le \\tfrac12 \\chi^2_{1,\\text{level}}\\;
+    \\frac{\\overline{\\rho'(r)^2}}{\\overline{\\rho''(r)}}\\; \\frac{n}{n-p}.
 
 Source
 ------
@@ -94,7 +95,9 @@ def profile(
     natural = parameter.natural(x)
     flat_low, flat_high = (float(parameter.natural(_last_below(x, f, value0 * (1 + FLAT) + 1e-300, sign))) for sign in (-1, 1))
     bounds = {sign: None if end is None else float(parameter.natural(end)) for sign, end in ends.items()}
-    words = _words(parameter.name, float(parameter.natural(theta[index])), bounds[-1], bounds[1], natural, parameter.transform == "log", level)
+    words = _words(
+        parameter.name, float(parameter.natural(theta[index])), bounds[-1], bounds[1], natural, parameter.transform == "log", level
+    )
     return Profile(parameter.name, natural, f * objective.scale, bounds[-1], bounds[1], level, flat_low, flat_high, words)
 
 

@@ -64,7 +64,16 @@ def import_table(path: str | os.PathLike, *, kind: str = "auto", extra: Mapping[
         if kind == "table":
             table = read_table(path)
         else:
-            records = list({"trainer-state": _trainer_state, "lm-eval": _lm_eval, "lm-eval-samples": _samples, "tensorboard": _tensorboard, "wandb": _wandb, "mlflow": _mlflow}[kind](path))
+            records = list(
+                {
+                    "trainer-state": _trainer_state,
+                    "lm-eval": _lm_eval,
+                    "lm-eval-samples": _samples,
+                    "tensorboard": _tensorboard,
+                    "wandb": _wandb,
+                    "mlflow": _mlflow,
+                }[kind](path)
+            )
             table = from_records(records, str(path))
     except OSError as error:
         raise from_os_error(error, path) from error
@@ -165,7 +174,14 @@ def _lm_eval(path: Path) -> Iterator[dict[str, Any]]:
             metric, _, how = name.partition(",")
             if isinstance(number, (int, float)) and not isinstance(number, bool) and not metric.endswith("_stderr"):
                 error = metrics.get(f"{metric}_stderr,{how}" if how else f"{metric}_stderr")
-                yield {**shared, "task": task, "metric": metric, "filter": how, "value": number, "stderr": error if isinstance(error, (int, float)) else None}
+                yield {
+                    **shared,
+                    "task": task,
+                    "metric": metric,
+                    "filter": how,
+                    "value": number,
+                    "stderr": error if isinstance(error, (int, float)) else None,
+                }
 
 
 def _samples(path: Path) -> Iterator[dict[str, Any]]:

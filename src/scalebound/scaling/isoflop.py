@@ -202,8 +202,13 @@ def isoflop(
     return isoflop_arrays(N, C, loss, method=method, noise=noise, draws=draws, level=level, seed=seed, weighted=weighted, where=data.source)
 
 
-def along_runs(N: np.ndarray, C: np.ndarray, loss: np.ndarray, run: np.ndarray, budgets: tuple[float, ...], *, tolerance: float = 0.1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Loss of every run at every budget: log loss interpolated in log flops; a run must come within ``tolerance`` of the budget or pass it."""
+def along_runs(
+    N: np.ndarray, C: np.ndarray, loss: np.ndarray, run: np.ndarray, budgets: tuple[float, ...], *, tolerance: float = 0.1
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Loss of every run at every budget: log loss interpolated in log flops.
+
+    A run must come within ``tolerance`` (in log flops) of a budget or pass it.
+    """
     out: list[tuple[float, float, float]] = []
     for name in dict.fromkeys(run.tolist()):
         rows = np.flatnonzero(run == name)
@@ -261,9 +266,17 @@ def isoflop_arrays(
     inner = [k for k, one in enumerate(optima) if not one.edge]
     for one in optima:
         if one.edge:
-            warnings.append(f"at budget {one.flops:.3g} the best size {one.params:.3g} is the smallest or largest tried: the true optimum lies beyond; left out")
+            warnings.append(
+                f"at budget {one.flops:.3g} the best size {one.params:.3g} is the smallest or largest tried: "
+                f"the true optimum lies beyond; left out"
+            )
     if len(inner) < 2:
-        raise InputError(f"{len(inner)} budgets have an inner minimum", where=where, expected="at least 2", hint="train smaller or larger sizes at the flagged budgets")
+        raise InputError(
+            f"{len(inner)} budgets have an inner minimum",
+            where=where,
+            expected="at least 2",
+            hint="train smaller or larger sizes at the flagged budgets",
+        )
     log_c = np.log([optima[k].flops for k in inner])
     log_n = np.log([optima[k].params for k in inner])
     heft = np.array([1.0 / optima[k].log_std ** 2 for k in inner]) if weighted else np.ones(len(inner))
@@ -372,5 +385,8 @@ def _law(line: np.ndarray, cloud: np.ndarray, scatter: float, level: float) -> P
         return PowerOfCompute(Estimate(float(line[1])), Estimate(math.exp(line[0])), cloud, scatter)
     low, high = np.quantile(cloud, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return PowerOfCompute(
-        Estimate(float(line[1]), float(low[1]), float(high[1])), Estimate(math.exp(line[0]), math.exp(low[0]), math.exp(high[0])), cloud, scatter
+        Estimate(float(line[1]), float(low[1]), float(high[1])),
+        Estimate(math.exp(line[0]), math.exp(low[0]), math.exp(high[0])),
+        cloud,
+        scatter,
     )

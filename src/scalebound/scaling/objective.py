@@ -98,5 +98,7 @@ class Objective:
     def total(self, y: np.ndarray, f: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Sum over the last axis of weights * rho; infinite where a prediction is invalid. Not multiplied by :attr:`scale`."""
         with np.errstate(over="ignore", invalid="ignore"):
-            value = np.einsum("...n,...n->...", self.penalty(self.residuals(y, f)), np.broadcast_to(weights, np.broadcast_shapes(f.shape, weights.shape)))
+            value = np.einsum(
+                "...n,...n->...", self.penalty(self.residuals(y, f)), np.broadcast_to(weights, np.broadcast_shapes(f.shape, weights.shape))
+            )
         return np.where(np.isfinite(value), value, np.inf)

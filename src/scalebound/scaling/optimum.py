@@ -117,7 +117,9 @@ def _choose(finite: np.ndarray, shape: tuple[int, ...], most: int) -> np.ndarray
     return np.array([*valleys, *rest[: max(2, most - len(valleys))]], dtype=int)
 
 
-def _judge(bound: Bound, minima: Minima, first: int, y: np.ndarray, weights: np.ndarray, objective: Objective, frozen: np.ndarray) -> Optimum:
+def _judge(
+    bound: Bound, minima: Minima, first: int, y: np.ndarray, weights: np.ndarray, objective: Objective, frozen: np.ndarray
+) -> Optimum:
     law = bound.law
     low, high = law.limits()
     order = np.argsort(np.where(np.isfinite(minima.value), minima.value, np.inf))
@@ -134,7 +136,9 @@ def _judge(bound: Bound, minima: Minima, first: int, y: np.ndarray, weights: np.
     theta = minima.theta[best]
     reached = int(np.sum(minima.value <= value * (1 + SAME_VALUE) + floor))
     _, gradient, hessian, _ = gradient_and_hessian(bound, theta[None], y, weights, objective)
-    stuck = ((theta <= low + 1e-9 * (1 + np.abs(low))) & (gradient[0] >= 0)) | ((theta >= high - 1e-9 * (1 + np.abs(high))) & (gradient[0] <= 0))
+    stuck = ((theta <= low + 1e-9 * (1 + np.abs(low))) & (gradient[0] >= 0)) | (
+        (theta >= high - 1e-9 * (1 + np.abs(high))) & (gradient[0] <= 0)
+    )
     at_limit = tuple(name for name, flag in zip(law.names, stuck & ~frozen, strict=True) if flag)
     free = ~(stuck | frozen)
     part = hessian[0][np.ix_(free, free)]
@@ -156,7 +160,8 @@ def _judge(bound: Bound, minima: Minima, first: int, y: np.ndarray, weights: np.
         value=value * objective.scale,
         gradient_norm=float(minima.gradient_norm[best]),
         established=not reasons,
-        reason="; ".join(reasons) or f"{reached} of {len(minima.value)} starts, chosen from a profile over the exponents, end there and none lower",
+        reason="; ".join(reasons)
+        or f"{reached} of {len(minima.value)} starts, chosen from a profile over the exponents, end there and none lower",
         basins=max(1, len(distinct)),
         next_best=float(minima.value[distinct[1]]) * objective.scale if len(distinct) > 1 else None,
         starts=len(minima.value),

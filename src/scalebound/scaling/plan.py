@@ -65,7 +65,8 @@ def _require_sizes(fit: Fit) -> Law:
     law = law_of(fit)
     if not {"params", "tokens"} <= set(law.inputs):
         raise UsageError(
-            f"a plan needs a law of params and tokens; {fit.law} reads {', '.join(fit.inputs)}", expected="a fit of chinchilla, overtraining, kaplan or repetition"
+            f"a plan needs a law of params and tokens; {fit.law} reads {', '.join(fit.inputs)}",
+            expected="a fit of chinchilla, overtraining, kaplan or repetition",
         )
     return law
 
@@ -78,7 +79,9 @@ def _summary(values: np.ndarray, level: float) -> Estimate:
     return Estimate(float(values[0]), float(min(low, values[0])), float(max(high, values[0])))
 
 
-def minimise_over_size(objective: Curve, draws: np.ndarray, low: float, high: float, *, points: int = GRID) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def minimise_over_size(
+    objective: Curve, draws: np.ndarray, low: float, high: float, *, points: int = GRID
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Least point of a curve over log N for every draw: (B,) log N, (B,) value, (B,) whether it lies at an end of the range."""
     x = np.linspace(low, high, points)
     values = objective(draws, x)
@@ -95,7 +98,14 @@ def minimise_over_size(objective: Curve, draws: np.ndarray, low: float, high: fl
     return x[inner] + shift * (x[1] - x[0]), lowest, edge
 
 
-def plan(fit: Fit | str | os.PathLike, *, flops: float, unique_tokens: float | None = None, tokens_per_param: float | None = None, level: float | None = None) -> Plan:
+def plan(
+    fit: Fit | str | os.PathLike,
+    *,
+    flops: float,
+    unique_tokens: float | None = None,
+    tokens_per_param: float | None = None,
+    level: float | None = None,
+) -> Plan:
     """The best model and data size for a training budget, with intervals.
 
     .. math:: \\min_N L(N, C/(6N))
@@ -163,7 +173,9 @@ def _extra_inputs(law: Law, unique_tokens: float | None) -> dict[str, float]:
         _positive("unique_tokens", unique_tokens)
         return {"unique_tokens": unique_tokens}
     if unique_tokens is not None:
-        raise UsageError(f"{law.name} does not know repeated data", expected="a fit of the law repetition", hint="scalebound fit TABLE --law repetition")
+        raise UsageError(
+            f"{law.name} does not know repeated data", expected="a fit of the law repetition", hint="scalebound fit TABLE --law repetition"
+        )
     return {}
 
 
@@ -232,7 +244,12 @@ def overtraining_cost(fit: Fit | str | os.PathLike, *, flops: float, factor: flo
     values = law.predict(draws, along)
     reached = np.array([_cross(multiple, row, level_) for row, level_ in zip(values, optimal, strict=True)])
     return OvertrainingCost(
-        factor, math.exp(log_n), math.exp(span - log_n), _summary(loss, level), _summary(loss - optimal, level), _summary(np.exp(reached), level)
+        factor,
+        math.exp(log_n),
+        math.exp(span - log_n),
+        _summary(loss, level),
+        _summary(loss - optimal, level),
+        _summary(np.exp(reached), level),
     )
 
 
@@ -295,7 +312,9 @@ def cheapest_for_loss(fit: Fit | str | os.PathLike, *, loss: float, inference_to
     draws = _draws(fit)[:201]
     log_n, log_cost, _edge = minimise_over_size(cost, draws, math.log(1e5), math.log(1e15))
     if not np.isfinite(log_cost[0]):
-        raise InputError(f"no size reaches a loss of {loss:g} under this law", where=fit.data.source, expected="a loss above the irreducible part")
+        raise InputError(
+            f"no size reaches a loss of {loss:g} under this law", where=fit.data.source, expected="a loss above the irreducible part"
+        )
     good = np.isfinite(log_cost)
     total = np.exp(log_cost[good])
     size = np.exp(log_n[good])

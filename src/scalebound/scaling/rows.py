@@ -118,7 +118,9 @@ def find_target(table: Table, law: Law, target: str | None, found: dict[str, str
             values = find_column(table, name, found)
         except InputError as error:
             likely = ", ".join(_likely(table, name)) or ", ".join(table.columns)
-            raise InputError(error.what, where=error.where, expected="the column to be explained", hint=f"name it with --target; likely: {likely}") from None
+            raise InputError(
+                error.what, where=error.where, expected="the column to be explained", hint=f"name it with --target; likely: {likely}"
+            ) from None
         found["target"] = found.pop(name)
     else:
         numeric = [column for column in table.columns if table[column].dtype.kind == "f"]
@@ -184,7 +186,9 @@ def prepare(
     guessed = [f"{canonical}={column}" for canonical, column in found.items() if canonical not in ("target", column)]
     if guessed:
         notes.append(f"columns: {', '.join(guessed)}")
-    rows = Rows(inputs, np.array(y), name, heft, groups, table.rows, found, tuple(notes), table.source, table.sha256, table.where).take(~bad)
+    rows = Rows(inputs, np.array(y), name, heft, groups, table.rows, found, tuple(notes), table.source, table.sha256, table.where).take(
+        ~bad
+    )
     _check_enough(rows, law)
     return rows
 
@@ -224,12 +228,19 @@ def _check_units(table: Table, inputs: dict[str, np.ndarray], found: dict[str, s
         smallest = SMALLEST_COUNT[name]
         label = f"{table.source}, column {found.get(name, name)!r}"
         if sized[-1] < smallest:
-            raise InputError(f"the largest {name} is {sized[-1]:g}", where=label, expected="plain counts, not millions or billions", hint="multiply the column by its unit")
+            raise InputError(
+                f"the largest {name} is {sized[-1]:g}",
+                where=label,
+                expected="plain counts, not millions or billions",
+                hint="multiply the column by its unit",
+            )
         gap = np.diff(np.log10(sized))
         if sized[0] < smallest or (len(gap) and gap.max() > 5):
             k = int(np.argmax(gap)) if len(gap) else 0
             raise InputError(
-                f"{name} runs from {sized[0]:g} to {sized[-1]:g} with nothing between {sized[k]:g} and {sized[min(k + 1, len(sized) - 1)]:g}: units seem to be mixed",
+                f"{name} runs from {sized[0]:g} to {sized[-1]:g} "
+                f"with nothing between {sized[k]:g} and {sized[min(k + 1, len(sized) - 1)]:g}: "
+                "units seem to be mixed",
                 where=label,
                 expected="plain counts in every row",
             )

@@ -28,7 +28,9 @@ def _runs(table: Table, group: str) -> Iterator[np.ndarray]:
     if column is None:
         raise InputError(f"no column {group!r} to group by", where=table.source, expected=f"one of {', '.join(table.columns)}")
     values = table[column]
-    clock = next((alias for key in ("step", "tokens") for alias in (key, *ALIASES[key]) if alias in table and table[alias].dtype.kind == "f"), None)
+    clock = next(
+        (alias for key in ("step", "tokens") for alias in (key, *ALIASES[key]) if alias in table and table[alias].dtype.kind == "f"), None
+    )
     for name in dict.fromkeys(values.tolist()):
         rows = np.flatnonzero(np.array([value == name for value in values]))
         yield rows if clock is None else rows[np.argsort(table[clock][rows], kind="stable")]
@@ -53,7 +55,13 @@ def last_mean(table: Table, group: str, k: int) -> Table:
         else:
             columns[name] = np.array([_mean(values[rows[-k:]]) for rows in runs])
     return Table(
-        columns, table.source, table.sha256, (*table.notes, f"{len(runs)} runs: mean of the last {k} rows of each {group}"), table.rows[ends], table.renamed, table.where
+        columns,
+        table.source,
+        table.sha256,
+        (*table.notes, f"{len(runs)} runs: mean of the last {k} rows of each {group}"),
+        table.rows[ends],
+        table.renamed,
+        table.where,
     )
 
 

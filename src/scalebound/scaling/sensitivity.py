@@ -89,8 +89,13 @@ def refits(rows: Rows, law: Law, objective: Objective, intervals: Mapping[str, I
     return out
 
 
-def influence(rows: Rows, law: Law, objective: Objective, theta: np.ndarray, *, held: np.ndarray | None = None, most: int = 5, largest_n: int = 2000) -> list[Influence]:
-    """The rows whose absence changes the law most. O(n) refits in one batch; for more than ``largest_n`` rows only the largest runs are tried."""
+def influence(
+    rows: Rows, law: Law, objective: Objective, theta: np.ndarray, *, held: np.ndarray | None = None, most: int = 5, largest_n: int = 2000
+) -> list[Influence]:
+    """The rows whose absence changes the law most.
+
+    O(n) refits in one batch; for more than ``largest_n`` rows only the largest runs are tried.
+    """
     bound = law.bind(rows.inputs)
     order = size_order(rows)[::-1][:largest_n]
     weights = np.repeat(rows.weights[None], len(order), axis=0)
@@ -104,6 +109,11 @@ def influence(rows: Rows, law: Law, objective: Objective, theta: np.ndarray, *, 
     for k in np.argsort(-worst)[:most]:
         column = int(np.argmax(relative[k]))
         out.append(
-            Influence(int(rows.numbers[order[k]]), float(worst[k]), law.names[column], dict(zip(law.names, map(float, law.natural(moved[k])), strict=True)))
+            Influence(
+                int(rows.numbers[order[k]]),
+                float(worst[k]),
+                law.names[column],
+                dict(zip(law.names, map(float, law.natural(moved[k])), strict=True)),
+            )
         )
     return out

@@ -24,7 +24,20 @@ MAX_TABLE_BYTES = 1 << 30
 
 # the names other people give to our columns, best first
 ALIASES: dict[str, tuple[str, ...]] = {
-    "params": ("params_N", "params", "N", "n_params", "num_params", "parameters", "num_parameters", "model_size", "params_total", "params_non_embedding", "params_no_embed", "n"),
+    "params": (
+        "params_N",
+        "params",
+        "N",
+        "n_params",
+        "num_params",
+        "parameters",
+        "num_parameters",
+        "model_size",
+        "params_total",
+        "params_non_embedding",
+        "params_no_embed",
+        "n",
+    ),
     "tokens": ("tokens_D", "tokens", "D", "n_tokens", "num_tokens", "tokens_seen", "train_tokens", "train/tokens", "training_tokens", "t"),
     "flops": ("flops", "flops_6ND", "C", "compute", "train_flops", "total_flos", "FLOPs"),
     "loss": ("loss", "val_loss", "eval_loss", "eval/loss", "final_loss", "validation_loss", "test_loss", "valid_loss", "train_loss"),
@@ -128,7 +141,12 @@ def read_table(path: str | os.PathLike, *, columns: str = "", where: str = "") -
     elif suffix in (".csv", ".tsv", ".txt", ""):
         raw = _read_csv(data, name, delimiter="\t" if suffix == ".tsv" else None)
     else:
-        raise InputError(f"has the suffix {suffix!r}", where=name, expected=".csv, .jsonl, .json or .parquet", hint="scalebound import --help lists other formats")
+        raise InputError(
+            f"has the suffix {suffix!r}",
+            where=name,
+            expected=".csv, .jsonl, .json or .parquet",
+            hint="scalebound import --help lists other formats",
+        )
     length = len(next(iter(raw.values()), np.zeros(0)))
     if not length:
         raise InputError("has no rows", where=name, expected="a header and one row per run")
@@ -149,9 +167,13 @@ def select(table: Table, *, columns: str = "", where: str = "") -> Table:
         for condition in (part.strip() for part in where.split(",")):
             keep &= _condition(table, condition)
         if not keep.any():
-            raise InputError(f"no row satisfies {where!r}", where=table.source, expected="a condition some rows meet", hint=_values_hint(table, where))
+            raise InputError(
+                f"no row satisfies {where!r}", where=table.source, expected="a condition some rows meet", hint=_values_hint(table, where)
+            )
         if not keep.all():
-            table = replace(table.take(keep), where=",".join(filter(None, [table.where, where]))).noted(f"{int(keep.sum())} of {len(keep)} rows satisfy {where}")
+            table = replace(table.take(keep), where=",".join(filter(None, [table.where, where]))).noted(
+                f"{int(keep.sum())} of {len(keep)} rows satisfy {where}"
+            )
     return table
 
 
@@ -258,12 +280,18 @@ def _read_parquet(path: str | os.PathLike) -> dict[str, np.ndarray]:
         import pyarrow.parquet as parquet
         from pyarrow.lib import ArrowException
     except ModuleNotFoundError:
-        raise MissingExtra("reading Parquet needs the package 'pyarrow'", where=str(path), hint="pip install 'scalebound[parquet]'") from None
+        raise MissingExtra(
+            "reading Parquet needs the package 'pyarrow'", where=str(path), hint="pip install 'scalebound[parquet]'"
+        ) from None
     try:
         content = parquet.read_table(path).to_pydict()
     except (ArrowException, OSError) as error:
         raise InputError(f"is not readable as Parquet ({str(error).splitlines()[0]})", where=str(path)) from None
-    return {name: _parse(["" if v is None else str(v) for v in values]) for name, values in content.items() if not any(isinstance(v, (list, dict)) for v in values)}
+    return {
+        name: _parse(["" if v is None else str(v) for v in values])
+        for name, values in content.items()
+        if not any(isinstance(v, (list, dict)) for v in values)
+    }
 
 
 def as_table(table: Table | str | os.PathLike | Mapping[str, object], *, columns: str = "", where: str = "") -> Table:
@@ -281,7 +309,9 @@ def to_csv(columns: Mapping[str, Sequence[object] | np.ndarray]) -> bytes:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(columns)
     for row in zip(*(list(values) for values in columns.values()), strict=True):
-        writer.writerow(["" if cell is None or cell != cell else repr(float(cell)) if isinstance(cell, (float, np.floating)) else cell for cell in row])
+        writer.writerow(
+            ["" if cell is None or cell != cell else repr(float(cell)) if isinstance(cell, (float, np.floating)) else cell for cell in row]
+        )
     return out.getvalue().encode()
 
 

@@ -51,7 +51,12 @@ class CriticalBatch(FormulaLaw):
     )
 
     def grid(self, data: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        return {"aN": np.geomspace(0.03, 0.6, 6), "aS": np.geomspace(0.15, 1.5, 6), "Bstar": np.geomspace(1e5, 1e10, 6), "aB": np.array([0.15, 0.25, 0.5, 1.5])}
+        return {
+            "aN": np.geomspace(0.03, 0.6, 6),
+            "aS": np.geomspace(0.15, 1.5, 6),
+            "Bstar": np.geomspace(1e5, 1e10, 6),
+            "aB": np.array([0.15, 0.25, 0.5, 1.5]),
+        }
 
     def formula(self, parameters: Parameters, data: Mapping[str, Any]) -> Any:
         def right(loss: Any, p: Parameters) -> Any:
@@ -127,7 +132,10 @@ def tradeoff(parameters: Mapping[str, float], *, params: float, loss: float, bat
     p = parameters
     rest = loss - (p["Nc"] / params) ** p["aN"]
     if rest <= 0:
-        raise InputError(f"{params:.3g} parameters never reach a loss of {loss:g} under this law", expected=f"a loss above {(p['Nc'] / params) ** p['aN']:.4g}")
+        raise InputError(
+            f"{params:.3g} parameters never reach a loss of {loss:g} under this law",
+            expected=f"a loss above {(p['Nc'] / params) ** p['aN']:.4g}",
+        )
     critical = p["Bstar"] / loss ** (1 / p["aB"])
     least = p["Sc"] * rest ** (-1 / p["aS"])
     steps = least * (1 + critical / batch_tokens)

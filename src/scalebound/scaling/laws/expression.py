@@ -106,7 +106,9 @@ class UserLaw(FormulaLaw):
 
     def __init__(self, name: str, inputs: tuple[str, ...], parameters: tuple[str, ...], evaluate: Node, target: str) -> None:
         if not inputs:
-            raise UsageError(f"the law {name!r} names no column", expected=f"at least one of {', '.join(sorted(KNOWN_COLUMNS))} or a column of the table")
+            raise UsageError(
+                f"the law {name!r} names no column", expected=f"at least one of {', '.join(sorted(KNOWN_COLUMNS))} or a column of the table"
+            )
         if not 1 <= len(parameters) <= MOST_PARAMETERS:
             raise UsageError(f"the law {name!r} has {len(parameters)} parameters", expected=f"1 to {MOST_PARAMETERS}")
         self.name = self.title = self.equation = name

@@ -41,7 +41,9 @@ def lr_sensitivity(lr: np.ndarray, loss: np.ndarray, *, initial_loss: float, low
     y = np.minimum(np.where(np.isfinite(loss[order]), loss[order], initial_loss), initial_loss)
     a, b = x[0] if low is None else np.log(low), x[-1] if high is None else np.log(high)
     if a < x[0] - 1e-9 or b > x[-1] + 1e-9 or b <= a:
-        raise InputError(f"the range {np.exp(a):g} to {np.exp(b):g} is not inside the trained rates", expected=f"{lr.min():g} to {lr.max():g}")
+        raise InputError(
+            f"the range {np.exp(a):g} to {np.exp(b):g} is not inside the trained rates", expected=f"{lr.min():g} to {lr.max():g}"
+        )
     nodes = np.unique(np.concatenate([[a, b], x[(x > a) & (x < b)]]))
     values = np.interp(nodes, x, y)
     return float(np.trapezoid(values - values.min(), nodes) / (b - a))

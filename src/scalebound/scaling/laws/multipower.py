@@ -12,16 +12,20 @@ from scalebound.scaling.objective import Objective
 class MultiPower(Law):
     """Loss along training under any schedule.
 
-    .. math:: L(t) = L_0 + A S_1(t)^{-\\alpha} - B \\sum_{k \\le t} (\\eta_{k-1} - \\eta_k)\\big[1 - (1 + C \\eta_k^{-\\gamma} S_k(t))^{-\\beta}\\big]
+    .. math::
+        L(t) = L_0 + A S_1(t)^{-\\alpha}
+        - B \\sum_{k \\le t} (\\eta_{k-1} - \\eta_k)\\big[1 - (1 + C \\eta_k^{-\\gamma} S_k(t))^{-\\beta}\\big]
 
-    with :math:`S_1(t) = \\sum_{i\\le t}\\eta_i` and :math:`S_k(t) = \\sum_{k\\le i\\le t}\\eta_i`. Columns ``step``, ``lr`` and, for several
-    curves, a group column. The sum runs over changes as listed by :mod:`~scalebound.scaling.laws.schedule`, warmup included.
+    with :math:`S_1(t) = \\sum_{i\\le t}\\eta_i` and :math:`S_k(t) = \\sum_{k\\le i\\le t}\\eta_i`.
+    Columns ``step``, ``lr`` and, for several curves, a group column. The sum runs over changes as listed
+    by :mod:`~scalebound.scaling.laws.schedule`, warmup included.
 
     Notes
     -----
-    With :math:`w = \\log C - \\gamma\\log\\eta + \\log S` and :math:`\\phi = 1 - (1+e^w)^{-\\beta}` every derivative is a sum over changes of
-    :math:`\\phi_w, \\phi_{ww}, \\phi_\\beta, \\phi_{\\beta\\beta}, \\phi_{w\\beta}` times powers of :math:`-\\log\\eta`.
-    Cost: about 30 operations per (row, change) pair; three curves of 24,000 steps logged every 128 have 45,000 pairs.
+    With :math:`w = \\log C - \\gamma\\log\\eta + \\log S` and :math:`\\phi = 1 - (1+e^w)^{-\\beta}`
+    every derivative is a sum over changes of :math:`\\phi_w, \\phi_{ww}, \\phi_\\beta, \\phi_{\\beta\\beta}, \\phi_{w\\beta}`
+    times powers of :math:`-\\log\\eta`.
+    Cost: about 30 operations per (row, change) pair; three curves of 24,000 steps logged every 128 have 25,000 pairs.
 
     Source
     ------

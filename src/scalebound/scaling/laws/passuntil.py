@@ -122,4 +122,6 @@ def departure(fit: Any, params: np.ndarray, pass_rate: np.ndarray, *, level: flo
     if p >= 1 - level:
         return Departure(p, "none", f"no departure from the line is established (p = {p:.2g})")
     direction = "above" if above[k] < below[k] else "below"
-    return Departure(p, direction, f"the rate at {fit.inputs[0]} = {params[k]:.3g} lies {direction} what smaller models predict (p = {p:.2g})")
+    return Departure(
+        p, direction, f"the rate at {fit.inputs[0]} = {params[k]:.3g} lies {direction} what smaller models predict (p = {p:.2g})"
+    )

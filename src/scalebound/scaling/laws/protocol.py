@@ -119,7 +119,14 @@ class Bound(ABC):
 
 
 def profile_coefficients(
-    basis: np.ndarray, y: np.ndarray, weights: np.ndarray, objective: Objective, *, lowest: np.ndarray, offset: np.ndarray | float = 0.0, rounds: int = 5
+    basis: np.ndarray,
+    y: np.ndarray,
+    weights: np.ndarray,
+    objective: Objective,
+    *,
+    lowest: np.ndarray,
+    offset: np.ndarray | float = 0.0,
+    rounds: int = 5,
 ) -> np.ndarray:
     """Best coefficients for fixed non-linear parameters: (G, q) from a basis (G, q, n).
 

@@ -21,8 +21,8 @@ class Repetition(FormulaLaw):
         N' = U_N + U_N R_N^* (1 - e^{-R_N/R_N^*}),\\; R_N = N/U_N - 1
 
     with U ``unique_tokens`` and :math:`U_N = \\min(N, N^*(U))`, the compute-optimal size for U tokens under the law without
-    repetition: :math:`N^*(U) = G (G U)^{\\beta/\\alpha}`, :math:`G = (\\alpha A/(\\beta B))^{1/(\\alpha+\\beta)}`. A repeated token is worth
-    about as much as a new one for R_D* repetitions, and little after.
+    repetition: :math:`N^*(U) = G (G U)^{\\beta/\\alpha}`, :math:`G = (\\alpha A/(\\beta B))^{1/(\\alpha+\\beta)}`.
+    A repeated token is worth about as much as a new one for R_D* repetitions, and little after.
 
     Source
     ------
@@ -54,7 +54,12 @@ class Repetition(FormulaLaw):
 
     def grid(self, data: Mapping[str, Any]) -> dict[str, np.ndarray]:
         exponents = np.geomspace(0.08, 0.9, 5)
-        return {"alpha": exponents, "beta": exponents, "RD": np.array([1.0, 4.0, 15.0, 60.0, 500.0]), "RN": np.array([1.0, 5.0, 25.0, 500.0])}
+        return {
+            "alpha": exponents,
+            "beta": exponents,
+            "RD": np.array([1.0, 4.0, 15.0, 60.0, 500.0]),
+            "RN": np.array([1.0, 5.0, 25.0, 500.0]),
+        }
 
     def data(self, inputs: Inputs) -> dict[str, Any]:
         out = super().data(inputs)

@@ -73,7 +73,9 @@ class BestDraws:
     finite: bool
 
 
-def best_draws(correct: np.ndarray, false_positive: np.ndarray, *, wrong_cost: float, draw_cost: float = 0.0, largest: int = 10_000) -> BestDraws:
+def best_draws(
+    correct: np.ndarray, false_positive: np.ndarray, *, wrong_cost: float, draw_cost: float = 0.0, largest: int = 10_000
+) -> BestDraws:
     """K that maximises ``P(correct) - wrong_cost P(wrong) - draw_cost E[draws]``. K = 0 returns nothing and is worth 0."""
     K = np.unique(np.concatenate([np.arange(0, min(largest, 200) + 1), np.geomspace(1, largest, 400).round()])).astype(int)
     right, wrong, spent = outcomes(correct, false_positive, K)

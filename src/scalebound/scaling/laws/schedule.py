@@ -55,7 +55,9 @@ def _knots(step: np.ndarray, lr: np.ndarray) -> tuple[np.ndarray, np.ndarray, np
     return step, lr, jump
 
 
-def _curve(step: np.ndarray, lr: np.ndarray, decay: float) -> tuple[np.ndarray, np.ndarray, list[tuple[np.ndarray, np.ndarray, np.ndarray]]]:
+def _curve(
+    step: np.ndarray, lr: np.ndarray, decay: float
+) -> tuple[np.ndarray, np.ndarray, list[tuple[np.ndarray, np.ndarray, np.ndarray]]]:
     """S1 and S2 at the rows of one curve, and per row its (drop, log lr, log since)."""
     at, rate, jump = _knots(step, lr)
     h = np.diff(at)
@@ -96,7 +98,9 @@ def _curve(step: np.ndarray, lr: np.ndarray, decay: float) -> tuple[np.ndarray, 
     return total[offset:], momentum[offset:], rows
 
 
-def _pieces(at: np.ndarray, rate: np.ndarray, jump: np.ndarray, total: np.ndarray, k: int, pieces: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _pieces(
+    at: np.ndarray, rate: np.ndarray, jump: np.ndarray, total: np.ndarray, k: int, pieces: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Changes of interval k: drops, log rates after them, and S1 at them."""
     if jump[k]:
         return np.array([rate[k] - rate[k + 1]]), np.log(np.maximum(rate[k + 1 : k + 2], 1e-12)), total[k + 1 : k + 2]

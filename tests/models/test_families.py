@@ -1,0 +1,69 @@
+"""Random small models of each family that people have: every number equals the plain definition on transformers' own float32 logits."""
+
+import numpy as np
+import pytest
+import torch
+
+from scalebound.data import build_stream, load_tokenizer, read_corpus
+from scalebound.data.stream import SourceRef
+from scalebound.measure import measure
+from scalebound.models import load_model
+
+COMMON = {"vocab_size": 256, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "max_position_embeddings": 64,
+          "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}  # fmt: skip
+FAMILIES = {
+    "llama": COMMON | {"num_key_value_heads": 2},
+    "llama tied": COMMON | {"model_type": "llama", "tie_word_embeddings": True, "attention_bias": True},
+    "gpt2": {"vocab_size": 256, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "bos_token_id": 1, "eos_token_id": 2, "model_type": "gpt2"},
+    "gpt_neox": COMMON | {"rotary_pct": 0.25},
+    "qwen2": COMMON | {"num_key_value_heads": 2},
+    "qwen3": COMMON | {"num_key_value_heads": 2, "head_dim": 16},
+    "gemma": COMMON | {"num_key_value_heads": 1, "head_dim": 16},
+    "gemma2": COMMON | {"num_key_value_heads": 2, "head_dim": 16, "final_logit_softcapping": 3.0, "sliding_window": 16, "query_pre_attn_scalar": 16},
+    "gemma3_text": COMMON | {"num_key_value_heads": 2, "head_dim": 16, "sliding_window": 16, "query_pre_attn_scalar": 16},
+    "mistral": COMMON | {"num_key_value_heads": 2},
+    "phi": COMMON,
+    "olmo2": COMMON | {"num_key_value_heads": 2},
+    "opt": {"vocab_size": 256, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 64, "max_position_embeddings": 64, "word_embed_proj_dim": 32},
+    "cohere": COMMON | {"num_key_value_heads": 2, "logit_scale": 0.25},
+    "mamba": {"vocab_size": 256, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def stream(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("families")
+    (folder / "text.txt").write_text("".join(f"line {k} of the text, {k * k % 97}\n" for k in range(9)))
+    corpus = read_corpus(folder / "text.txt")
+    return build_stream(corpus.documents, load_tokenizer(), folder / "s", sequence_tokens=48, source=SourceRef("t", corpus.sha256))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # transformers says that it has no fast kernels for this machine
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_number_equals_its_definition(family, stream, tmp_path):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    settings = dict(FAMILIES[family])
+    config = AutoConfig.for_model(settings.pop("model_type", family), **settings)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():  # freshly made models predict almost evenly; these do not
+        model.get_output_embeddings().weight.mul_(3.0 if family == "mamba" else 20.0)
+    model.save_pretrained(tmp_path / "model")
+    stats = measure(tmp_path / "model", stream.path, tmp_path / "s.safetensors", policy="sliding", stride=20, context=48)
+    tokens = torch.from_numpy(np.asarray(stream.tokens).astype(np.int64))
+    rows = []
+    for start in range(0, len(tokens), 20):
+        stop = min(start + 20, len(tokens))
+        begin = max(0, stop - 48)
+        with torch.no_grad():
+            logits = model(torch.cat([torch.tensor([255]), tokens[begin : stop - 1]])[None], use_cache=False).logits[0, start - begin :]
+        log_p = torch.log_softmax(logits.float(), -1).double()
+        entropy = -(log_p.exp() * log_p).sum(-1)
+        rows.append(torch.stack([-log_p.gather(1, tokens[start:stop, None])[:, 0], entropy, (log_p.exp() * (log_p + entropy[:, None]) ** 2).sum(-1)]))
+    right = torch.cat(rows, 1).numpy()
+    assert right[2].mean() > 0.05, "the model must predict neither evenly nor with certainty"
+    for name, values in zip(("nll", "entropy", "varentropy"), right, strict=True):
+        np.testing.assert_allclose(stats.read(name), values, atol=2e-5, err_msg=name)
+    # the head must be cut by vocabulary wherever it is a matrix: an array of [tokens, vocabulary] never exists
+    assert (load_model(tmp_path / "model").head_part is None) == (family == "cohere")
