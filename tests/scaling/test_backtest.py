@@ -44,15 +44,49 @@ def test_coverage_of_a_true_law_and_of_a_wrong_one():
 def test_widening_covers_the_backtest_and_is_recorded():
     data = columns(bend=0.004)
     seen = backtest(data, "power", folds=3, bootstrap=150)
-    fit = scaling.widened(scaling.fit(data, "power", bootstrap=150), seen)
+    fit = scaling.widened(scaling.fit(data, "power", bootstrap=150, widen=False), seen)
     factor = fit.widening
     extra = (factor - 1) * (seen.high - seen.low) / 2
     low, high = seen.low - extra, seen.high + extra
     assert np.mean((low <= seen.truth) & (seen.truth <= high)) >= 0.95
     assert "backtest" in fit.widening_reason
-    plain = scaling.forecast(scaling.fit(data, "power", bootstrap=150), {"params": [1e11]})
+    plain = scaling.forecast(scaling.fit(data, "power", bootstrap=150, widen=False), {"params": [1e11]})
     wide = scaling.forecast(fit, {"params": [1e11]})
     assert wide.high[0] - wide.low[0] == pytest.approx(factor * (plain.high[0] - plain.low[0]), rel=1e-9)
+
+
+def test_fit_widens_by_itself_says_so_and_never_narrows():
+    bent = scaling.fit(columns(bend=0.02), "power", bootstrap=150)
+    assert bent.widening > 2 and "limits" in bent.widening_reason
+    ask = {"params": [1e11]}
+    plain = scaling.forecast(scaling.fit(columns(bend=0.02), "power", bootstrap=150, widen=False), ask)
+    wide = scaling.forecast(bent, ask)
+    assert wide.low[0] < plain.low[0] and wide.high[0] > plain.high[0]
+    for seed in range(4):  # a true law: the factor stays near one and is never below
+        assert 1 <= scaling.fit(columns(seed), "power", bootstrap=150).widening < 2.5
+
+
+def test_small_tables_are_left_alone_in_words():
+    data = {name: values[:5] for name, values in columns().items()}
+    few, asked_not = scaling.fit(data, "power", bootstrap=100), scaling.fit(data, "power", bootstrap=100, widen=False)
+    assert few.widening == 1 and "not widened" in few.widening_reason and few.warnings == asked_not.warnings
+    assert asked_not.widening_reason == ""
+    assert "no bootstrap draws" in scaling.fit(columns(), "power", bootstrap=0).widening_reason
+
+
+def test_no_widen_on_the_command_line(tmp_path, capsys):
+    import json
+
+    from scalebound.cli import main
+    from scalebound.scaling.table import to_csv
+
+    path = tmp_path / "runs.csv"
+    path.write_bytes(to_csv(columns(bend=0.02)))
+    seen = []
+    for flags in ([], ["--no-widen"]):
+        assert main(["fit", str(path), "--law", "power", "--bootstrap", "100", "--json", *flags]) == 0
+        seen.append(json.loads(capsys.readouterr().out))
+    assert seen[0]["widening"] > 2 and seen[1]["widening"] == 1
 
 
 def test_curve_laws_are_tested_curve_by_curve():

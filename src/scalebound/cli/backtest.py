@@ -84,7 +84,7 @@ def backtest(
     scalebound backtest runs.csv --law chinchilla
     scalebound backtest runs.csv --law power --target loss --limit 1e8 --json
 
-    next: scalebound fit runs.csv --law chinchilla --widen --out law.json
+    next: scalebound fit runs.csv --law chinchilla --out law.json
     """
     from scalebound import scaling
     from scalebound.cli.fit import given, kind_of, table_of
@@ -145,5 +145,5 @@ def backtest(
         f"{seen.level:.0%} intervals held {coverage} of the truths",
     ]
     if factor > 1:
-        view.append(f"intervals of this law on these data should be {factor:.2f} times wider: scalebound fit ... --widen does that")
+        view.append(f"intervals of this law on these data should be {factor:.2f} times wider: scalebound fit does that, unless told --no-widen")
     return Result(record, view)

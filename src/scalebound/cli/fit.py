@@ -34,7 +34,7 @@ def fit(
     fix: str = "",
     start: str = "",
     diagnose: bool = False,
-    widen: bool = False,
+    widen: bool = True,
     out: Path | None = None,
 ) -> Result:
     """Fit a scaling law to a table of runs (CSV, JSONL or Parquet), to the global optimum of its objective.
@@ -87,7 +87,7 @@ def fit(
     diagnose
         Profile every parameter, refit under other choices, find the rows that decide.
     widen
-        Backtest the law on the same runs and widen forecast intervals by what that shows.
+        Backtest the law on the same runs and widen forecast intervals by what that shows; --no-widen leaves them as the bootstrap has them.
     out
         Save the fit here, with its bootstrap draws.
 
@@ -131,22 +131,8 @@ def fit(
         fix=given(fix),
         start=given(start),
         diagnose=diagnose,
+        widen=widen,
     )
-    if widen:
-        seen = scaling.backtest(
-            rows,
-            law,
-            target=target,
-            objective=kind_of(huber, squares, absolute),
-            delta=1e-3 if huber is None else huber,
-            group=group,
-            weights=weights,
-            level=level,
-            seed=seed,
-            drop_bad=drop_bad,
-            fix=given(fix),
-        )
-        found = scaling.widened(found, seen)
     if out is not None:
         found.save(out)
     shown = view(found, out)
@@ -313,7 +299,7 @@ def view(found, out) -> list:
             + "; ".join(f"row {one.row} moves {one.parameter} by {one.shift:.2f} standard errors" for one in found.diagnosis.influence)
         )
     if found.widening_reason:
-        lines.append(f"forecast intervals widened: {found.widening_reason}")
+        lines.append(f"forecast intervals: {found.widening_reason}")
     lines += [f"warning: {warning}" for warning in found.warnings]
     if out is not None:
         at = ",".join(f"{name}={high:.3g}" for name, (low, high) in found.data.ranges.items())

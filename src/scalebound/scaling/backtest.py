@@ -30,6 +30,10 @@ from scalebound.scaling.objective import Objective
 from scalebound.scaling.rows import Rows, prepare
 from scalebound.scaling.table import Table, as_table
 
+WIDEN_FOLDS, WIDEN_DRAWS = 3, 200  # enough for a factor to two digits, and half as dear as the fit itself
+LEAST_SCORED = 10
+LEAST_DRAWS = 20
+
 
 @dataclass(frozen=True)
 class Backtest:
@@ -87,8 +91,8 @@ def sizes(rows: Rows) -> tuple[np.ndarray, str]:
     return inputs[name], name
 
 
-def choose_limits(size: np.ndarray, rows: Rows, law: Law, folds: int, limit: float | None) -> list[float]:
-    """Sizes up to which the law is fitted: the given one, or ``folds`` of them between 40% and 90% of the runs."""
+def choose_limits(size: np.ndarray, rows: Rows, law: Law, folds: int, limit: float | None, least: int | None = None) -> list[float]:
+    """Sizes up to which the law is fitted: the given one, or ``folds`` of them between 40% and 90% of the runs, ``least`` rows or more."""
     ordered = np.sort(size)
     if limit is not None:
         if not (size <= limit).any() or not (size > limit).any():
@@ -96,7 +100,7 @@ def choose_limits(size: np.ndarray, rows: Rows, law: Law, folds: int, limit: flo
                 f"the limit {limit:g} leaves no row on one side", expected=f"a number between {ordered[0]:g} and {ordered[-1]:g}"
             )
         return [limit]
-    least = len(law.parameters) + 1
+    least = len(law.parameters) + 1 if least is None else least
     out = []
     for share in np.linspace(0.4, 0.9, folds):
         cut = float(ordered[min(max(int(share * len(ordered)), least) - 1, len(ordered) - 1)])
@@ -249,18 +253,22 @@ def _score(
 
 
 def widening(seen: Backtest) -> float:
-    """Factor for the half-widths of intervals so that the backtest's truths would have been covered; at least 1.
+    """Factor for the half-widths of intervals so that the backtest's truths would have been covered at every limit; at least 1.
 
-    The conformal quantile, at ``level (1 + 1/m)``, of ``1 + max(low - truth, truth - high) / half-width``.
+    Per limit the conformal quantile, at ``level (1 + 1/m)``, of ``1 + max(low - truth, truth - high) / half-width``, and the same over
+    all m predictions; the largest of these. Predictions of one limit share the error of one fit, so an average over limits would hide
+    the limit at which the law failed. Limits with fewer than ten predictions count in the pooled quantile only.
     """
-    known = np.isfinite(seen.low) & (seen.high > seen.low)
-    if not known.any():
-        return 1.0
-    low, high, truth = seen.low[known], seen.high[known], seen.truth[known]
-    score = 1.0 + np.maximum(low - truth, truth - high) / (0.5 * (high - low))
-    m = len(score)
-    rank = min(math.ceil(seen.level * (m + 1)), m)
-    return max(1.0, float(np.sort(score)[rank - 1]))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        score = 1.0 + np.maximum(seen.low - seen.truth, seen.truth - seen.high) / (0.5 * (seen.high - seen.low))
+    known = np.isfinite(score)  # an unknown or endless interval says nothing of how wide a finite one must be
+    parts = [known, *(known & (seen.limit == limit) for limit in seen.limits if np.sum(known & (seen.limit == limit)) >= LEAST_SCORED)]
+    factor = 1.0
+    for part in parts:
+        m = int(part.sum())
+        if m:
+            factor = max(factor, float(np.sort(score[part])[min(math.ceil(seen.level * (m + 1)), m) - 1]))
+    return factor
 
 
 def widened(fit: Fit, seen: Backtest) -> Fit:
@@ -269,9 +277,42 @@ def widened(fit: Fit, seen: Backtest) -> Fit:
 
     factor = widening(seen)
     coverage = seen.coverage
-    share = "unknown" if coverage is None else f"{coverage:.0%}"
+    share = "an unknown share" if coverage is None else f"{coverage:.0%}"
+    action = f"half-widths times {factor:.3g}" if factor > 1 else "no widening needed"
     reason = (
-        f"backtest: {len(seen.row)} predictions from {len(seen.limits)} limits, "
-        f"{share} inside {seen.level:.0%} intervals; half-widths times {factor:.3g}"
+        f"backtest: {len(seen.row)} predictions of {len(np.unique(seen.row))} rows from {len(seen.limits)} limits, "
+        f"{share} inside {seen.level:.0%} intervals; {action}"
     )
     return msgspec.structs.replace(fit, widening=factor, widening_reason=reason)
+
+
+def widened_by_rows(fit: Fit, rows: Rows, law: Law, objective: Objective, *, fix: Mapping[str, float] | None = None) -> Fit:
+    """What ``fit(widen=True)`` does: backtest the rows of the fit, and widen; unchanged, with the reason in words, where that cannot be.
+
+    Limits leave at least two rows per parameter to fit, and ten different rows must be scored: fewer decide nothing about a tail of
+    5%. Costs ``WIDEN_FOLDS`` fits of ``WIDEN_DRAWS`` refits.
+    """
+    import msgspec
+
+    def unchanged(why: str) -> Fit:
+        return msgspec.structs.replace(fit, widening_reason=f"not widened by a backtest: {why}")
+
+    if fit.bootstrap.count < LEAST_DRAWS:
+        return unchanged("there are no bootstrap draws, hence no intervals")
+    if "curve" in rows.inputs:
+        if len(np.unique(rows.inputs["curve"])) < 3:
+            return unchanged("predicting whole curves from the others needs three of them")
+        if not law.cheap_refits:
+            return unchanged(f"a fit of {law.name} for every curve left out takes long; `widened(fit, backtest(...))` does it")
+        return widened(fit, backtest_rows(rows, law, objective, bootstrap=WIDEN_DRAWS, level=fit.level, seed=fit.bootstrap.seed, fix=fix))
+    size, order = sizes(rows)
+    try:
+        limits = choose_limits(size, rows, law, WIDEN_FOLDS, None, least=2 * len(law.parameters))
+    except InputError:
+        limits = []
+    scored = int(np.sum(size > limits[0])) if limits else 0
+    if scored < LEAST_SCORED:
+        return unchanged(f"of {len(rows)} rows {scored} could be predicted from smaller ones, and {LEAST_SCORED} are needed")
+    splits = [(cut, size <= cut) for cut in limits]
+    seen = _score(rows, law, objective, splits, size, order, bootstrap=WIDEN_DRAWS, level=fit.level, seed=fit.bootstrap.seed, fix=fix)
+    return widened(fit, seen)
