@@ -170,8 +170,6 @@ def test_weights_and_groups(tmp_path):
     ],
 )
 def test_losses_in_other_units_are_told_by_their_values(change, words, tmp_path, capsys):
-    from scalebound.cli import main
-    from scalebound.scaling.table import to_csv
 
     n = np.geomspace(1e6, 1e9, 8)
     good = {"params": n, "loss": 1.7 + 100 * n**-0.3}
