@@ -28,7 +28,7 @@ def bounds(demo: dict) -> str:
     def cell(entry: dict) -> str:
         return f"{entry['bound']:.3f}" + (" (vacuous)" if entry["vacuous"] else "") + ("" if entry["verified"] else " (not verified)")
 
-    return markdown(["parameters", *METHODS], [[f"{r['params']:,}", *[cell(r["certificates"][m]) for m in METHODS]] for r in demo["rungs"]])
+    return markdown(["parameters", "freedman, plain 4-bit rounding", *METHODS], [[f"{r['params']:,}", cell(r["rounded"]["certificate"]), *[cell(r["certificates"][m]) for m in METHODS]] for r in demo["rungs"]])
 
 
 def forecasts(demo: dict) -> str:

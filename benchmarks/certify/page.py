@@ -39,6 +39,9 @@ def page(r: dict) -> str:
     if "quantized" in r:
         q = r["quantized"]
         parts += ["## Float against quantized (`compare`)", f"Over {q['n']:,} tokens the float model loses {-q['difference']:.4f} nats less than its package, 95% interval [{-q['high']:.4f}, {-q['low']:.4f}], e-value exp({q['log_e_value']:.0f})."]
+    if "speed" in r:
+        rows = [[f"{v['tokens']:,}", str(v["one alpha"]), str(v["list of 8"])] for v in (r["speed"], r.get("speed_large")) if v]
+        parts += ["## Speed of a certificate", "Seconds on one thread for the product form with four centres, measured while both cores were busy with other work: upper limits.", table(["tokens", "one alpha", "list of 8"], rows)]
     if "intervals" in r:
         x = r["intervals"]
         names = list(next(iter(x["widths"].values())))
@@ -71,12 +74,13 @@ def page(r: dict) -> str:
                   + "; ".join(f"{k}: {v if v is not None else 'none'}" for k, v in x["budgets"].items()) + "."]  # fmt: skip
     if "programs" in r:
         x = r["programs"]
-        parts += ["## Prediction sets of programs (`prediction-set`)", f"{x['model']} predicts the return line of {x['items']} standard-library functions; {percent(x['exact'])} are exactly right. Half calibrates, the other half is counted.",
+        parts += ["## Prediction sets of programs (`prediction-set`)", f"{x['model']} predicts the return line of {x['items']} standard-library functions; {percent(x['exact'])} are exactly right. Half calibrates, the other half is counted. What is kept counts the part of the function that was given.",
                   table(["allowed to miss", "covered", "of a program kept"], [[percent(v["epsilon"]), percent(v["covered"]), percent(v["kept"])] for v in x["settings"]])]  # fmt: skip
         parts += [f"```python\n{text}\n```" for text in x.get("shown", [])]
     if "prompts" in r:
         x = r["prompts"]
-        parts += ["## Prompts (`certify-prompt`)", f"Which of {', '.join(x['classes'])} does a sentence of documentation belong to: {x['items']} items, always guessing the largest class errs on {percent(x['chance_error'])}. Bounds at 95%.",
+        parts += ["## Prompts (`certify-prompt`)", f"Which of {', '.join(x['classes'])} does a sentence of documentation belong to: {x['items']} items, always guessing the largest class errs on {percent(x['chance_error'])}. Bounds at 95%."
+                  + (" No prompt beats that guess: the model is too small for the task, and the bounds say so." if min(v["error"] for v in x["rows"]) >= x["chance_error"] else ""),
                   table(["prompt", "error", "bits", "bound", "bound, uniform prior"], [[f"`{v['prompt']!r}`", percent(v["error"]), str(v["bits"]), f"{v['bound']:.3f}", f"{v['uniform']:.3f}"] for v in x["rows"]]),
                   f"Choosing on one half and certifying on the other gives {x['heldout_bound']:.3f}. For a list of six a uniform prior is the shorter code; a language model's is for prompts that nobody listed beforehand."]  # fmt: skip
     return "\n\n".join(parts) + "\n"

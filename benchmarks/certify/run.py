@@ -244,7 +244,8 @@ def contaminated(demo: Path) -> dict:
     config, tensors = read_config(folder), read_tensors(folder)
     text = bytes(np.asarray(Stream(demo / "streams" / "heldout").tokens[:60_000]).astype("u1"))
     lines = list(dict.fromkeys(line.strip() + b"\n" for line in text.splitlines() if 30 <= len(line.strip()) <= 60))[:64]
-    items = [np.frombuffer(line, dtype="u1").astype(np.int64) for line in lines]
+    # neighbouring lines of a file belong together: published in a random order, their order means nothing until it is trained on
+    items = [np.frombuffer(lines[k], dtype="u1").astype(np.int64) for k in np.random.default_rng(SEED).permutation(len(lines))]
     out: dict = {"items": len(items), "shards": 16, "orders": 39, "epochs": {}}
     shape = own_shape(config)
     assert shape is not None
@@ -305,13 +306,13 @@ def programs(folder: Path) -> dict:
     items = [(p, t) for p, t in read_items(folder / "programs.jsonl") if parse(t) is not None]
     half = len(items) // 2
     scores = np.array([score(p, t) for p, t in items])
-    out: dict = {"model": "SmolLM2-135M-Instruct Q4_1", "items": len(items), "exact": float(np.isinf(scores[[p.tree is not None for p, _ in items]]).mean()), "settings": []}
+    out: dict = {"model": "SmolLM2-135M-Instruct Q4_1", "items": len(items), "exact": float(np.mean([p.tree is not None and bool(np.isinf(s)) for (p, _), s in zip(items, scores, strict=True)])), "settings": []}
     for epsilon in (0.1, 0.2, 0.4):
         found = calibrate(scores[:half], epsilon=epsilon, delta=0.05)
         rest = items[half:]
         covered = float(np.mean([fits(p, found.threshold, parse(t)) for p, t in rest]))
         out["settings"].append({"epsilon": epsilon, "delta": 0.05, "threshold": found.threshold if math.isfinite(found.threshold) else None, "covered": covered,
-                                "kept": float(np.mean([kept_share(p, found.threshold) for p, _ in rest])), "kept_without_holes": 1.0})  # fmt: skip
+                                "kept": float(np.mean([kept_share(p, found.threshold) for p, _ in rest]))})  # fmt: skip
         if epsilon == 0.4:
             out["shown"] = [render(p, found.threshold) for p, _ in rest if p.tree is not None and 0.3 < kept_share(p, found.threshold) < 1][:3]
     return out

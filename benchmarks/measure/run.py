@@ -67,7 +67,7 @@ def main() -> None:
     speed = {name: float(np.median(values)) for name, values in spent.items()}
     record = {
         "question": "tokens per second of processor time, one thread", "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["python", *sys.argv]), "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}", "torch": torch.__version__,
+        "command": " ".join(["python", *(Path(word).name if os.path.isabs(word) else word for word in sys.argv)]), "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}", "torch": torch.__version__,
         "model": Path(given.model).name, "params": models["float32"].num_params, "tokens": int(tokens.size), "context": given.context, "rounds": given.rounds,
         "tokens_per_second": {name: round(value, 1) for name, value in speed.items()}, "all": {name: [round(v, 1) for v in values] for name, values in spent.items()},
         "ratios": {

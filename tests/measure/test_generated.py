@@ -129,6 +129,9 @@ def test_prompts(folder, tmp_path, monkeypatch, capsys):
     ids = torch.tensor([255, *b"q item 0 "])
     scores = torch.log_softmax(a.logits(ids[None])[0, -1], -1)
     assert errors.shape == (2, 6) and errors[0, 0] == float(scores[ord("a")] < scores[ord("b")])
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="end-of-text"):
+        patch.setattr("scalebound.data.tokenizer.ByteTokenizer.separator", ord("z"))
+        prompt_code_bits(a, "zebra {text}")
     with pytest.raises(UsageError):
         prompt_errors(a, ["no place"], items, ["a", "b"])
     with pytest.raises(InputError):

@@ -66,7 +66,7 @@ def test_memory_stays_flat_over_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "score_pieces", lambda m, pieces, *a, **k: {name: np.ones(sum(map(len, pieces)), np.float32) for name in ("nll", "entropy", "varentropy")})
 
     def peak(share, joiner=None):
-        monkeypatch.setattr(module, "PARTS", 128 // share)
+        monkeypatch.setattr(module, "PARTS", 32 // share)
         if joiner:
             monkeypatch.setattr(module, "join_parts", joiner)
         tracemalloc.start()

@@ -101,13 +101,13 @@ def test_the_stand_in_is_near_the_bits_of_the_file(made):
 def test_fewer_bits_at_a_better_loss_than_rounding(made, tmp_path):
     """What it is for: against the start, and against plain rounding to 3 bits on the same tokens. And the price matters."""
     run, stream = made
-    done = finetune(run, stream.path, steps=100, price=8.0)
+    done = finetune(run, stream.path, steps=100, price=3.0)
     assert done.bits_after < 0.8 * done.bits_start and done.tokens == RECIPE.tokens
     config, tensors = read_checkpoint(run)
     plain = quantize(config, tensors, bits=3)
     work = module._Work(Transformer(RECIPE.shape, 32), config, stream, (0, RECIPE.tokens), 32, None, "")
     judged = work.sequences[module.generator(0, "finetune judged").permutation(len(work.sequences))[: module.JUDGED_SEQUENCES]]
-    assert done.loss_after < work._judge(plain.dequantized(), judged) and done.bits_after < code_bits(len(encode(plain))) / RECIPE.params
+    assert done.loss_before < done.loss_after < work._judge(plain.dequantized(), judged) and done.bits_after < code_bits(len(encode(plain))) / RECIPE.params
     free = finetune(run, stream.path, steps=100, price=0.0)
     assert free.loss_after < done.loss_after and free.bits_after > done.bits_after
     save_package(tmp_path / "m.sbz", done.model)

@@ -10,22 +10,12 @@ import torch
 import scalebound.train.loop as loop
 from scalebound.core.errors import InputError, MachineError
 from scalebound.core.stats import Stats
-from scalebound.data import build_stream, load_tokenizer, read_corpus
-from scalebound.data.stream import SourceRef
 from scalebound.models import Transformer, load_model
 from scalebound.train import derive_recipe, train_ladder, train_run
 from scalebound.train.recipe import load_recipe
 from scalebound.train.schedule.warmup_stable_decay import warmup_stable_decay
 
 RECIPE = msgspec.structs.replace(derive_recipe(15_000, context=32), tokens=32 * 4 * 60, batch_sequences=4, warmup=0.1)
-
-
-@pytest.fixture(scope="module")
-def stream(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("train")
-    (folder / "t.txt").write_text("".join(f"def f{k % 17}(x):\n    return x + {k}\n" for k in range(2000)))
-    corpus = read_corpus(folder / "t.txt")
-    return build_stream(corpus.documents, load_tokenizer(), folder / "s", sequence_tokens=32, source=SourceRef("t", corpus.sha256), seed=0)
 
 
 def test_it_learns_and_writes_what_it_promises(stream, tmp_path):

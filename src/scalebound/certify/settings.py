@@ -15,7 +15,7 @@ from scalebound.core.stats import Stats
 
 METHODS = ("product", "freedman", "anchored", "heldout", "trajectory")
 UNIFORM_ALPHAS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
-ANCHORED_ALPHAS = (0.02, 0.05, 0.1, 0.2)
+ANCHORED_ALPHAS = (0.05, 0.1, 0.2, 0.4)
 STREAM_ALPHA = 2.0**-13  # held-out and trajectory: with no code to pay for, a small share costs less than a list
 EPS = 0.01  # share of uniform inside the reference, when the measurement did not fix another
 

@@ -10,8 +10,9 @@ from scalebound.cli.output import Result, progress_bar
 def contamination(items: Path, *, model: Path, shards: int = 10, orders: int = 49, seed: int = 0, level: float = 0.05) -> Result:
     """Test whether a model has seen a test set: is the published order likelier to it than random orders.
 
-    Exact whatever the model, as long as the order of the items meant nothing before training. A rejection is proof of contamination at
-    the level; no rejection proves nothing.
+    Exact whatever the model, as long as the order of the items meant nothing before training: neighbouring lines of a book or a source
+    file belong together, and any good model sees that. A rejection is then proof of contamination at the level; no rejection proves
+    nothing.
 
     Parameters
     ----------

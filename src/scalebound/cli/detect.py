@@ -140,8 +140,7 @@ def scores(
         if b is not None:
             check_same_tokens(a, b, "B")
         bet = None if no_separators else sampled_tokens(a, stream)
-        own, rival = Scored.of(a), None if b is None else Scored.of(b)
-        return [str(text)], [(replace(own, bet=bet), None if rival is None else replace(rival, bet=bet))]
+        return [str(text)], [(replace(Scored.of(a), bet=bet), None if b is None else replace(Scored.of(b), bet=bet))]
     if model is None:
         raise UsageError("no model to test against", where="--model", expected="--model A, or statistics in place of the text")
     from scalebound.core.errors import require_extra

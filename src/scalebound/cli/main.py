@@ -41,6 +41,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "resample": ("scalebound.cli.resample:resample", "What repeated sampling against an imperfect verifier can reach."),
     "mix": ("scalebound.cli.mix:mix", "Choose data pools for a number of training samples."),
     "critical-batch": ("scalebound.cli.critical_batch:critical_batch", "Trade steps against tokens over batch sizes."),
+    "probe": ("scalebound.cli.probe:probe", "Show what equal loss does not tell: fine-tunability, rule extrapolation."),
     "import": ("scalebound.cli.import_:import_", "Turn trainer states, evaluations, event files and histories into a table."),
     "report": ("scalebound.cli.report:report", "Put a finished demo on one offline HTML page."),
     "systems": ("scalebound.cli.systems:systems", "List the published methods that are implemented."),

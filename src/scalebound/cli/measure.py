@@ -49,7 +49,7 @@ def measure(model: Path, text: Path, *, out: Path, context: int | None = None, t
     anchor_eps
         Share of uniform inside the anchor. Default 0.01.
     anchor_alphas
-        Smoothings to store the centre for, separated by commas. Default 0.02,0.05,0.1,0.2.
+        Smoothings to store the centre for, separated by commas. Default 0.05,0.1,0.2,0.4.
     workers
         Processes that share the blocks; the file does not depend on it.
     threads

@@ -75,10 +75,7 @@ def read_items(path: Path) -> list:
         where = f"{path}: line {number}"
         row = parse_json(line, where=where)
         tokens = row.get("tokens") if isinstance(row, dict) else None
-        good = isinstance(tokens, list) and all(
-            isinstance(t, list) and len(t) == 2 and isinstance(t[0], str) and isinstance(t[1], (int, float)) and not isinstance(t[1], bool) for t in tokens
-        )
-        if not good or not isinstance(row.get("truth", ""), str):
+        if not isinstance(tokens, list) or not all(isinstance(t, list) and len(t) == 2 and isinstance(t[0], str) and type(t[1]) in (int, float) for t in tokens) or not isinstance(row.get("truth", ""), str):
             raise InputError("is no item", where=where, expected='an object with "tokens": [[text, nll], ...] and, for calibration, "truth"')
         try:
             found.append((predicted_program([t[0] for t in tokens], [t[1] for t in tokens]), row.get("truth")))

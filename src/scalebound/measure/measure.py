@@ -32,7 +32,7 @@ from scalebound.models.load import load_model
 BATCH_TOKENS = 8192  # tokens per forward pass; small enough for 24 GB with any model people score on a processor
 PARTS = 64  # at most this share of the work is lost by a kill
 DEFAULT_EPS = 0.01  # share of uniform inside an anchor
-DEFAULT_ALPHAS = (0.02, 0.05, 0.1, 0.2)  # smoothings the centre is computed for
+DEFAULT_ALPHAS = (0.05, 0.1, 0.2, 0.4)  # smoothings the centre is computed for
 
 
 def measure(model: str | os.PathLike | LanguageModel, stream: str | os.PathLike, out: str | os.PathLike, *, context: int | None = None, window: tuple[int, int] | None = None,

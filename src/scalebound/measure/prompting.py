@@ -17,9 +17,15 @@ from scalebound.models.language_model import LanguageModel
 
 @torch.inference_mode()
 def prompt_code_bits(model: LanguageModel, prompt: str) -> float:
-    """``-log2`` of the model's probability of the prompt followed by its separator: the length of a prefix-free code for all prompts."""
+    """``-log2`` of the model's probability of the prompt followed by its separator: the length of a prefix-free code for all prompts.
+
+    Raises :class:`InputError` for a prompt that holds the separator itself: it would end the code inside the prompt.
+    """
     words = ByteTokenizer() if model.vocab_size == 256 else load_tokenizer(model.tokenizer)
-    tokens = np.append(words.encode(prompt.encode()), words.separator).astype(np.int64)
+    encoded = words.encode(prompt.encode())
+    if np.any(encoded == words.separator):
+        raise InputError(f"the prompt {prompt!r} holds the end-of-text token", where="prompts", expected="a prompt without it")
+    tokens = np.append(encoded, words.separator).astype(np.int64)
     return -_continuation(model, np.zeros(0, dtype=np.int64), tokens) / math.log(2)
 
 

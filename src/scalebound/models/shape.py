@@ -40,9 +40,16 @@ class Shape:
         }  # fmt: skip
 
 
-def shape_for(num_params: int, vocab_size: int = 256) -> Shape:
+def heads_for(width: int, head_width: int | None = None) -> int:
+    """Number of heads of a width: of ``head_width`` each, or of the widest in :data:`HEAD_WIDTHS` that leaves at least four."""
+    return max(1, width // (head_width or next((h for h in HEAD_WIDTHS if width % h == 0 and width // h >= 4), 8)))
+
+
+def shape_for(num_params: int, vocab_size: int = 256, *, head_width: int | None = None) -> Shape:
     """The shape closest to ``num_params``: for each depth the width that solves ``V d + 12 L d^2 = N`` (a multiple of 8),
     the depth whose width over depth is nearest to 24, and the feed-forward width (a multiple of 4, near 8/3 d) that closes the gap.
+
+    With ``head_width`` every head has that width and the model's is a multiple of it; by default the head width follows the width.
 
     Raises
     ------
@@ -53,17 +60,17 @@ def shape_for(num_params: int, vocab_size: int = 256) -> Shape:
     149248
     """
     candidates = []
+    unit = 8 if head_width is None else head_width
     for depth in range(1, 65):
         exact = (-vocab_size + (vocab_size**2 + 48 * depth * num_params) ** 0.5) / (24 * depth)
-        for width in {int(exact // 8) * 8, int(exact // 8) * 8 + 8}:
+        for width in {int(exact // unit) * unit, int(exact // unit) * unit + unit}:
             if width < 16:
                 continue
             rest = num_params - vocab_size * width - depth * (4 * width * width + 2 * width) - width
             feed_forward = round(rest / (3 * depth * width) / 4) * 4
             if not 1.5 * width <= feed_forward <= 4.5 * width:
                 continue
-            head = next((h for h in HEAD_WIDTHS if width % h == 0 and width // h >= 4), 8)
-            shape = Shape(vocab_size, width, depth, width // head, feed_forward)
+            shape = Shape(vocab_size, width, depth, heads_for(width, head_width), feed_forward)
             if abs(shape.num_params / num_params - 1) < 0.03:
                 badness = abs(math.log(width / depth / ASPECT)) + abs(math.log(feed_forward / width / (8 / 3)))
                 candidates.append((badness, abs(shape.num_params / num_params - 1), shape))

@@ -100,6 +100,7 @@ def build_page(folder: str | os.PathLike) -> Page:
         folder=found,
         demo=found.demo,
         ladder=_ladder_rows(found),
+        comparison=words.comparison_sentence(found),
         methods=[words.method_name(name) for name in found.methods],
         versions=_versions(found.demo),
         guess=math.log(found.demo.vocab_size),

@@ -91,6 +91,19 @@ def headline(folder: Folder) -> str:
     return f"Proved: {model}, compressed and {mixed}, has an expected loss of at most {bound}, with {percent(1 - certificate.delta)} confidence."
 
 
+def comparison_sentence(folder: Folder) -> str:
+    """What training the rounding for the certificate changed on the largest rung, in distances from its full-precision training loss."""
+    rung, found = folder.largest, headline_certificate(folder)
+    before = rung.rounded
+    start = (
+        f"The largest model rounded to {before.bits} bits ({before.bits_per_parameter:.2f} bits per parameter of file, loss {nats(before.loss)}) and certified in the "
+        f"published form is {nats(before.certificate.bound - rung.train_loss)} nats above its full-precision training loss"
+    )
+    if found is None:
+        return start + "."
+    return start + f"; trained for its certificate ({rung.bits_per_parameter:.2f} bits, loss {nats(rung.quantized_loss)}), the {method_name(found[0].method)} bound is {nats(found[0].bound - rung.train_loss)} above it."
+
+
 def proof_sentences(folder: Folder) -> list[str]:
     """What exactly is bounded, for whom, and what it is to be compared with."""
     found = headline_certificate(folder)

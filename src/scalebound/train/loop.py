@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 
 import scalebound
-from scalebound.core.errors import InputError, MachineError, UsageError, from_os_error
+from scalebound.core.errors import InputError, MachineError, from_os_error
 from scalebound.core.io import atomic_write, load_struct, save_struct
 from scalebound.core.progress import Progress, silent
 from scalebound.core.seeds import derive
@@ -29,9 +29,10 @@ from scalebound.core.stats import ModelRef, Policy, Stats, StatsInfo, StreamRef
 from scalebound.data.stream import Stream
 from scalebound.models.folder import save_folder
 from scalebound.models.transformer import Transformer
-from scalebound.train.optim.adamw import adamw
-from scalebound.train.recipe import Recipe, load_recipe
-from scalebound.train.schedule.warmup_stable_decay import warmup_stable_decay
+from scalebound.train.optim import set_rate
+from scalebound.train.parametrization import build
+from scalebound.train.recipe import Recipe, check_recipe, load_recipe
+from scalebound.train.schedule import SCHEDULES
 
 SCHEMA = "scalebound.run/1"
 CHECKPOINT_S = 20.0  # seconds between checkpoints; what a crash can cost
@@ -78,10 +79,11 @@ def train_run(recipe: Recipe, stream_path: str | os.PathLike, out: str | os.Path
     Raises
     ------
     InputError
-        The stream is too short or has another vocabulary, or the folder holds a run of another recipe or stream.
+        The recipe contradicts itself, the stream is too short or has another vocabulary, or the folder holds a run of another recipe or stream.
     MachineError
         The loss is no longer a number (step and last checkpoint named), or the disk is full.
     """
+    check_recipe(recipe)
     torch.set_num_threads(threads)
     out, stream = Path(out), Stream(stream_path)
     window = (window_start, window_start + recipe.tokens)
@@ -89,8 +91,6 @@ def train_run(recipe: Recipe, stream_path: str | os.PathLike, out: str | os.Path
         raise InputError(f"has {len(stream):,} tokens", where=str(stream.path), expected=f"at least {window[1]:,} for {recipe.params:,} parameters", hint="give more text, or ask for a smaller model")
     if stream.info.vocab_size != recipe.vocab_size:
         raise InputError(f"has a vocabulary of {stream.info.vocab_size:,}", where=str(stream.path), expected=f"{recipe.vocab_size:,} as the recipe says")
-    if recipe.tokens % recipe.context:
-        raise UsageError(f"tokens = {recipe.tokens:,} is no multiple of the context {recipe.context}")
     if fresh and out.exists():
         shutil.rmtree(out)
     _claim(out, recipe, stream, window)
@@ -114,9 +114,8 @@ def _claim(out: Path, recipe: Recipe, stream: Stream, window: tuple[int, int]) -
 
 
 def _train(recipe: Recipe, stream: Stream, window: tuple[int, int], out: Path, threads: int, checkpoint_s: float, progress: Progress) -> RunInfo:
-    generator = torch.Generator().manual_seed(derive(recipe.seed, "init", recipe.params))
-    model = Transformer(recipe.shape, recipe.context, generator)
-    optimizer = adamw(model.parameters(), lr=recipe.learning_rate, betas=(recipe.beta1, recipe.beta2), weight_decay=recipe.weight_decay)
+    model, optimizer = build(recipe, torch.Generator().manual_seed(derive(recipe.seed, "init", recipe.params)))
+    schedule = SCHEDULES[recipe.schedule]
     step = _resume(model, optimizer, out)
     T, per_step = recipe.context, recipe.context * recipe.batch_sequences
     sequences = np.asarray(stream.tokens[window[0] : window[1]]).reshape(-1, T)
@@ -129,20 +128,14 @@ def _train(recipe: Recipe, stream: Stream, window: tuple[int, int], out: Path, t
             _rewind_log(log, step)
             while step < recipe.steps:
                 batch = sequences[step * recipe.batch_sequences : (step + 1) * recipe.batch_sequences]
-                targets_BT = torch.from_numpy(batch.astype(np.int64))
-                inputs_BT = F.pad(targets_BT[:, :-1], (1, 0), value=stream.info.separator)
-                losses = F.cross_entropy(model(inputs_BT).flatten(0, 1), targets_BT.flatten(), reduction="none")
-                loss = losses.mean()
-                mean = loss.item()
+                mean, losses = backward(model, batch, stream.info.separator, recipe.accumulation)
                 if not math.isfinite(mean):
                     kept = sorted((out / "checkpoints").glob("step-*"))
                     raise MachineError(f"the loss is {mean} at step {step + 1} of {recipe.steps}", where=str(out), hint=f"last good checkpoint: {kept[-1].name if kept else 'none'}; lower learning_rate ({recipe.learning_rate:g})")
-                online.write(losses.detach().numpy().astype("<f4").tobytes())
-                loss.backward()
+                online.write(losses)
                 norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip).item()
-                rate = recipe.learning_rate * warmup_stable_decay(step, recipe.steps, warmup=recipe.warmup, decay=recipe.decay)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
+                rate = recipe.learning_rate * schedule(step, recipe.steps, warmup=recipe.warmup, decay=recipe.decay)
+                set_rate(optimizer.param_groups, rate)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
                 step += 1
@@ -175,6 +168,20 @@ def _train(recipe: Recipe, stream: Stream, window: tuple[int, int], out: Path, t
     save_struct(out / "run.json", info)
     (out / ONLINE_PART).unlink(missing_ok=True)
     return info
+
+
+def backward(model: Transformer, batch: np.ndarray, separator: int, parts: int) -> tuple[float, bytes]:
+    """Add the gradient of a batch's mean loss, in ``parts`` passes, and return that loss and the bytes of every token's loss in order."""
+    total, losses = 0.0, []
+    for piece in np.array_split(batch, min(parts, len(batch))):
+        targets_BT = torch.from_numpy(piece.astype(np.int64))
+        inputs_BT = F.pad(targets_BT[:, :-1], (1, 0), value=separator)
+        losses_N = F.cross_entropy(model(inputs_BT).flatten(0, 1), targets_BT.flatten(), reduction="none")
+        loss = losses_N.mean() * (len(piece) / len(batch))  # one part: times exactly 1
+        loss.backward()
+        total += loss.item()
+        losses.append(losses_N.detach().numpy().astype("<f4").tobytes())
+    return total, b"".join(losses)
 
 
 def _checkpoint(model: Transformer, optimizer: torch.optim.Optimizer, recipe: Recipe, step: int, out: Path, *, resumable: bool) -> str:

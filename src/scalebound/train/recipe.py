@@ -4,23 +4,34 @@
 tokens              tokens_per_param * N, rounded down to whole sequences
 shape               :func:`scalebound.models.shape.shape_for`
 batch               4 sequences, doubled while tokens / (context * batch) is above 1500, at most 256
-learning rate       0.3 / width, within a factor of 1.6 of the best of three to five tried at widths 24 to 64 (benchmarks/LOG.md)
-schedule            2% warmup (at least 10 steps), linear decay over the last half
-optimizer           AdamW, betas 0.9 and 0.95, weight decay 0.1 on matrices, gradient norm clipped at 1
+learning rate       0.3 / width, within a factor of 1.6 of the best of three to five tried at widths 24 to 64 (benchmarks/LOG.md);
+                    0.3 / base_width at every width under ``parametrization = "mup"`` (:mod:`~scalebound.train.parametrization`)
+schedule            2% warmup (at least 10 steps), linear decay over the last half (``"wsd"``; others in :mod:`~scalebound.train.schedule`)
+optimizer           AdamW, betas 0.9 and 0.95, weight decay 0.1 on matrices, gradient norm clipped at 1 (others: :mod:`~scalebound.train.optim`;
+                    the derived rate is AdamW's: Muon shares it, Lion wants 3 to 10 times less, SGD its own)
+accumulation        1: a batch is one forward and backward pass; k splits it into k, for the same update in less memory
 ==================  =====================================================================================================
+
+Any key of a recipe can be given (``--recipe R.toml``, or ``overrides``); what follows from it by the formulas is then derived from it.
 """
 
 from __future__ import annotations
 
+import difflib
 import os
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Literal, get_args, get_type_hints
 
 import msgspec
 
 from scalebound.core.errors import InputError, from_os_error
 from scalebound.core.io import atomic_write, to_struct
-from scalebound.models.shape import Shape, shape_for
+from scalebound.models.shape import Shape, heads_for, shape_for
+
+BASE_WIDTH = 64
+MUP_HEAD_WIDTH = 16
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -43,6 +54,11 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     beta2: float = 0.95
     clip: float = 1.0
     seed: int = 0
+    optimizer: Literal["adamw", "muon", "lion", "sgd"] = "adamw"
+    schedule: Literal["wsd", "wsd-cosine", "wsd-sqrt", "wsd-geometric", "cosine", "constant"] = "wsd"
+    parametrization: Literal["standard", "mup"] = "standard"
+    base_width: int = BASE_WIDTH  # where "mup" and "standard" are the same
+    accumulation: int = 1
 
     @property
     def shape(self) -> Shape:
@@ -62,32 +78,123 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         return atomic_write(path, ("\n".join(lines) + "\n").encode())
 
 
-def load_recipe(path: str | os.PathLike) -> Recipe:
-    """Read a ``recipe.toml``; an unknown or missing key is named."""
+def read_toml(path: str | os.PathLike) -> dict[str, Any]:
+    """The keys of a recipe file, all known; an unknown one is refused with the nearest that exists."""
     try:
         with open(path, "rb") as file:
-            return to_struct(tomllib.load(file), Recipe, where=str(path))
+            found = tomllib.load(file)
     except OSError as error:
         raise from_os_error(error, path) from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"is not valid TOML ({error})", where=str(path)) from error
+    _refuse_unknown_names(found, str(path))
+    return found
 
 
-def derive_recipe(params: int, *, tokens_per_param: float = 20.0, vocab_size: int = 256, context: int = 256, seed: int = 0) -> Recipe:
+def _refuse_unknown_names(keys: Mapping[str, Any], where: str) -> None:
+    known, types = Recipe.__struct_fields__, get_type_hints(Recipe)
+    for key in keys:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
+            raise InputError(f"unknown key {key!r}", where=where, expected=f"{near!r}, perhaps", hint=f"the keys are {', '.join(known)}")
+        names = get_args(types[key])  # of the methods, for keys that name one
+        if names and keys[key] not in names:
+            raise InputError(f"{key} = {keys[key]!r}", where=where, expected=f"one of {', '.join(names)}")
+
+
+def load_recipe(path: str | os.PathLike) -> Recipe:
+    """Read a ``recipe.toml``; an unknown, missing or mistyped key, or values that contradict each other, are named."""
+    recipe = to_struct(read_toml(path), Recipe, where=str(path))
+    check_recipe(recipe, where=str(path))
+    return recipe
+
+
+def check_recipe(recipe: Recipe, *, where: str = "recipe") -> None:
+    """Refuse values out of range or at odds with each other.
+
+    Raises
+    ------
+    InputError
+        The key, its value and what would be right.
+    """
+    _refuse_unknown_names(msgspec.to_builtins(recipe), where)
+    to_struct(msgspec.to_builtins(recipe), Recipe, where=where)  # names of methods and types, for recipes made in Python
+    for key in ("params", "vocab_size", "width", "depth", "heads", "feed_forward", "context", "tokens", "batch_sequences", "base_width", "accumulation"):
+        if getattr(recipe, key) < 1:
+            raise InputError(f"{key} = {getattr(recipe, key)}", where=where, expected="at least 1")
+    for key, low, high in (("learning_rate", 0.0, float("inf")), ("clip", 0.0, float("inf"))):
+        if not low < getattr(recipe, key) <= high:
+            raise InputError(f"{key} = {getattr(recipe, key)}", where=where, expected="above 0")
+    for key, high in (("warmup", 1.0), ("decay", 1.0), ("weight_decay", float("inf")), ("beta1", 1.0), ("beta2", 1.0)):
+        value = getattr(recipe, key)
+        if not 0.0 <= value <= high or (key.startswith("beta") and value == 1.0):
+            raise InputError(f"{key} = {value}", where=where, expected="at least 0" if high > 1 else "between 0 and 1")
+    if recipe.width % (2 * recipe.heads):
+        raise InputError(f"width = {recipe.width} with heads = {recipe.heads}", where=where, expected="a width that is an even multiple of the heads")
+    if recipe.params != recipe.shape.num_params:
+        raise InputError(f"params = {recipe.params:,} contradicts the shape, which has {recipe.shape.num_params:,}", where=where, hint="leave params out: it follows from the shape")
+    if recipe.tokens % recipe.context:
+        raise InputError(f"tokens = {recipe.tokens:,} is no multiple of the context {recipe.context}", where=where, expected=f"{max(1, recipe.tokens // recipe.context) * recipe.context:,}")
+    if recipe.accumulation > recipe.batch_sequences:
+        raise InputError(f"accumulation = {recipe.accumulation} with batch_sequences = {recipe.batch_sequences}", where=where, expected="at most one part a sequence")
+    if recipe.parametrization == "mup" and recipe.optimizer == "sgd":
+        raise InputError('parametrization = "mup" with optimizer = "sgd"', where=where, expected="adamw, muon or lion")
+
+
+def derive_recipe(params: int, *, tokens_per_param: float = 20.0, vocab_size: int = 256, context: int = 256, seed: int = 0,
+                  overrides: Mapping[str, Any] | None = None, where: str = "overrides") -> Recipe:  # fmt: skip
     """The recipe of a rung of about ``params`` parameters, by the formulas of the module docstring.
+
+    Parameters
+    ----------
+    params
+        Size aimed at; the shape decides.
+    tokens_per_param
+        Length of training.
+    vocab_size, context, seed
+        Of the stream and the run; ``overrides`` win, but for the vocabulary, which the tokenizer decides.
+    overrides
+        Keys of :class:`Recipe` with the values they shall have; what depends on them is derived from them.
+    where
+        How errors name the source of the overrides.
+
+    Raises
+    ------
+    InputError
+        An override that is unknown, out of range, or contradicts another.
+    UsageError
+        No shape has about this size.
 
     >>> recipe = derive_recipe(150_000)
     >>> recipe.tokens // recipe.params, recipe.tokens % recipe.context
-    (19, 0)
+    (20, 0)
+    >>> derive_recipe(150_000, overrides={"parametrization": "mup"}).learning_rate == 0.3 / 64
+    True
     """
-    shape = shape_for(params, vocab_size)
-    tokens = max(1, int(tokens_per_param * shape.num_params) // context) * context
+    given = dict(overrides or {})
+    _refuse_unknown_names(given, where)
+    if given.get("vocab_size", vocab_size) != vocab_size:
+        raise InputError(f"vocab_size = {given['vocab_size']}", where=where, expected=f"{vocab_size}, the tokenizer's")
+    for key in ("context", "base_width", "tokens", "batch_sequences", "width", "depth", "heads", "feed_forward", "params"):
+        if key in given and (type(given[key]) is not int or given[key] < 1):
+            raise InputError(f"{key} = {given[key]!r}", where=where, expected="a whole number, at least 1")
+    context, mup = given.get("context", context), given.get("parametrization") == "mup"
+    shape = shape_for(params, vocab_size, head_width=MUP_HEAD_WIDTH if mup else None)
+    if "width" in given:  # heads and feed-forward width of the size aimed at were chosen for its own width
+        width = given["width"]
+        shape = Shape(vocab_size, width, shape.depth, heads_for(width, MUP_HEAD_WIDTH if mup else None), round(8 * width / 3 / 4) * 4)
+    shape = Shape(vocab_size, *(given.get(key, getattr(shape, key)) for key in ("width", "depth", "heads", "feed_forward")))
+    tokens = given.get("tokens", max(1, int(tokens_per_param * shape.num_params) // context) * context)
     batch = 4
     while batch < 256 and tokens / (context * 1000) > batch * 1.5:
         batch *= 2
+    batch = given.get("batch_sequences", batch)
     steps = -(-tokens // (batch * context))
-    return Recipe(
-        params=shape.num_params, vocab_size=vocab_size, width=shape.width, depth=shape.depth, heads=shape.heads, feed_forward=shape.feed_forward,
-        context=context, tokens=tokens, batch_sequences=batch, learning_rate=0.3 / shape.width, warmup=max(0.02, min(0.1, 10 / steps)),
-        decay=0.5, seed=seed,
-    )  # fmt: skip
+    derived = {
+        "params": shape.num_params, "vocab_size": vocab_size, "width": shape.width, "depth": shape.depth, "heads": shape.heads, "feed_forward": shape.feed_forward,
+        "context": context, "tokens": tokens, "batch_sequences": batch, "learning_rate": 0.3 / (given.get("base_width", BASE_WIDTH) if mup else shape.width),
+        "warmup": max(0.02, min(0.1, 10 / steps)), "decay": 0.5, "seed": seed,
+    }  # fmt: skip
+    recipe = to_struct(derived | given, Recipe, where=where)
+    check_recipe(recipe, where=where)
+    return recipe

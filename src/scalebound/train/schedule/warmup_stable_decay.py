@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from scalebound.train.schedule.warmup import remaining, rising_steps
+
 
 def warmup_stable_decay(step: int, steps: int, *, warmup: float, decay: float) -> float:
     """Factor of the peak rate at a step counted from 0.
@@ -12,6 +14,4 @@ def warmup_stable_decay(step: int, steps: int, *, warmup: float, decay: float) -
     >>> [warmup_stable_decay(s, 10, warmup=0.2, decay=0.4) for s in (0, 1, 5, 6, 9)]
     [0.5, 1.0, 1.0, 1.0, 0.25]
     """
-    rising = max(1, round(warmup * steps))
-    falling = max(1, round(decay * steps))
-    return min(1.0, (step + 1) / rising, (steps - step) / falling)
+    return min(1.0, (step + 1) / rising_steps(steps, warmup), remaining(step, steps, decay))

@@ -1,0 +1,31 @@
+"""What equal loss does not tell: models with the same loss that extrapolate or fine-tune differently.
+
+In: a Llama-style folder, or nothing (small models are trained in the probe). Out: rows of losses, rates and their intervals. Start
+reading at :mod:`~scalebound.probe.finetune` (equal functions, other weights) and :mod:`~scalebound.probe.rules` (equal losses, other
+completions); :mod:`~scalebound.probe.reparametrize` and :mod:`~scalebound.probe.grammar` hold what they are made of.
+"""
+
+from scalebound.probe.exact import clopper_pearson as clopper_pearson
+from scalebound.probe.exact import over_seeds as over_seeds
+from scalebound.probe.finetune import invariant as invariant
+from scalebound.probe.finetune import probe_finetune as probe_finetune
+from scalebound.probe.finetune import small_model as small_model
+from scalebound.probe.finetune import tune as tune
+from scalebound.probe.grammar import GRAMMARS as GRAMMARS
+from scalebound.probe.grammar import Grammar as Grammar
+from scalebound.probe.grammar import construction as construction
+from scalebound.probe.grammar import divergence as divergence
+from scalebound.probe.grammar import from_sampler as from_sampler
+from scalebound.probe.llama import logits_of as logits_of
+from scalebound.probe.llama import read_llama as read_llama
+from scalebound.probe.llama import untied as untied
+from scalebound.probe.reparametrize import TRANSFORMATIONS as TRANSFORMATIONS
+from scalebound.probe.reparametrize import fold as fold
+from scalebound.probe.reparametrize import permute_heads as permute_heads
+from scalebound.probe.reparametrize import permute_neurons as permute_neurons
+from scalebound.probe.reparametrize import query_key as query_key
+from scalebound.probe.reparametrize import rotate_residual as rotate_residual
+from scalebound.probe.reparametrize import up_down as up_down
+from scalebound.probe.reparametrize import value_output as value_output
+from scalebound.probe.rules import exact_pair as exact_pair
+from scalebound.probe.rules import probe_rules as probe_rules

@@ -1,0 +1,48 @@
+"""How long a run will take on this machine: a few steps of it, timed, nothing written."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import torch
+
+from scalebound.train.loop import backward
+from scalebound.train.optim import set_rate
+from scalebound.train.parametrization import build
+from scalebound.train.recipe import Recipe
+
+BUDGET_S = 0.5
+FEWEST_STEPS = 2  # timed, after one that is not: the first pays for allocations
+
+
+def seconds_for(recipe: Recipe, *, budget_s: float = BUDGET_S) -> float:
+    """Seconds this recipe's training will take in one process of one thread, from steps on random tokens.
+
+    The median step times the number of steps: an estimate for a machine as busy as it is now, without reading, checkpoints or a busy sibling core.
+
+    Raises
+    ------
+    InputError
+        The recipe contradicts itself.
+
+    Examples
+    --------
+    >>> from scalebound.train import derive_recipe
+    >>> seconds_for(derive_recipe(15_000, context=32), budget_s=0.0) > 0
+    True
+    """
+    torch.set_num_threads(1)
+    model, optimizer = build(recipe, torch.Generator().manual_seed(0))
+    batch = np.random.default_rng(0).integers(0, recipe.vocab_size, size=(min(recipe.batch_sequences, recipe.tokens // recipe.context), recipe.context))
+    set_rate(optimizer.param_groups, recipe.learning_rate)
+    began = time.monotonic()
+    taken: list[float] = []
+    while len(taken) <= FEWEST_STEPS or time.monotonic() - began < budget_s:
+        start = time.perf_counter()
+        backward(model, batch, 0, recipe.accumulation)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        taken.append(time.perf_counter() - start)
+    return float(np.median(taken[1:])) * recipe.steps
