@@ -158,3 +158,30 @@ def test_weights_and_groups(tmp_path):
     assert found.bootstrap.method == "groups" and found.data.groups == 6
     with pytest.raises(InputError, match="negative"):
         scaling.fit({**COLUMNS, "w": -np.ones(12)}, "power", weights="w")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t: {**t, "loss": t["loss"] / np.log(2), "perplexity": np.exp(t["loss"])}, "the column is in bits"),
+        (lambda t: {**t, "loss": np.where(np.arange(8) < 3, 1 / np.log(2), 1) * t["loss"], "ppl": np.exp(t["loss"])}, "units are mixed"),
+        (lambda t: {**t, "loss": 2 * t["loss"], "vocab_size": np.full(8, 256.0)}, "above that of guessing"),
+        (lambda t: {**t, "loss": np.where(np.arange(8) == 2, np.exp(3 + t["loss"]), t["loss"])}, "units seem to be mixed"),
+    ],
+)
+def test_losses_in_other_units_are_told_by_their_values(change, words, tmp_path, capsys):
+
+    n = np.geomspace(1e6, 1e9, 8)
+    good = {"params": n, "loss": 1.7 + 100 * n**-0.3}
+    path = tmp_path / "t.csv"
+    path.write_bytes(to_csv({**good, "perplexity": np.exp(good["loss"]), "vocab_size": np.full(8, 256.0)}))
+    assert main(["fit", str(path), "--law", "power", "--bootstrap", "0"]) == 0
+    path.write_bytes(to_csv(change(good)))
+    assert main(["fit", str(path), "--law", "power", "--bootstrap", "0"]) == 3
+    assert words in capsys.readouterr().err
+
+
+def test_sizes_in_millions_are_told_by_tokens_per_parameter():
+    n = np.geomspace(125, 13_000, 12)
+    with pytest.raises(InputError, match="params seem to be in"):
+        scaling.fit({"params": n, "tokens": n * 2e7, "loss": 1.7 + 3 * n**-0.3}, "overtraining", bootstrap=0)

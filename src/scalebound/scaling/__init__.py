@@ -12,6 +12,8 @@ from scalebound.scaling.choose import choose as choose
 from scalebound.scaling.crossover import Crossover as Crossover
 from scalebound.scaling.crossover import crossover as crossover
 from scalebound.scaling.design import next_runs as next_runs
+from scalebound.scaling.emergence import Emergence as Emergence
+from scalebound.scaling.emergence import emergence as emergence
 from scalebound.scaling.fit import fit as fit
 from scalebound.scaling.fitted import Fit as Fit
 from scalebound.scaling.fitted import load_fit as load_fit

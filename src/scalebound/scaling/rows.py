@@ -152,6 +152,8 @@ def prepare(
     groups = None if group is None else _group_codes(table, group)
     notes = list(table.notes)
     _check_units(table, inputs, found)
+    if name == "loss":
+        _check_loss_units(table, y, found["target"])
     needs_positive = tuple(law.inputs) if law.positive is None else law.positive
     bad = ~np.isfinite(y) | ~np.isfinite(heft)
     why = np.where(np.isfinite(y), "", f"{found['target']} is not a number").astype(object)
@@ -244,6 +246,18 @@ def _check_units(table: Table, inputs: dict[str, np.ndarray], found: dict[str, s
                 where=label,
                 expected="plain counts in every row",
             )
+    if {"params", "tokens"} <= set(inputs) and not str(found.get("tokens", "")).startswith("flops"):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            each = inputs["tokens"] / inputs["params"]
+        each = each[np.isfinite(each) & (each > 0)]
+        if len(each) and not 1e-4 < np.median(each) < 1e6:
+            guilty = "params" if np.median(each) >= 1e6 else "tokens"
+            raise InputError(
+                f"tokens per parameter are {np.median(each):.3g}: {guilty} seem to be in thousands, millions or billions",
+                where=f"{table.source}, column {found.get(guilty, guilty)!r}",
+                expected="plain counts of parameters and tokens",
+                hint="multiply the column by its unit",
+            )
     if {"params", "tokens"} <= set(inputs) and found.get("tokens") != "flops / (6 * params)" and _has(table, "flops"):
         flops = find_column(table, "flops", {})
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -255,6 +269,50 @@ def _check_units(table: Table, inputs: dict[str, np.ndarray], found: dict[str, s
                 where=table.source,
                 expected="counts of parameters, tokens and floating-point operations",
             )
+
+
+def _check_loss_units(table: Table, y: np.ndarray, column: str) -> None:
+    """Losses that cannot be nats per token throughout: told by a second column (perplexity, vocabulary), or by a gap no ladder has."""
+    label = f"{table.source}, column {column!r}"
+    positive = np.isfinite(y) & (y > 0)
+    bits, in_nats = 1 / math.log(2), "nats per token in every row"
+    other = next((name for name in ("perplexity", "ppl", "val_ppl", "eval_ppl") if name in table and table[name].dtype.kind == "f"), None)
+    if other is not None:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = np.where(positive & (table[other] > 1.05), y / np.log(table[other]), np.nan)
+        near_bits, near_nats = np.abs(ratio - bits) < 0.02, np.abs(ratio - 1) < 0.02
+        if near_bits.any():
+            k = int(np.flatnonzero(near_bits)[0])
+            raise InputError(
+                f"the loss {y[k]:g} is log2 of {other} = {table[other][k]:g}: "
+                + ("units are mixed, other rows are in nats" if near_nats.any() else "the column is in bits"),
+                where=f"{label}, row {table.rows[k]}",
+                expected=in_nats,
+                hint="multiply losses in bits by ln 2 = 0.6931",
+            )
+    vocabulary = next((name for name in ("vocab_size", "vocab", "vocabulary") if name in table and table[name].dtype.kind == "f"), None)
+    if vocabulary is not None:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            chance = np.log(table[vocabulary])
+        above = positive & (chance > 0) & (y > 1.1 * chance)
+        if above.any():
+            k = int(np.flatnonzero(above)[0])
+            raise InputError(
+                f"the loss {y[k]:g} is above that of guessing, ln {table[vocabulary][k]:g} = {chance[k]:.4g}: it seems to be in bits",
+                where=f"{label}, row {table.rows[k]}",
+                expected=in_nats,
+                hint="multiply losses in bits by ln 2 = 0.6931, or leave out runs that diverged with --where",
+            )
+    values = np.sort(y[positive])
+    gap = np.diff(np.log(values))
+    if len(gap) and gap.max() > math.log(8):
+        k = int(np.argmax(gap))
+        raise InputError(
+            f"losses jump from {values[k]:g} to {values[k + 1]:g} with nothing between: units seem to be mixed (perplexities among losses?)",
+            where=label,
+            expected=in_nats,
+            hint=f"correct the column, or say --target {column} to fit it as it is" if column != "loss" else "correct the column",
+        )
 
 
 def _check_enough(rows: Rows, law: Law) -> None:
