@@ -44,7 +44,7 @@ from scalebound.train.schedule.warmup_stable_decay import warmup_stable_decay
 
 PRICE = 8.0  # d bound / d (nats of code per token) of the product form, measured at 20 tokens a parameter: 6.9 to 8.4 at one bit
 BATCH_SEQUENCES = 4
-SHARE, MOST_STEPS = 0.6, 3000  # of the window's sequences that default steps see, and their limit
+SHARE, MOST_STEPS = 0.3, 3000  # of the window's sequences that default steps see, and their limit
 RATE = 0.3  # over the width: the rate the model was trained with
 STEP_RATE = 0.003  # of log steps
 BETAS = (0.9, 0.95)
@@ -76,7 +76,7 @@ def default_steps(tokens: int, context: int) -> int:
     """Steps of :data:`BATCH_SEQUENCES` sequences that see 0.6 of the window, at most 3000: a formula, so nothing is picked after looking.
 
     >>> default_steps(760_832, 256), default_steps(20_000_000, 256)
-    (445, 3000)
+    (222, 3000)
     """
     return max(1, min(MOST_STEPS, int(SHARE * tokens / (context * BATCH_SEQUENCES))))
 
