@@ -35,7 +35,7 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
     finetune
         Train the rounding on --stream, the one the model was trained on. Takes models of `scalebound train`.
     steps
-        Of --finetune, 4 sequences each. Default: as many as see 0.6 of the run's tokens, at most 3000.
+        Of --finetune, 4 sequences each. Default: as many as see 0.3 of the run's tokens, at most 3000.
     price
         Of --finetune: nats of loss given for a nat of code per token. Default 8, about what it costs in the product bound.
     seed

@@ -73,7 +73,7 @@ class Finetuned:
 
 
 def default_steps(tokens: int, context: int) -> int:
-    """Steps of :data:`BATCH_SEQUENCES` sequences that see 0.6 of the window, at most 3000: a formula, so nothing is picked after looking.
+    """Steps of :data:`BATCH_SEQUENCES` sequences that see 0.3 of the window, at most 3000: a formula, so nothing is picked after looking.
 
     >>> default_steps(760_832, 256), default_steps(20_000_000, 256)
     (222, 3000)
