@@ -19,7 +19,7 @@ def demo(*, out: Path = Path("runs/demo"), full: bool = False, seed: int = 0, te
     out
         The folder to fill.
     full
-        Go on to 1M parameters; about an hour.
+        Go on to 1M parameters; estimated at one to two hours on two cores.
     seed
         Decides everything that is random.
     text
