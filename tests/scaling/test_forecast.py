@@ -93,3 +93,11 @@ def test_three_rows_for_three_parameters_say_so():
 def test_few_rows_use_residual_noise():
     few = scaling.fit({"params": N[::4], "loss": LOSS[::4]}, "power", bootstrap=300)
     assert few.bootstrap.method == "residuals" and few.intervals["b"][0] < 0.3 < few.intervals["b"][1]
+
+
+def test_refits_beyond_floating_point_are_left_out(tmp_path):
+    """Four noisy rows, of which one refit in a thousand needs a factor above 1e308; the saved fit must hold finite numbers only."""
+    rows = {"params": [14856.0, 16992.0, 20064.0, 23904.0], "quantization": [0.1199001655811649, 0.14004514904594212, 0.15406855448778656, 0.07520627236231958]}
+    found = scaling.fit(rows, "power", target="quantization", level=0.95)
+    assert np.isfinite(found.draw_matrix()).all() and found.bootstrap.count == len(found.draws) < 1000
+    assert scaling.load_fit(found.save(tmp_path / "f.json")).params == found.params

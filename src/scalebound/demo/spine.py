@@ -50,7 +50,7 @@ def run_demo(out: str | os.PathLike, *, text: str | os.PathLike | None = None, f
     text
         A file or folder; default the text of :func:`scalebound.data.read_corpus`.
     full
-        Rungs up to 1M parameters (about an hour on two cores) instead of 150k.
+        Rungs up to 1M parameters (estimated at one to two hours on two cores) instead of 150k.
     sizes
         Other rungs than those the length of the text allows.
     tokens_per_param

@@ -167,6 +167,8 @@ def fit_rows(
         bound, best.theta, rows.y, rows.weights, objective, count=bootstrap, seed=seed, groups=rows.groups, others=rivals, held=frozen
     )
     draws = draws[np.isfinite(draws).all(axis=1)]
+    with np.errstate(over="ignore"):  # a refit may send a factor beyond floating point along with its exponent: it cannot be saved or drawn
+        draws = draws[np.isfinite(law.natural(draws)).all(axis=1)]
     natural = law.natural(best.theta)
     fitted = bound.value(best.theta[None])[0]
     residuals = objective.residuals(rows.y, fitted)
