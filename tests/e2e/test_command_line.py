@@ -67,6 +67,11 @@ def test_statistics_that_are_no_losses_are_named(capsys, tmp_path, value, what):
     assert status == 3 and what in err and json.loads(out)["status"] == 3 and not (tmp_path / "c.json").exists()
 
 
+def test_no_full_precision_loss_is_shown_when_none_was_measured(capsys, losses):
+    status, out, _ = run(capsys, "certify", losses, "--vocab-size", "256", "--code-bits", "800")
+    assert status == 0 and "measured loss" in out and "full precision" not in out and "quantization" not in out
+
+
 def test_require_decides_the_exit_status(capsys, losses):
     status, out, _ = run(capsys, "certify", losses, "--vocab-size", "256", "--code-bits", "800", "--json")
     bound = json.loads(out)["bound"]

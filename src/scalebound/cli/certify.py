@@ -356,9 +356,10 @@ def parse_window(text: str | None) -> float | tuple[int, int] | None:
 def view_of(certificate: Certificate, out: Path | None, require: float | None) -> list[Any]:
     """What people see: the sentence, the decomposition, where it was written."""
     c, terms = certificate, certificate.terms
+    # without statistics of the full-precision model its loss is not known, and no number may be shown for it
+    measured = [["loss at full precision", terms.full_precision_loss], ["quantization", terms.quantization]] if c.inputs.full.path else [["measured loss", c.empirical_loss]]
     rows = [
-        ["loss at full precision", terms.full_precision_loss],
-        ["quantization", terms.quantization],
+        *measured,
         [f"smoothing (alpha {c.smoothing.alpha:g})", terms.smoothing],
         ["complexity", terms.complexity],
         ["variance", terms.variance],
