@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from scalebound.core.errors import InputError
 from scalebound.core.io import read_bytes
@@ -39,7 +39,7 @@ class Adopted(Trainable):
 
     def __init__(self, model: Any, config: dict) -> None:
         super().__init__()
-        self.model = model.float().eval()
+        self.model = nn.Module.float(model).eval()  # theirs refuses weights that once were quantized
         self._config = config | {key: "float32" for key in ("torch_dtype", "dtype") if key in config}
         for parameter in self.model.parameters():
             parameter.requires_grad_(True)
