@@ -8,7 +8,7 @@ What is said at the end:
 
 * ``basins``: how many different local minima were reached, with the next best objective.
 * ``established``: the best start converged, its Hessian is positive on the free parameters, more than one start arrived there, and a
-  second set of starts taken between the grid points, polished in the same way, found nothing lower.
+  second set of starts taken between the grid points, solved and polished in the same way, found nothing lower.
 """
 
 from __future__ import annotations
@@ -98,6 +98,7 @@ def find(
         best = theta[chosen[0]] if minima is None else minima.theta[int(np.argmin(minima.value))]
         pick = far[(np.arange(most // 2) + round_ * (most // 2)) % len(far)]
         second = np.concatenate([0.5 * (theta[pick] + best), 0.5 * (theta[pick] + theta[far[::-1][: len(pick)]])])
+        second = np.where(frozen, second, bound.settled(second, y, weights, objective))
         known = starts if minima is None else np.zeros((0, len(low)))
         found = minimise(bound, np.concatenate([known, second]), y, weights, objective, held=frozen)
         minima = found if minima is None else Minima(*(np.concatenate([getattr(minima, name), getattr(found, name)]) for name in MINIMA))
