@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "reference": ("scalebound.cli.reference:reference", "Losses of a predictor known before each token, for anchored certificates."),
     "merge": ("scalebound.cli.merge:merge", "Join stats files of one measurement."),
     "compress": ("scalebound.cli.compress:compress", "Write a model as one small file that decodes to exactly its rounded weights."),
+    "export": ("scalebound.cli.export:export", "Write a package as a Hugging Face folder."),
     "certify": ("scalebound.cli.certify:certify", "Prove a bound on the expected loss and write it as a certificate."),
     "certify-prompt": ("scalebound.cli.certify_prompt:certify_prompt", "Bound the error of prompts chosen on items."),
     "verify": ("scalebound.cli.verify:verify", "Check a certificate with independent code."),
