@@ -137,7 +137,7 @@ def still_hot(data: Table, run: np.ndarray, C: np.ndarray, budgets: Sequence[flo
         return []
     return [
         f"at {early} of {total} crossings of a run and a budget the learning rate is still more than twice the run's last: losses there are "
-        "above those of runs meant to end there, and large sizes look better than they are; use runs of constant rate, or ends of runs"
+        "above those of runs meant to end there, which shifts the optimum; use runs of constant rate, or ends of runs"
     ]
 
 
