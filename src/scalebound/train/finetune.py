@@ -169,7 +169,7 @@ def finetune(run: str | os.PathLike, stream: str | os.PathLike, *, window: tuple
 class _Work:
     """What stays the same during one call."""
 
-    def __init__(self, model: Transformer, config: dict, stream: Stream, window: tuple[int, int], context: int, state: Path | None, identity: str, bound: AnchoredObjective | None) -> None:
+    def __init__(self, model: Transformer, config: dict, stream: Stream, window: tuple[int, int], context: int, state: Path | None, identity: str, bound: AnchoredObjective | None = None) -> None:
         self.bound, self.references = bound, None if bound is None else torch.from_numpy(bound.sequences(context))
         self.model, self.config, self.separator, self.state, self.identity = model, config, stream.info.separator, state, identity
         self.tokens = window[1] - window[0]
