@@ -100,7 +100,7 @@ def _next(model: LanguageModel, tokens: np.ndarray, last: int) -> np.ndarray:
     return F.log_softmax(model.head(hidden).float(), dim=-1).cpu().numpy()
 
 
-def probe_labels(model: LanguageModel, *, examples: Sequence[int] = (0, 4, 16), prompts: int = 40, mappings: Sequence[str] = MAPPINGS, level: float = 0.95,
+def probe_labels(model: LanguageModel, *, examples: Sequence[int] = (0, 16), prompts: int = 40, mappings: Sequence[str] = MAPPINGS, level: float = 0.95,
                  seed: int = 0, progress: Progress = silent) -> list[LabelRow]:  # fmt: skip
     """Accuracy of one model under each mapping for each number of examples.
 

@@ -39,7 +39,7 @@ def icl(
     prompts
         Prompts for every rate. Default: 500; 40 with a model.
     examples
-        Numbers of examples, separated by commas. Default: 0,1,2,4,8,16; 0,4,16 with a model.
+        Numbers of examples, separated by commas. Default: 0,1,2,4,8,16; 0,16 with a model.
     level
         Confidence of all intervals together.
     seed
@@ -66,7 +66,7 @@ def icl(
 
         loaded = load_model(model)
         with progress_bar("asking", "prompts") as progress:
-            rows = probe_labels(loaded, examples=counts(examples or "0,4,16"), prompts=40 if prompts is None else prompts, level=level, seed=seed, progress=progress)
+            rows = probe_labels(loaded, examples=counts(examples or "0,16"), prompts=40 if prompts is None else prompts, level=level, seed=seed, progress=progress)
         return show(labels_record(rows, model=str(model), sha256=loaded.sha256, settings={"prompts": rows[0].n}, level=level, seed=seed), out)
     if concepts < 1:
         raise UsageError(f"concepts is {concepts}", where="--concepts", expected="at least 1")
