@@ -45,6 +45,8 @@ SYSTEMS: tuple[System, ...] = (
     System(15, "Critical batch size", "scalebound.scaling.laws.critical_batch:CriticalBatch", "law", "scalebound fit T.csv --law critical-batch", "arXiv:2001.08361"),
     System(16, "PassUntil", "scalebound.scaling.laws.passuntil:PassUntil", "law", "scalebound fit T.csv --law passuntil", "arXiv:2310.03262"),
     System(17, "Data filtering utilities", "scalebound.scaling.laws.filtering:Filtering", "law", "scalebound fit T.csv --law filtering", "arXiv:2404.07177"),
+    System(20, "Cooldown from a constant rate", "scalebound.scaling.laws.cooldown:Cooldown", "law",
+           "scalebound fit T.csv --law cooldown --group run --begin set=hot --end set=cold", "arXiv:2502.06857"),
     System(40, "Muon", "scalebound.train.optim.muon:muon", "optimizer",
            "scalebound train --sizes 20k --recipe R.toml --out RUN", "arXiv:2502.16982", ("torch",)),
     System(41, "Lion", "scalebound.train.optim.lion:lion", "optimizer",
