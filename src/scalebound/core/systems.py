@@ -67,6 +67,8 @@ SYSTEMS: tuple[System, ...] = (
            "scalebound train --sizes 20k --recipe R.toml --out RUN", "arXiv:2203.03466", ("torch",)),
     System(60, "Fine-tunability of equal functions", "scalebound.probe.finetune:probe_finetune", "probe", "scalebound probe finetune", "arXiv:2405.01964", ("torch",)),
     System(61, "Rule extrapolation", "scalebound.probe.rules:probe_rules", "probe", "scalebound probe rules", "arXiv:2409.13728", ("torch",)),
+    System(62, "In-context learning on mixtures of hidden Markov models", "scalebound.probe.icl:probe_icl", "probe", "scalebound probe icl", "arXiv:2111.02080", ("torch",)),
+    System(63, "In-context learning of permuted labels", "scalebound.probe.labels:probe_labels", "probe", "scalebound probe icl MODEL", "arXiv:2303.03846", ("torch",)),
     System(18, "isoFLOP analysis", "scalebound.scaling.laws.isoflop:IsoFlopLaw", "law", "scalebound fit T.csv --law isoflop", "arXiv:2406.19146"),
     System(19, "Crossover of two recipes", "scalebound.scaling.crossover:crossover", "forecast", "scalebound crossover A.json B.json", "arXiv:2409.15156"),
     # certificates and tests: numbers from 100 on
