@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -12,13 +12,16 @@ from scalebound.cli.output import Result, progress_bar, table
 
 
 def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flops: str | None = None, time: str | None = None, rungs: int = 1, text: Path | None = None, tokens_per_param: float = 20.0, recipe: Path | None = None,
-          base: Annotated[Path | None, Parameter(name="--from")] = None, threads: int = 1, tokenizer: str = "byte", context: int = 256, seed: int = 0, workers: int | None = None, dry_run: bool = False, fresh: bool = False) -> Result:  # fmt: skip
+          base: Annotated[Path | None, Parameter(name="--from")] = None, threads: int = 1, tokenizer: str = "byte", context: int = 256, seed: int = 0, workers: int | None = None, sweep: Literal["lr"] | None = None, widths: str = "32,64,128,256", rates: str | None = None, dry_run: bool = False, fresh: bool = False) -> Result:  # fmt: skip
     """Train one model or a ladder of them, in a single pass over a text, and keep the loss of every token.
 
     Give exactly one of --sizes, --tokens, --flops and --time; width, depth, heads, batch, learning rate, warmup and schedule follow from the number
     of parameters by formulas that are printed with their values. --rungs makes a ladder whose rungs double in size and together spend the budget.
     With --from training starts from a model you have, all of its weights, on its own tokenizer, at a tenth of a fresh model's learning rate;
     --tokens, --flops or --time limit it, and without them it is one pass over the text. Interrupted, it goes on where it was.
+
+    --sweep lr trains four widths at eight learning rates under the standard and the maximal-update parametrization (64 short runs), draws
+    loss against rate, and says where the optimum moves, what a wrong rate costs, and where larger models go unstable.
 
     Parameters
     ----------
@@ -52,6 +55,12 @@ def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flo
         Decides initial weights, the split of the text and the order of sequences.
     workers
         Processes, one model each at a time. Default: one per core.
+    sweep
+        lr: a learning-rate sweep instead of a ladder.
+    widths
+        Of the sweep, multiples of 16.
+    rates
+        Of the sweep, separated by commas; default 0.00125 to 0.16 in factors of two.
     dry_run
         Print what would be trained, its time, memory and disk, and what finished rungs predict for the next; write nothing.
     fresh
@@ -75,6 +84,10 @@ def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flo
 
     budget = {"--tokens": tokens, "--flops": flops, "--time": time}
     overrides = read_toml(recipe) if recipe is not None else {}
+    if sweep is not None:
+        if base is not None or sizes is not None or any(value is not None for value in budget.values()) or dry_run:
+            raise UsageError("--sweep has its own sizes and length", expected="no --from, --sizes, --tokens, --flops, --time or --dry-run beside it")
+        return _sweep(out, text, widths, rates, overrides, seed=seed, workers=workers, fresh=fresh)
     if base is not None:
         if sizes is not None or tokenizer != "byte" or rungs != 1:
             wrong = "--sizes" if sizes is not None else "--tokenizer" if tokenizer != "byte" else "--rungs"
@@ -118,6 +131,28 @@ def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flo
     predicted = [_predict(smaller[:k], i.params, i.tokens) for k, i in enumerate(infos)]
     record = {"rungs": [_record(r) | {"run": str(f), "train_loss": i.train_loss, "predicted_loss": p, "model_sha256": i.model_sha256} for r, i, f, p in zip(recipes, infos, folders, predicted, strict=True)], "stream": str(stream)}
     return Result(record, [*shown, _trained(infos, folders, predicted)])
+
+
+def _sweep(out: Path, text: Path | None, widths: str, rates: str | None, overrides: dict[str, Any], *, seed: int, workers: int | None, fresh: bool) -> Result:
+    """A learning-rate sweep on a byte stream of its own."""
+    from scalebound.cli.numbers import parse_numbers
+    from scalebound.cli.train_sweep import sweep_learning_rate
+    from scalebound.core.errors import UsageError
+    from scalebound.data import load_tokenizer
+    from scalebound.train.sweep import CONTEXT, HEAD_WIDTH, RATES, sweep_tokens
+
+    sizes = tuple(sorted(int(n) for n in parse_numbers(widths, "--widths")))
+    if len(set(sizes)) < 2 or len(set(sizes)) < len(sizes) or any(n % HEAD_WIDTH for n in sizes):
+        raise UsageError(f"--widths {widths}", expected=f"at least two different multiples of {HEAD_WIDTH}")
+    chosen = tuple(sorted(parse_numbers(rates, "--rates"))) if rates is not None else RATES
+    if len(set(chosen)) < 3 or len(set(chosen)) < len(chosen):
+        raise UsageError(f"--rates {rates}", expected="at least three different rates")
+    wrong = sorted({"width", "heads", "feed_forward", "learning_rate", "params", "base"} & set(overrides))
+    if wrong:
+        raise UsageError(f"a sweep with {wrong[0]} in the recipe", expected="a recipe without it: the sweep sets it")
+    context = overrides.get("context", CONTEXT)
+    stream = _streams(out, text, load_tokenizer(), context=context, seed=seed, needed=overrides.get("tokens", sweep_tokens(context=context)))
+    return sweep_learning_rate(out, stream, widths=sizes, rates=chosen, overrides=overrides, seed=seed, workers=workers, fresh=fresh)
 
 
 def _wanted(sizes: str | None, tokens: str | None, flops: str | None, time: str | None, *, rungs: int, tokens_per_param: float, workers: int | None, derive) -> Sequence[float]:
