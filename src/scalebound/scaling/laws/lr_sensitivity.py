@@ -8,7 +8,7 @@ counted as), :math:`\\ell^*` the best loss over the range. Between trained rates
 A rate is called *unstable* when its loss gives back a tenth of what the best rate gains over guessing:
 :math:`\\ell(\\eta) > \\ell^* + (\\ell_0 - \\ell^*)/10`; the *onset* is the smallest such rate above the best. The largest attention logit grows as a
 power of the rate and of the size; the logit that smaller models had at their onset, reached by the extrapolated growth, is where a larger
-model's onset is forecast.
+model's onset is forecast (:func:`forecast_onset`; :func:`unstable_rate` is the same for one power of size and rate and a given limit).
 
 Source
 ------
@@ -149,34 +149,44 @@ class OnsetForecast:
 def forecast_onset(curves: Sequence[tuple[float, np.ndarray, np.ndarray, np.ndarray]], *, at: float, initial_loss: float) -> OnsetForecast:
     """Forecast the unstable rate of a larger model from the sweeps of smaller ones.
 
+    At every rate the largest attention logit is extrapolated as a power of the size (it needs two sizes). The limit is what the smaller models'
+    logits were at their own onsets, carried on as a power of the size as well. The forecast is the rate at which the first reaches the second, with
+    the logits between rates, and beyond the last, a power of the rate.
+
     Parameters
     ----------
-    curves : one ``(params, lr, loss, max_logit)`` per size; logits NaN where unknown
+    curves : one ``(params, lr, loss, max_logit)`` per size, on the same rates; logits NaN where unknown
     at : parameters of the model that is asked about
     initial_loss : nats, what a diverged run counts as
-
-    Notes
-    -----
-    The growth of the logits is fitted at rates from the best one up, where they grow; the limit is the geometric mean of the logits that the
-    smaller models had at their own onsets.
     """
-    limits, params, rates, logits = [], [], [], []
+    limits: list[tuple[float, float]] = []
+    logits: dict[float, list[tuple[float, float]]] = {}
     for size, lr, loss, logit in curves:
         lr, loss, logit = (np.asarray(values, dtype=float) for values in (lr, loss, logit))
-        first = onset(lr, loss, initial_loss=initial_loss)
         known = np.isfinite(logit) & (logit > 0)
-        order = np.argsort(lr[known])
+        for rate, value in zip(lr[known], logit[known], strict=True):
+            logits.setdefault(float(rate), []).append((np.log(size), float(np.log(value))))
+        first, order = onset(lr, loss, initial_loss=initial_loss), np.argsort(lr[known])
         if first is not None and known.sum() >= 2:
-            limits.append(float(np.interp(np.log(first), np.log(lr[known][order]), np.log(logit[known][order]))))
-        above = known & (lr >= best_rate(lr, loss).lr * 0.999)
-        params += [size] * int(above.sum())
-        rates += lr[above].tolist()
-        logits += logit[above].tolist()
+            limits.append((np.log(size), float(np.interp(np.log(first), np.log(lr[known][order]), np.log(logit[known][order])))))
     if len(limits) < 2:
         return OnsetForecast(at, None, None, len(limits), "fewer than two of the smaller sizes went unstable at a rate that was tried")
-    limit = float(np.exp(np.mean(limits)))
-    try:
-        found = unstable_rate(np.array(params), np.array(rates), np.array(logits), at=at, limit=limit)
-    except InputError as error:
-        return OnsetForecast(at, None, limit, len(limits), str(error))
-    return OnsetForecast(at, found.lr, limit, len(limits))
+    limit = _line(limits, np.log(at))
+    rates = np.array(sorted(rate for rate, points in logits.items() if len(points) >= 2))
+    reached = np.array([_line(logits[rate], np.log(at)) for rate in rates])
+    x = np.log(rates)
+    above = np.flatnonzero(reached > limit)
+    k = int(above[0]) if len(above) else len(x)
+    if len(x) < 2 or (k == len(x) and reached[-1] <= reached[-2]):
+        return OnsetForecast(at, None, float(np.exp(limit)), len(limits), "logits do not grow with the learning rate in these runs")
+    k = min(max(k, 1), len(x) - 1)  # below the first rate and above the last: the nearest stretch, carried on
+    slope = (reached[k] - reached[k - 1]) / (x[k] - x[k - 1])
+    if slope <= 0:
+        return OnsetForecast(at, None, float(np.exp(limit)), len(limits), "logits do not grow with the learning rate in these runs")
+    return OnsetForecast(at, float(np.exp(x[k - 1] + (limit - reached[k - 1]) / slope)), float(np.exp(limit)), len(limits))
+
+
+def _line(points: Sequence[tuple[float, float]], at: float) -> float:
+    """The least-squares line through at least two points, evaluated."""
+    x, y = np.array(points).T
+    return float(np.polyfit(x - at, y, 1)[1])
