@@ -2,9 +2,11 @@
 
 In: a Hugging Face folder, a ``.gguf`` file, a run, a checkpoint or a package. Out: a :class:`LanguageModel` that turns token ids into
 hidden states and hidden states into logits. Our own decoder-only transformer is in :mod:`~scalebound.models.transformer`; it is saved as a
-Llama-style folder that ``transformers`` opens unchanged. Start reading at :mod:`~scalebound.models.language_model`.
+Llama-style folder that ``transformers`` opens unchanged; :mod:`~scalebound.models.export` makes such a folder of a package. Start reading
+at :mod:`~scalebound.models.language_model`.
 """
 
+from scalebound.models.export import export_package as export_package
 from scalebound.models.folder import save_folder as save_folder
 from scalebound.models.language_model import LanguageModel as LanguageModel
 from scalebound.models.load import load_model as load_model

@@ -2,7 +2,8 @@
 
 In: a Llama-style folder, or nothing (small models are trained in the probe). Out: rows of losses, rates and their intervals. Start
 reading at :mod:`~scalebound.probe.finetune` (equal functions, other weights) and :mod:`~scalebound.probe.rules` (equal losses, other
-completions); :mod:`~scalebound.probe.reparametrize` and :mod:`~scalebound.probe.grammar` hold what they are made of.
+completions); :mod:`~scalebound.probe.reparametrize` and :mod:`~scalebound.probe.grammar` hold what they are made of, :mod:`~scalebound.probe.records`
+turns rows into the record that is printed, saved and drawn.
 """
 
 from scalebound.probe.exact import clopper_pearson as clopper_pearson
@@ -19,6 +20,8 @@ from scalebound.probe.grammar import from_sampler as from_sampler
 from scalebound.probe.llama import logits_of as logits_of
 from scalebound.probe.llama import read_llama as read_llama
 from scalebound.probe.llama import untied as untied
+from scalebound.probe.records.finetune import finetune_record as finetune_record
+from scalebound.probe.records.rules import rules_record as rules_record
 from scalebound.probe.reparametrize import TRANSFORMATIONS as TRANSFORMATIONS
 from scalebound.probe.reparametrize import fold as fold
 from scalebound.probe.reparametrize import permute_heads as permute_heads
