@@ -17,6 +17,7 @@ from scalebound.probe.grammar import Grammar as Grammar
 from scalebound.probe.grammar import construction as construction
 from scalebound.probe.grammar import divergence as divergence
 from scalebound.probe.grammar import from_sampler as from_sampler
+from scalebound.probe.grammar_file import read_grammar as read_grammar
 from scalebound.probe.llama import logits_of as logits_of
 from scalebound.probe.llama import read_llama as read_llama
 from scalebound.probe.llama import untied as untied

@@ -180,6 +180,13 @@ def read_grammar(path: str | os.PathLike) -> Grammar:
             support[text] = support.get(text, Fraction(0)) + Fraction(row.weight, total * len(texts))
     if len(support) > MOST:
         raise InputError(f"{len(support):,} strings", where=where, expected=f"at most {MOST:,}")
-    rules = [_predicate(rule, described.symbols, f"{where}: {name}") for name, rule in (("kept", described.kept), ("broken", described.broken))]
-    words = (described.kept.words or "the kept rule", described.broken.words or "the broken rule")
-    return Grammar(described.name, described.symbols, dict(sorted(support.items())), *rules, *words, described.prompt_length)
+    return Grammar(
+        described.name,
+        described.symbols,
+        dict(sorted(support.items())),
+        kept=_predicate(described.kept, described.symbols, f"{where}: kept"),
+        broken=_predicate(described.broken, described.symbols, f"{where}: broken"),
+        kept_words=described.kept.words or "the kept rule",
+        broken_words=described.broken.words or "the broken rule",
+        prompt_length=described.prompt_length,
+    )

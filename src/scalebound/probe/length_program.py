@@ -17,11 +17,12 @@ et al. 2023, arXiv 2310.16028.
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 
 from scalebound.probe.length_tasks import END, SYMBOLS, VOCABULARY
-from scalebound.probe.positions import Decoder
+from scalebound.probe.positions import Block, Decoder
 
 SHARP = 60.0  # difference of scores between neighbouring numbers: e^-60 is what leaks
 
@@ -40,7 +41,7 @@ def counting_program() -> Decoder:
     A, B, C, constant, end, other = n, SYMBOLS + n, 2 * SYMBOLS + n, 3 * SYMBOLS, 3 * SYMBOLS + 1, 3 * SYMBOLS + 2
     # every token has two channels at 1, so the norm multiplies all streams by the same number; after attention there are four
     before, after = math.sqrt(width / 2), math.sqrt(width / 4)
-    block = model.blocks[0]
+    block = cast(Block, model.blocks[0])
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 2:

@@ -241,9 +241,9 @@ def _largest(one: PatchMap, metric: str, gap: np.ndarray, level: float) -> Patch
     N = len(effects)
     choose, estimate = (slice(0, None, 2), slice(1, None, 2)) if N >= 4 else (slice(None), slice(None))
     layer, column = np.unravel_index(int(np.argmax(effects[choose].mean(0))), effects.shape[1:])
-    values, gap = effects[estimate, layer, column], float(gap[estimate].mean())
+    values, together = effects[estimate, layer, column], float(gap[estimate].mean())
     effect, low, high = over_seeds(values, level) if N >= 4 else (float(values.mean()), None, None)
-    share = effect / gap if gap else None
+    share = effect / together if together else None
     return PatchRow(one.site, one.direction, metric, int(layer), one.columns[column], effect, low, high, share, len(values))
 
 

@@ -101,7 +101,7 @@ def read_pairs(path: str | os.PathLike, encode: Callable[[str], Sequence[int]], 
     InputError
         No such file, a line that is no such object, prompts of different numbers of tokens (both numbers are said), no pair.
     """
-    rows = []
+    rows: list[tuple[list[int], list[int], int, int]] = []
     for number, text in enumerate(read_bytes(path, limit=16 << 20).splitlines(), 1):
         if not text.strip():
             continue
