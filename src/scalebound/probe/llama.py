@@ -83,11 +83,11 @@ def read_llama(path: str | os.PathLike) -> tuple[dict, Weights]:
 
 def _read_gguf(path: Path) -> tuple[dict, Weights]:
     """The model ``transformers`` makes of a ``.gguf`` file, its weights as the numbers they stand for."""
+    if not path.is_file():
+        raise InputError("no such file", where=str(path), expected="a .gguf file")
     from transformers import LlamaForCausalLM
     from transformers.utils import logging
 
-    if not path.is_file():
-        raise InputError("no such file", where=str(path), expected="a .gguf file")
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:

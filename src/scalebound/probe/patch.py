@@ -151,7 +151,7 @@ class PatchMap:
 
 @dataclass(frozen=True)
 class PatchRow:
-    """The largest cell of one map by one metric, chosen on the pairs of even number and estimated on those of odd number.
+    """The largest cell of one map (attention, mlp or heads) by one metric, chosen on the pairs of even number and estimated on those of odd number.
 
     ``effect`` is the mean over the odd pairs with Student's interval; ``share`` that mean over the mean gap of the same pairs (None without a
     gap). With fewer than four pairs choice and estimate use all pairs: the effect is then too large if anything, and has no interval.
@@ -232,7 +232,8 @@ def probe_patch(config: dict, weights: Weights, pairs: Pairs, *, sites: Sequence
                     effects[name][:, layer, begin:] = change.T
             progress(number * L + layer + 1, L * len(sites) * len(directions))
         maps.append(PatchMap(site, direction, labels, effects))
-    rows = [_largest(one, name, gaps[name], level) for one in maps for name in METRICS]
+    # of the residual stream the largest cell is the changed token itself, before layer 0: its map says more than that cell
+    rows = [_largest(one, name, gaps[name], level) for one in maps if one.site != "residual" for name in METRICS]
     return Patching(maps, rows, gaps, accuracy, _verdict(rows, gaps["logit_difference"], level))
 
 

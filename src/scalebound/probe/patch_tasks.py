@@ -6,15 +6,22 @@ Positions are patched one for one, so both prompts of a pair, and all pairs of a
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import string
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 
 import msgspec
 import numpy as np
+import torch
 
 from scalebound.core.errors import InputError, UsageError
 from scalebound.core.io import parse_json, read_bytes, to_struct
 from scalebound.core.seeds import derive
+from scalebound.data.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
+from scalebound.models.load import newest_checkpoint
+from scalebound.probe.finetune import tune
+from scalebound.probe.llama import Weights, random_llama
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,51 @@ class Pairs:
         return int(differs[0]) if differs.size else self.clean.shape[1]
 
 
-def repeated_pairs(vocab_size: int, count: int, seed: int, *, half: int = 6, first: int | None = None) -> Pairs:
+@dataclass(frozen=True)
+class Words:
+    """How a model's tokens are written: its tokenizer (None: it has none), the token put before every prompt (None: none), and the tokens that
+    random prompts are made of."""
+
+    tokenizer: Tokenizer | None
+    first: int | None
+    pool: np.ndarray
+
+    @cached_property
+    def _texts(self) -> dict[int, str]:
+        return {number: text for text, number in self.tokenizer.vocabulary().items()} if self.tokenizer else {}
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text.
+
+        Raises
+        ------
+        UsageError
+            The model has no tokenizer.
+        """
+        if self.tokenizer is None:
+            raise UsageError("texts need a tokenizer", where="pairs", expected="a model with a tokenizer.json", hint="leave --pairs out")
+        return [int(token) for token in self.tokenizer.encode(text.encode())]
+
+    def write(self, token: int) -> str:
+        """A token for people, with its spaces to be seen."""
+        return self._texts.get(token, str(token)).replace("\u0120", "\u2423").replace("\u2581", "\u2423").replace(" ", "\u2423")
+
+
+def words_of(model: str | os.PathLike | None, config: dict) -> Words:
+    """The words of a model that :func:`~scalebound.probe.llama.read_llama` has read. Random prompts of byte models are letters."""
+    V, begin = config["vocab_size"], config.get("bos_token_id")
+    pool = np.arange(V)
+    if model is None:
+        return Words(None, None, pool)
+    path = Path(model)
+    path = newest_checkpoint(path) if (path / "checkpoints").is_dir() else path
+    if V == ByteTokenizer.vocab_size and begin is None:  # a byte model of ours: documents begin with the separator
+        return Words(ByteTokenizer(), ByteTokenizer.separator, np.array([ord(letter) for letter in string.ascii_letters]))
+    known = path.suffix == ".gguf" or (path / "tokenizer.json").is_file()
+    return Words(load_tokenizer(path) if known else None, begin, pool)
+
+
+def repeated_pairs(pool: np.ndarray, count: int, seed: int, *, half: int = 6, first: int | None = None) -> Pairs:
     """Random tokens said twice: a task for any vocabulary, solved by looking up what followed the last token (induction).
 
     A clean prompt is ``r1 .. rm r1 .. rk`` with answer ``r(k+1)``; the corrupted one has another random token in the place of the first
@@ -57,21 +108,22 @@ def repeated_pairs(vocab_size: int, count: int, seed: int, *, half: int = 6, fir
 
     Parameters
     ----------
+    pool : token ids to draw from
     count : pairs, independent draws
     half : >= 4, distinct tokens
     first : a token put before every prompt (the model's beginning of text), or None
 
     Source: Elhage et al. 2021 (A mathematical framework for transformer circuits); Olsson et al. 2022, arXiv 2209.11895.
 
-    >>> pairs = repeated_pairs(50, 3, 0)
+    >>> pairs = repeated_pairs(np.arange(50), 3, 0)
     >>> bool((pairs.clean[:, 4] == pairs.answers).all() and (pairs.corrupted[:, 4] == pairs.wrong).all()), pairs.first_difference
     (True, 4)
     """
-    if half < 4 or count < 1 or vocab_size < half + 1:
-        raise UsageError(f"{count} pairs of {half} tokens from a vocabulary of {vocab_size}", where="repeated_pairs", expected="4 tokens or more, 1 pair or more")
+    if half < 4 or count < 1 or len(pool) < half + 1:
+        raise UsageError(f"{count} pairs of {half} tokens out of {len(pool)}", where="repeats", expected="1 pair or more, of 4 tokens or more")
     rng = np.random.default_rng(derive(seed, "patch pairs"))
     k = half - 2
-    draws = np.stack([rng.choice(vocab_size, size=half + 1, replace=False) for _ in range(count)]).astype(np.int64)
+    draws = np.stack([rng.choice(pool, size=half + 1, replace=False) for _ in range(count)]).astype(np.int64)
     clean = np.concatenate((draws[:, :half], draws[:, :k]), 1)
     corrupted = clean.copy()
     corrupted[:, k] = draws[:, half]
@@ -91,7 +143,7 @@ class Line(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     wrong: str
 
 
-def read_pairs(path: str | os.PathLike, encode: Callable[[str], Sequence[int]], decode: Callable[[int], str], *, first: int | None = None) -> Pairs:
+def read_pairs(path: str | os.PathLike, words: Words) -> Pairs:
     """Pairs from a JSON Lines file with the texts ``clean``, ``corrupted``, ``answer`` and ``wrong``.
 
     ``answer`` follows the clean prompt as it stands there, leading space included; of both answers the first token counts.
@@ -102,12 +154,12 @@ def read_pairs(path: str | os.PathLike, encode: Callable[[str], Sequence[int]], 
         No such file, a line that is no such object, prompts of different numbers of tokens (both numbers are said), no pair.
     """
     rows: list[tuple[list[int], list[int], int, int]] = []
-    for number, text in enumerate(read_bytes(path, limit=16 << 20).splitlines(), 1):
-        if not text.strip():
+    for number, written in enumerate(read_bytes(path, limit=16 << 20).splitlines(), 1):
+        if not written.strip():
             continue
         where = f"{path}: line {number}"
-        line = to_struct(parse_json(text, where=where), Line, where=where)
-        ids = [list(encode(words)) for words in (line.clean, line.corrupted, line.answer, line.wrong)]
+        line = to_struct(parse_json(written, where=where), Line, where=where)
+        ids = [words.encode(text) for text in (line.clean, line.corrupted, line.answer, line.wrong)]
         if not all(ids):
             raise InputError("an empty text", where=where, expected="clean, corrupted, answer and wrong of at least one token each")
         size = len(rows[0][0]) if rows else len(ids[0])
@@ -119,10 +171,29 @@ def read_pairs(path: str | os.PathLike, encode: Callable[[str], Sequence[int]], 
     if not rows:
         raise InputError("holds no pair", where=str(path), expected='lines such as {"clean": "..", "corrupted": "..", "answer": "..", "wrong": ".."}')
     clean, corrupted = (np.array([row[k] for row in rows], dtype=np.int64) for k in (0, 1))
-    # where all prompts agree the token names the position, elsewhere the first pair's and how it was corrupted
-    labels = [decode(int(a)) if (clean[:, k] == a).all() and a == b else f"{decode(int(a))}|{decode(int(b))}"
-              for k, (a, b) in enumerate(zip(clean[0], corrupted[0], strict=True))]  # fmt: skip
-    if first is not None:
-        clean, corrupted = (np.concatenate((np.full((len(rows), 1), first, dtype=np.int64), x), 1) for x in (clean, corrupted))
+    # positions are named by the first pair's token, and by how it was corrupted
+    labels = [words.write(int(a)) if a == b else f"{words.write(int(a))} / {words.write(int(b))}" for a, b in zip(clean[0], corrupted[0], strict=True)]
+    if words.first is not None:
+        clean, corrupted = (np.concatenate((np.full((len(rows), 1), words.first, dtype=np.int64), x), 1) for x in (clean, corrupted))
         labels = ["begin", *labels]
     return Pairs(clean, corrupted, np.array([row[2] for row in rows]), np.array([row[3] for row in rows]), tuple(labels))
+
+
+REPEATING = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 16,
+             "intermediate_size": 128, "vocab_size": 32, "rms_norm_eps": 1e-5, "rope_theta": 10000.0}  # fmt: skip
+
+
+def repeating_model(seed: int, *, steps: int = 1000) -> tuple[dict, Weights]:
+    """A two-layer model trained on random sequences said over and over, of a period that changes, so that it must look up what came before.
+
+    AdamW at 3e-3, 32 sequences of 24 tokens a step; about 15 s at the default.
+    """
+    rng = np.random.default_rng(derive(seed, "repeating"))
+    V: int = REPEATING["vocab_size"]  # type: ignore[assignment]
+    batches = []
+    for _ in range(steps):
+        period = int(rng.integers(4, 13))
+        once = np.argsort(rng.random((32, V)), axis=1)[:, :period]  # distinct tokens
+        batches.append(torch.from_numpy(np.tile(once, 24 // period + 1)[:, :24].astype(np.int64)))
+    weights = random_llama(REPEATING, torch.Generator().manual_seed(derive(seed, "repeating model")))
+    return REPEATING, tune(REPEATING, weights, batches, optimizer="adamw", lr=3e-3)
