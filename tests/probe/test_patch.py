@@ -148,8 +148,6 @@ def test_patching_is_what_a_loop_that_recomputes_everything_finds():
         gated = torch.nn.functional.silu(y @ weights[p + "mlp.gate_proj.weight"].T) * (y @ weights[p + "mlp.up_proj.weight"].T)
         stream = middle + gated @ weights[p + "mlp.down_proj.weight"].T
         one = {name.replace("layers.1", "layers.0"): t for name, t in weights.items() if "layers.0" not in name}
-        from scalebound.probe.llama import block, readout, rotary_of
-
         slow = readout(config, one, block(config, one, 0, stream, rotary_of(config, one, 6))[:, -1])
         assert torch.allclose(fast[row], slow, atol=1e-5)
 

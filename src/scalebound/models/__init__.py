@@ -12,4 +12,7 @@ from scalebound.models.language_model import LanguageModel as LanguageModel
 from scalebound.models.load import load_model as load_model
 from scalebound.models.shape import Shape as Shape
 from scalebound.models.shape import shape_for as shape_for
+from scalebound.models.start import Start as Start
+from scalebound.models.start import open_trainable as open_trainable
+from scalebound.models.trainable import Trainable as Trainable
 from scalebound.models.transformer import Transformer as Transformer

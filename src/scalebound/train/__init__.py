@@ -16,4 +16,5 @@ from scalebound.train.loop import RunInfo as RunInfo
 from scalebound.train.loop import train_run as train_run
 from scalebound.train.parametrization import abc_table as abc_table
 from scalebound.train.recipe import Recipe as Recipe
+from scalebound.train.recipe import derive_continuation as derive_continuation
 from scalebound.train.recipe import derive_recipe as derive_recipe
