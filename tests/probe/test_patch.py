@@ -10,21 +10,9 @@ from scalebound.cli.main import main
 from scalebound.core.errors import InputError, UsageError
 from scalebound.core.probe import load_probe
 from scalebound.models import Transformer, save_folder, shape_for
-from scalebound.probe import (
-    Pairs,
-    logits_of,
-    metrics,
-    patch_record,
-    patched,
-    probe_patch,
-    read_llama,
-    read_pairs,
-    record,
-    repeated_pairs,
-    words_of,
-)
-from scalebound.probe.llama import random_llama
-from scalebound.probe.patch import METRICS
+from scalebound.probe import Pairs, logits_of, patch_record, probe_patch, read_llama, read_pairs, repeated_pairs, words_of
+from scalebound.probe.llama import block, random_llama, readout, rotary_of
+from scalebound.probe.patch import METRICS, metrics, patched, record
 
 # a rotary base so large that the slowest pair of channels does not turn within a prompt: attention by content alone
 CONFIG = {"model_type": "llama", "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 8,
