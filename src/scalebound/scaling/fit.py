@@ -29,6 +29,7 @@ from scalebound.scaling.optimum import Optimum, find
 from scalebound.scaling.rows import Rows, prepare, spans
 from scalebound.scaling.sensitivity import influence, refits
 from scalebound.scaling.table import Table, as_table
+from scalebound.scaling.units import check_one_unit
 
 RIVAL = 1.25  # other minima up to this multiple of the best objective are tried in every resample
 
@@ -111,6 +112,8 @@ def fit(
     found = fit_rows(
         rows, law, how, bootstrap=bootstrap, level=level, seed=seed, group=group, fix=fix, extra=_start(law, start), diagnose=diagnose
     )
+    if rows.target == "loss" and target is None:
+        check_one_unit(rows, law, how, law.predict(found.vector, rows.inputs), fix=fix)
     if not widen:
         return found
     from scalebound.scaling.backtest import widened_by_rows  # it fits, too

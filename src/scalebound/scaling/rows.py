@@ -1,7 +1,7 @@
 """From a table to the rows of a fit: columns found or derived, and everything that can be wrong with them said plainly.
 
-What is checked at this door: missing columns, NaN, sizes that are not positive or not counts, units that are mixed, losses in bits,
-repeated rows, inputs that do not vary, too few rows. Nothing is dropped silently: ``drop_bad`` says how many rows went and why.
+What is checked at this door: missing columns, NaN, sizes that are not positive or not counts, units that are mixed, losses in bits
+(some only after the fit, :mod:`~scalebound.scaling.units`), repeated rows, inputs that do not vary, too few rows. Nothing is dropped silently: ``drop_bad`` says how many rows went and why.
 """
 
 from __future__ import annotations
@@ -287,6 +287,17 @@ def _check_loss_units(table: Table, y: np.ndarray, column: str) -> None:
                 f"the loss {y[k]:g} is log2 of {other} = {table[other][k]:g}: "
                 + ("units are mixed, other rows are in nats" if near_nats.any() else "the column is in bits"),
                 where=f"{label}, row {table.rows[k]}",
+                expected=in_nats,
+                hint="multiply losses in bits by ln 2 = 0.6931",
+            )
+    unit = next((name for name in ("loss_unit", "unit", "units") if name in table and table[name].dtype.kind != "f"), None)
+    if unit is not None:
+        named = np.array(["bit" in str(cell).lower() for cell in table[unit]])
+        if named.any():
+            k = int(np.flatnonzero(named)[0])
+            raise InputError(
+                f"{unit} is {table[unit][k]!r}" + ("" if named.all() else ": units are mixed"),
+                where=f"{table.source}, row {table.rows[k]}",
                 expected=in_nats,
                 hint="multiply losses in bits by ln 2 = 0.6931",
             )
