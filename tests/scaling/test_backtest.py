@@ -1,10 +1,12 @@
 """Backtests: nothing of the rows above a limit reaches the fit; coverage is what it says; widening repairs it."""
 
+import msgspec
 import numpy as np
 import pytest
 
 from scalebound import scaling
 from scalebound.scaling.backtest import backtest, widening
+from scalebound.scaling.forecast import widening_at
 
 N = np.geomspace(1e6, 1e10, 40)
 
@@ -41,18 +43,23 @@ def test_coverage_of_a_true_law_and_of_a_wrong_one():
     assert wrong.coverage < 0.6 and widening(wrong) > 2
 
 
-def test_widening_covers_the_backtest_and_is_recorded():
+def test_widening_repairs_the_backtest_and_grows_with_distance():
     data = columns(bend=0.004)
     seen = backtest(data, "power", folds=3, bootstrap=150)
     fit = scaling.widened(scaling.fit(data, "power", bootstrap=150, widen=False), seen)
-    factor = fit.widening
-    extra = (factor - 1) * (seen.high - seen.low) / 2
-    low, high = seen.low - extra, seen.high + extra
-    assert np.mean((low <= seen.truth) & (seen.truth <= high)) >= 0.95
-    assert "backtest" in fit.widening_reason
-    plain = scaling.forecast(scaling.fit(data, "power", bootstrap=150, widen=False), {"params": [1e11]})
-    wide = scaling.forecast(fit, {"params": [1e11]})
-    assert wide.high[0] - wide.low[0] == pytest.approx(factor * (plain.high[0] - plain.low[0]), rel=1e-9)
+    extra = (fit.widening - 1) * np.clip(np.log10(seen.size / seen.limit) / fit.widening_reach, 0.5, 2) * (seen.high - seen.low) / 2
+    covered = np.mean((seen.low - extra <= seen.truth) & (seen.truth <= seen.high + extra))
+    assert seen.coverage < 0.75 and covered >= 0.9
+    assert fit.widening_reach == pytest.approx(np.mean(np.log10(seen.size / seen.limit)))
+    assert "backtest" in fit.widening_reason and "decades beyond" in fit.widening_reason
+    # at the distance of the backtest the factor itself; half of what exceeds one inside the data, twice at most far outside
+    largest, factor = max(data["params"]), fit.widening
+    for decades, share in ((0.0, 0.5), (fit.widening_reach, 1.0), (30.0, 2.0)):
+        at = widening_at(fit, {"params": np.array([largest * 10**decades])})
+        assert at[0] == pytest.approx(1 + share * (factor - 1))
+    plain = scaling.forecast(msgspec.structs.replace(fit, widening=1.0), {"params": [largest * 10**fit.widening_reach]})
+    wide = scaling.forecast(fit, {"params": [largest * 10**fit.widening_reach]})
+    assert (wide.high - wide.low)[0] == pytest.approx(factor * (plain.high - plain.low)[0], rel=1e-6)
 
 
 def test_fit_widens_by_itself_says_so_and_never_narrows():

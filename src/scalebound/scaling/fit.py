@@ -74,7 +74,8 @@ def fit(
     start : values from which one more start is made, natural units; for own laws whose parameters are far from one
     diagnose : also profile every parameter, refit under other choices, and find the most influential rows
     widen : backtest the law on the same rows (smaller predict larger, three limits) and multiply the half-width of forecast intervals
-        by what its truths needed, never below 1; ``widening`` and ``widening_reason`` say the factor and where it came from.
+        by what its truths needed, never below 1 and more the farther a forecast lies; ``widening`` and ``widening_reason`` say the factor
+        and where it came from.
         Parameter intervals stay as they are. Tables too small for that are left alone, and the reason says so
 
     Returns

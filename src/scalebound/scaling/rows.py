@@ -365,6 +365,25 @@ def decades_beyond(inputs: dict[str, np.ndarray], ranges: dict[str, tuple[float,
     return out
 
 
+def sizes(inputs: dict[str, np.ndarray]) -> tuple[np.ndarray, str]:
+    """What runs are ordered by: compute where it can be known, else the first input, larger meaning more expensive."""
+    if "flops" in inputs:
+        return inputs["flops"], "flops"
+    if "params" in inputs and "tokens" in inputs:
+        return 6 * inputs["params"] * inputs["tokens"], "6 * params * tokens"
+    name = next(iter(inputs))
+    if name == "loss" or name.endswith(("_bpb", "bpb", "loss")):
+        return -inputs[name], f"minus {name}"
+    return inputs[name], name
+
+
+def decades_past(size: np.ndarray, limit: np.ndarray | float) -> np.ndarray:
+    """Powers of ten by which sizes of :func:`sizes` exceed a limit; 0 for those that do not."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        far = np.abs(np.log10(np.abs(size) / np.abs(limit)))
+    return np.where((size > limit) & np.isfinite(far), far, 0.0)
+
+
 def parse_points(points: Sequence[str] | str, *, flag: str = "--at") -> dict[str, np.ndarray]:
     """``"params=1e9,tokens=2e10"``, one text per row, as columns.
 
