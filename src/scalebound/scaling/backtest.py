@@ -303,7 +303,8 @@ def widened_by_rows(fit: Fit, rows: Rows, law: Law, objective: Objective, *, fix
             return unchanged("predicting whole curves from the others needs three of them")
         if not law.cheap_refits:
             return unchanged(f"a fit of {law.name} for every curve left out takes long; `widened(fit, backtest(...))` does it")
-        return widened(fit, backtest_rows(rows, law, objective, bootstrap=WIDEN_DRAWS, level=fit.level, seed=fit.bootstrap.seed, fix=fix))
+        draws = min(WIDEN_DRAWS, max(law.most_refits // 4, LEAST_DRAWS))
+        return widened(fit, backtest_rows(rows, law, objective, bootstrap=draws, level=fit.level, seed=fit.bootstrap.seed, fix=fix))
     size, order = sizes(rows.inputs)
     try:
         limits = choose_limits(size, rows, law, WIDEN_FOLDS, None, least=2 * len(law.parameters))

@@ -18,6 +18,7 @@ from scalebound.scaling.rows import decades_beyond, decades_past, input_column, 
 from scalebound.scaling.table import Table, as_table
 
 FAR_DECADES = 1.5
+LEAST_SAMPLES = 300
 NEAR_AND_FAR = (0.5, 2.0)  # least and most of the backtest's mean distance that widening is scaled by
 
 
@@ -250,6 +251,8 @@ def sample(fit: Fit, law: Law, inputs: dict[str, np.ndarray], *, noise: bool = T
     values = values[np.isfinite(values).all(axis=1)]
     if not noise:
         return values
+    # few draws (of laws dear to refit) get several runs' noise each: tails of 5% need hundreds of samples
+    values = np.tile(values, (-(-LEAST_SAMPLES // max(len(values), 1)), 1))
     return _with_noise(fit, values, generator(seed, "forecast noise"))
 
 
