@@ -106,3 +106,30 @@ def test_curve_laws_are_tested_curve_by_curve():
     data = table(scaling.get_law("annealing"))
     seen = backtest(data, "annealing", group="curve", bootstrap=100)
     assert len(seen.limits) == 8 and seen.order == "curve left out" and seen.mean_abs_relative_error < 0.01
+
+
+def test_rows_that_err_alike_are_told_and_independent_ones_are_not():
+    """Level of the warning on independent noise, power on a curve that is wrong in places; the correlation is that of a plain loop."""
+    from scalebound.scaling.identifiability import neighbour_correlation
+
+    words = "neighbouring rows err alike"
+    said = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        n, d = 10 ** rng.uniform(6, 9, 60), 10 ** rng.uniform(9, 11, 60)
+        data = {"params": n, "tokens": d, "loss": (1.7 + 400 / n**0.34 + 2000 / d**0.36) * np.exp(0.004 * rng.standard_normal(60))}
+        said += any(words in warning for warning in scaling.fit(data, "chinchilla", bootstrap=30, widen=False).warnings)
+    assert said <= 1
+    bent = columns(bend=0.004, noise=0.001)
+    bent["loss"] = bent["loss"] * np.exp(0.02 * np.sin(4 * np.log10(N)))
+    assert any(words in warning for warning in scaling.fit(bent, "power", bootstrap=30, widen=False).warnings)
+    r, x = np.random.default_rng(0).standard_normal(25), {"params": np.random.default_rng(1).uniform(1, 9, 25)}
+    spread = 1.4826 * np.median(np.abs(r - np.median(r)))
+    c = np.clip(r - np.median(r), -3 * spread, 3 * spread)
+    c = c - c.mean()
+    total = 0.0
+    for i in range(25):
+        j = min((k for k in range(25) if k != i), key=lambda k: abs(np.log(x["params"][k]) - np.log(x["params"][i])))
+        total += c[i] * c[j]
+    assert neighbour_correlation(x, r) == pytest.approx(total / np.sum(c * c), rel=1e-9)
+    assert neighbour_correlation({"params": np.ones(5)}, np.ones(5)) is None

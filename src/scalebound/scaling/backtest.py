@@ -275,7 +275,7 @@ def widened(fit: Fit, seen: Backtest) -> Fit:
     reach = float(np.mean(decades_past(seen.size, seen.limit))) if by_size else 0.0
     coverage = seen.coverage
     share = "an unknown share" if coverage is None else f"{coverage:.0%}"
-    far = f" {reach:.2g} decades beyond the largest run" if reach else ""
+    far = f" at {reach:.2g} decades beyond the largest run" if reach else ""
     action = f"half-widths times {factor:.3g}{far}" if factor > 1 else "no widening needed"
     reason = (
         f"backtest: {len(seen.row)} predictions of {len(np.unique(seen.row))} rows from {len(seen.limits)} limits, "

@@ -21,7 +21,7 @@ from scalebound.scaling.fitted import (
     ProfileRecord,
     RefitRecord,
 )
-from scalebound.scaling.identifiability import profiles
+from scalebound.scaling.identifiability import neighbour_correlation, profiles
 from scalebound.scaling.laws import get_law
 from scalebound.scaling.laws.protocol import Bound, Law
 from scalebound.scaling.objective import Objective
@@ -31,6 +31,7 @@ from scalebound.scaling.sensitivity import influence, refits
 from scalebound.scaling.table import Table, as_table
 from scalebound.scaling.units import check_one_unit
 
+LEAST_ALIKE = 0.3  # correlation of neighbouring residuals worth a word
 RIVAL = 1.25  # other minima up to this multiple of the best objective are tried in every resample
 
 
@@ -337,4 +338,11 @@ def _warnings(
         if len(far):
             listed = ", ".join(str(int(rows.numbers[k])) for k in far[np.argsort(-size[far])][:5])
             out.append(f"{len(far)} rows lie more than 8 spreads from the curve (source rows {listed}{', ...' if len(far) > 5 else ''})")
+    if method in ("rows", "groups"):
+        alike = neighbour_correlation(rows.inputs, residuals, rows.groups if method == "groups" else None)
+        if alike is not None and alike > max(LEAST_ALIKE, 3 / np.sqrt(n)):
+            out.append(
+                f"neighbouring rows err alike (correlation {alike:.2f}), as if there were fewer of them: intervals of parameters are too narrow, "
+                f"perhaps by a factor of {np.sqrt((1 + alike) / (1 - alike)):.1f}; a backtest sees this, resampling {method} does not"
+            )
     return out

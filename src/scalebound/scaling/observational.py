@@ -67,9 +67,7 @@ class Components:
         return (np.clip(filled * scale + centre, *self.limits) - self.mean) @ self.directions.T
 
 
-def principal_components(
-    table: np.ndarray, k: int = 3, *, rank: int = 1, limits: tuple[float, float] = (-np.inf, np.inf)
-) -> Components:
+def principal_components(table: np.ndarray, k: int = 3, *, rank: int = 1, limits: tuple[float, float] = (-np.inf, np.inf)) -> Components:
     """Principal components of benchmark scores (models, benchmarks) with NaN for missing entries.
 
     Missing entries are filled, in units of each benchmark's spread, by the best approximation of ``rank`` components, repeated until they
@@ -100,9 +98,7 @@ def principal_components(
     mean = whole.mean(axis=0)
     _, s, w = np.linalg.svd(whole - mean, full_matrices=False)
     directions = w[:k] * np.where(w[:k].sum(axis=1) < 0, -1.0, 1.0)[:, None]
-    return Components(
-        mean, directions, (whole - mean) @ directions.T, (s**2 / np.sum(s**2))[:k], (centre, scale), (middle, v), limits
-    )
+    return Components(mean, directions, (whole - mean) @ directions.T, (s**2 / np.sum(s**2))[:k], (centre, scale), (middle, v), limits)
 
 
 class Observational(FormulaLaw):
