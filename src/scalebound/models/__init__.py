@@ -10,6 +10,7 @@ from scalebound.models.export import export_package as export_package
 from scalebound.models.folder import save_folder as save_folder
 from scalebound.models.language_model import LanguageModel as LanguageModel
 from scalebound.models.load import load_model as load_model
+from scalebound.models.load import network as network
 from scalebound.models.shape import Shape as Shape
 from scalebound.models.shape import shape_for as shape_for
 from scalebound.models.transformer import Transformer as Transformer

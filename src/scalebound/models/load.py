@@ -143,20 +143,36 @@ def _transformers(path: Path, dtype: torch.dtype, device: str, sha256: str = "")
     return _wrap(model, str(path), sha256, sum(p.numel() for p in model.parameters()), device, str(path), dtype)
 
 
-def _from_config(config: dict, tensors: dict[str, Tensor], name: str, sha256: str, num_params: int, dtype: torch.dtype, device: str, tokenizer: str) -> LanguageModel:
-    """A model that ``transformers`` builds from its configuration, filled with given tensors."""
+def network(config: dict, tensors: dict[str, Tensor], name: str = "the model") -> Any:
+    """The module that ``transformers`` builds from a configuration, float32, filled with given tensors, without gradients.
+
+    For what looks inside a model; to score with one, :func:`load_model`.
+
+    Raises
+    ------
+    InputError
+        A configuration ``transformers`` does not know, or tensors that do not fit it.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM
 
     if "model_type" not in config:
         raise InputError("has a configuration without model_type", where=name)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), trust_remote_code=False)
-    report = model.load_state_dict(tensors, strict=False)
+    try:
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), trust_remote_code=False, dtype=torch.float32)
+        report = model.load_state_dict(tensors, strict=False)
+    except (ValueError, KeyError, RuntimeError) as error:
+        raise InputError(f"does not fit its configuration ({' '.join(str(error).split())[:200]})", where=name) from error
     tied = set(getattr(model, "all_tied_weights_keys", None) or ())
     absent = [key for key in report.missing_keys if key not in tied and key != "lm_head.weight"]
     if absent or report.unexpected_keys:
         raise InputError(f"does not fit its configuration (tensor {(absent + report.unexpected_keys)[0]!r})", where=name)
     model.tie_weights()
-    return _wrap(model, name, sha256, num_params, device, tokenizer, dtype)
+    return model.eval().requires_grad_(False)
+
+
+def _from_config(config: dict, tensors: dict[str, Tensor], name: str, sha256: str, num_params: int, dtype: torch.dtype, device: str, tokenizer: str) -> LanguageModel:
+    """A model that ``transformers`` builds from its configuration, filled with given tensors."""
+    return _wrap(network(config, tensors, name), name, sha256, num_params, device, tokenizer, dtype)
 
 
 def _wrap(model: Any, name: str, sha256: str, num_params: int, device: str, tokenizer: str, dtype: torch.dtype) -> LanguageModel:
