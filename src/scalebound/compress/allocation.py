@@ -17,11 +17,11 @@ import numpy as np
 
 from scalebound.compress.rounding import patterns_of
 
-SPACING = 32  # of scale patterns: a quarter of an octave; the steps so lost cost 0.1% of the damage
+SPACING = 32  # of scale patterns: a quarter of an octave; what steps so lose is 0.1% of the damage
 FLOOR = 1e-3  # of the mean row weight, added to each: rows the calibration did not touch are kept, coarsely
 
 
-def water_filling(level: float, row_weights: np.ndarray, diagonal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def water_filling(level: float, row_weights: np.ndarray, diagonal: np.ndarray, spacing: int = SPACING) -> tuple[np.ndarray, np.ndarray]:
     """bfloat16 patterns of the scales of rows and columns whose products are the steps above, in the order of the arguments.
 
     Parameters
@@ -29,6 +29,7 @@ def water_filling(level: float, row_weights: np.ndarray, diagonal: np.ndarray) -
     level : > 0
     row_weights : (rows,) >= 0     g, Fisher information of the outputs
     diagonal : (cols,) > 0         D
+    spacing                        of the patterns: coarser ones are shorter
 
     >>> rows, cols = water_filling(1.0, np.ones(2), np.array([1.0, 4.0]))
     >>> from scalebound.compress.model import bfloat16
@@ -38,7 +39,7 @@ def water_filling(level: float, row_weights: np.ndarray, diagonal: np.ndarray) -
     weights = np.asarray(row_weights, dtype=np.float64)
     weights = weights + FLOOR * (weights.mean() or 1.0)
     middle = np.exp(np.mean(np.log(weights)))  # rows' scales lie around 1, so that both tables of scales are short
-    return patterns_of(np.sqrt(middle / weights), SPACING), patterns_of(level / np.sqrt(middle * diagonal), SPACING)
+    return patterns_of(np.sqrt(middle / weights), spacing), patterns_of(level / np.sqrt(middle * diagonal), spacing)
 
 
 def relative_steps(level: float, weight: np.ndarray, spacing: int) -> tuple[np.ndarray, np.ndarray]:

@@ -29,7 +29,7 @@ from scalebound.compress.rates import LONGEST, Rates
 from scalebound.compress.rounding import MAX_INTEGER, free_scales
 from scalebound.core.errors import InputError, UsageError
 
-DAMPING = 0.01  # of the mean of H's diagonal, added to it
+DAMPING = 0.05  # of the mean of H's diagonal, added to it: second moments of a few thousand tokens are noisy
 BLOCK = 64  # columns rounded before their errors are passed on in one matrix product
 EXCHANGE = math.log(2) / 6
 

@@ -85,4 +85,8 @@ SYSTEMS: tuple[System, ...] = (
     System(112, "Survey of published bounds", "scalebound.certify.survey:survey", "certificate", "scalebound certify S --package M.sbz --survey", "docs/mathematics.md section 19"),
     System(70, "Online n-gram reference with Witten-Bell interpolation", "scalebound.measure.ngram:ngram_losses", "reference",
            "scalebound reference ngram STREAM --out R.safetensors", "Witten and Bell 1991, IEEE Trans. Inf. Theory 37(4)", ("torch",)),
+    # compression: numbers from 120 on
+    System(120, "GPTQ", "scalebound.compress.gptq:gptq", "quantizer", "scalebound compress M --quantizer gptq --allocation uniform --bits 3 --stream S --out M.sbz", "arXiv:2210.17323", ("torch",)),
+    System(121, "Reverse water-filling over Fisher information", "scalebound.compress.allocation:water_filling", "quantizer",
+           "scalebound compress M --quantizer gptq --bits 3 --stream S --out M.sbz", "Cover and Thomas 2006, section 10.3.3; arXiv:1503.05671", ("torch",)),
 )

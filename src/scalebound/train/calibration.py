@@ -22,7 +22,8 @@ from scalebound.core.progress import Progress
 from scalebound.models.load import has_bfloat16, network
 from scalebound.train.curvature import curvature
 
-UNSEEN_TOKENS = 0.1  # of the mean, added to every token's weight: tokens that calibration lacks stay usable
+UNSEEN_TOKENS = 0.03  # of the mean, added to every token's weight: tokens that calibration lacks stay usable
+CURVATURE_SHARE = 4  # of the sequences, one in so many goes backward: means over them are needed, not matrices
 
 
 class Calibration:
@@ -38,22 +39,25 @@ class Calibration:
         Names of the arrays that embed tokens and that give logits; the same when tied.
     """
 
-    def __init__(self, config: dict, arrays: dict[str, np.ndarray], inputs_ST: np.ndarray, *, curved: bool, seed: int, name: str, progress: Progress) -> None:
+    def __init__(self, config: dict, arrays: dict[str, np.ndarray], inputs_ST: np.ndarray, *, curved: bool, seed: int, progress: Progress) -> None:
         self.arrays, self.inputs_ST, self.curved = arrays, inputs_ST, curved
-        module = network(config, {key: torch.from_numpy(np.array(data)) for key, data in arrays.items()}, name)
+        module = network(config, {key: torch.from_numpy(np.array(data)) for key, data in arrays.items()})
         self.module: nn.Module = module.to(torch.bfloat16) if has_bfloat16() else module
         embedding, head = module.get_input_embeddings(), module.get_output_embeddings()
-        self.decoder = getattr(module, module.base_model_prefix, None)
-        if head is None or embedding is None or self.decoder is None:
-            raise InputError("is not a decoder with an embedding and an output matrix", where=name, expected="a causal language model")
+        decoder = getattr(module, module.base_model_prefix, None)
+        if head is None or embedding is None or not isinstance(decoder, nn.Module):
+            raise InputError("is not a decoder with an embedding and an output matrix", where="the model", expected="a causal language model")
+        self.decoder: nn.Module = decoder
         self.parameters = {key: parameter for key, parameter in module.named_parameters(remove_duplicate=False) if key in arrays}
         name_of = {id(parameter): key for key, parameter in self.parameters.items()}
         self.embedding, self.head = name_of.get(id(embedding.weight), ""), name_of.get(id(head.weight), "")
         if not self.embedding or not self.head:
-            raise InputError("stores no embedding under a name of the network", where=name)
+            raise InputError("stores no embedding under a name of the network", where="the model")
         linears = {key: part for key, part in module.named_modules() if isinstance(part, nn.Linear) or type(part).__name__ == "Conv1D"}
         self.linears = {key: part for key, part in linears.items() if part is not head and f"{key}.weight" in arrays}
-        self.cost = curvature(self.module, self.linears, inputs_ST, torch.Generator().manual_seed(seed), progress)
+        part = inputs_ST[: max(1, len(inputs_ST) // CURVATURE_SHARE)]
+        self.cost = curvature(self.module, self.linears, part, torch.Generator().manual_seed(seed), progress)
+        self.frequency = np.bincount(inputs_ST.reshape(-1), minlength=len(self.cost.spread)) / inputs_ST.size
         self.groups: dict[int, list[str]] = {}
         for key, number in self.cost.group.items():
             self.groups.setdefault(number, []).append(key)
@@ -102,7 +106,7 @@ class Calibration:
         read, written = float(np.trace(cost.bottom)), float(np.trace(cost.top))
         second, weights = np.zeros_like(cost.top), np.zeros(len(cost.spread))
         if name == self.embedding:
-            second, weights = second + cost.bottom, weights + cost.frequency * read
+            second, weights = second + cost.bottom, weights + self.frequency * read
         if name == self.head:
             second, weights = second + cost.top, weights + cost.spread * (written / float(cost.spread.sum()))
         weights = weights / np.trace(second)
@@ -110,13 +114,9 @@ class Calibration:
 
     def cost_of_group(self, number: int, inputs: Tensor) -> tuple[Factor, np.ndarray]:
         """Factored second moments of a group's inputs and weights of its outputs."""
-        keys = self.groups[number]
         flat = inputs.flatten(0, -2).float()
-        tokens = np.sum([self.cost.tokens[key] for key in keys], axis=0)[: len(flat)]
-        if not self.curved or len(tokens) < len(flat):
-            return factor((flat.T @ flat / len(flat)).numpy()), np.ones(sum(len(self.cost.rows[key]) for key in keys))
-        share = torch.from_numpy(tokens / max(float(tokens.mean()), 1e-30))
-        return factor(((flat.T * share) @ flat / len(flat)).numpy()), np.concatenate([self.cost.rows[key] for key in keys])
+        rows = [self.cost.rows[key] for key in self.groups[number]]
+        return factor((flat.T @ flat / len(flat)).numpy()), np.concatenate(rows)
 
     def forward(self, visit: Callable[[int, Tensor], None], sequences: int | None = None) -> None:
         """Run calibration text; ``visit`` is called with the number of every group and its inputs, just before the group computes."""

@@ -2,12 +2,14 @@
 
 For logits with probabilities p, a label y drawn from p and ``delta = d(-log p_y)/d(output)``, ``E[delta delta^T]`` is the Fisher information:
 the curvature of the expected change of the model's own distribution (Kunstner et al., arXiv 1905.12558, on why labels are sampled and not
-read from the text). For a linear map ``y = W x`` this module keeps what its Kronecker approximation needs (Martens and Grosse,
-arXiv 1503.05671): ``rows``, the mean of ``delta_i^2`` over tokens, and ``tokens``, the sum of ``delta_i^2`` over outputs for every token,
-with which the second moments of x are weighted. The embedding is read twice when it is tied: row v as the input of a token and as output
-weights, so it gets frequencies and the curvature of its output, whose probabilities need no sampling.
+read from the text). For a linear map ``y = W x`` this module keeps what its Kronecker approximation needs of the outputs (Martens and
+Grosse, arXiv 1503.05671): the mean of ``delta_i^2`` over tokens. An embedding is used twice when it is tied, row v as the input of a token
+and as output weights, so it gets frequencies and the curvature of its output, whose probabilities need no sampling.
 
-One forward and one backward pass over the calibration tokens, a few sequences at a time; no gradient of a weight is formed.
+The second moments of x are not weighted by the tokens' gradients: on a model of 135M parameters and 4,096 tokens that did much more harm
+than good (benchmarks/LOG.md).
+
+One forward and one backward pass over some tokens, a few sequences at a time; no gradient of a weight is formed.
 """
 
 from __future__ import annotations
@@ -28,15 +30,13 @@ AT_ONCE = 2048  # tokens of one backward pass
 class Curvature:
     """Of every linear map, by module name; means are over calibration tokens.
 
-    ``rows[name]`` (outputs,), ``tokens[name]`` (sequences * tokens,), ``group[name]``: maps that read one tensor share a number.
-    ``frequency`` (V,): how often a token was read; ``spread`` (V,): mean of p_v (1 - p_v); ``top`` (D, D): second moments of the final
+    ``rows[name]`` (outputs,); ``group[name]``: maps that read one tensor share a number, counted from 1 in the order of the network.
+    ``spread`` (V,): mean of p_v (1 - p_v); ``top`` (D, D): second moments of the final
     hidden states, weighted by ``1 - sum p^2``; ``bottom`` (D, D): those of the gradient that reaches the embedded tokens.
     """
 
     rows: dict[str, np.ndarray]
-    tokens: dict[str, np.ndarray]
     group: dict[str, int]
-    frequency: np.ndarray
     spread: np.ndarray
     top: np.ndarray
     bottom: np.ndarray
@@ -60,7 +60,6 @@ def curvature(module: nn.Module, linears: dict[str, nn.Module], tokens_ST: np.nd
     embedding, head = module.get_input_embeddings(), module.get_output_embeddings()  # type: ignore[operator]
     V, D = embedding.weight.shape
     rows: dict[str, Tensor] = {}
-    tokens: dict[str, list[Tensor]] = {name: [] for name in linears}
     group: dict[str, int] = {}
     seen: list[tuple[int, torch.Size]] = []
     spread, top, bottom = torch.zeros(V), torch.zeros(D, D), torch.zeros(D, D)
@@ -68,9 +67,7 @@ def curvature(module: nn.Module, linears: dict[str, nn.Module], tokens_ST: np.nd
 
     def keep(name: str) -> Callable[[Tensor], None]:
         def hook(gradient: Tensor) -> None:
-            square = gradient.detach().float().flatten(0, -2).square()
-            rows[name] = rows.get(name, torch.zeros(())) + square.sum(0)
-            tokens[name].append(square.sum(1))
+            rows[name] = rows.get(name, torch.zeros(())) + gradient.detach().float().flatten(0, -2).square().sum(0)
 
         return hook
 
@@ -118,8 +115,4 @@ def curvature(module: nn.Module, linears: dict[str, nn.Module], tokens_ST: np.nd
         for handle in hooks:
             handle.remove()
     n = S * T
-    frequency = np.bincount(tokens_ST.reshape(-1), minlength=V) / n
-    return Curvature(
-        {name: (found / n).numpy() for name, found in rows.items()}, {name: torch.cat(parts).numpy() for name, parts in tokens.items()}, group,
-        frequency, (spread / n).numpy(), (top / n).numpy(), (bottom / n).numpy(),
-    )  # fmt: skip
+    return Curvature({name: (found / n).numpy() for name, found in rows.items()}, group, (spread / n).numpy(), (top / n).numpy(), (bottom / n).numpy())

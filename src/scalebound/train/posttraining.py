@@ -22,14 +22,14 @@ import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from scalebound.compress import Coded, QuantizedModel, decode_model, encode, quantize, read_checkpoint, tensors_sha256
-from scalebound.compress.allocation import relative_steps, water_filling
+from scalebound.compress import Coded, QuantizedModel, decode_model, encode, quantize, tensors_sha256
+from scalebound.compress.allocation import SPACING, relative_steps, water_filling
 from scalebound.compress.gptq import Factor, gptq
 from scalebound.compress.rates import Rates, estimated_bits
 from scalebound.compress.rounding import scale_spacing
@@ -49,7 +49,7 @@ PILOT_OCTAVES = (-2.0, -1.0, 0.0, 1.0, 2.0)
 DAMAGE_AT_3_BITS = 0.1  # nats, to start the search from
 SCALE_BITS, OTHER_BITS = 3.5, 5.0  # of a scale and of a vector's entry, about
 TOLERANCE = 0.01  # of the target: files at most so much shorter are accepted
-MOST_PASSES = 3
+MOST_PASSES, MOST_PASSES_SMALL, SMALL = 3, 8, 1 << 22  # tries, and those of models with fewer parameters, which take seconds
 
 
 @dataclass(frozen=True)
@@ -71,22 +71,22 @@ class Calibrated:
         return {name: value for name, value in vars(self).items() if name != "model"}
 
 
-def quantize_calibrated(model: str | os.PathLike, stream: str | os.PathLike, *, bits: float, allocation: Allocation = "fisher", penalty: float | None = None,
+def quantize_calibrated(config: dict[str, Any], tensors: dict[str, np.ndarray], stream: str | os.PathLike, *, bits: float, allocation: Allocation = "fisher", penalty: float | None = None,
                         sequences: int = SEQUENCES, start: int = 0, seed: int = 0, threads: int = 1, state: str | os.PathLike | None = None,
                         checkpoint_s: float = CHECKPOINT_S, progress: Progress = silent) -> Calibrated:  # fmt: skip
     """Round a model to a given number of bits per parameter of its whole file.
 
     Parameters
     ----------
-    model
-        Whatever :func:`scalebound.compress.read_checkpoint` reads.
+    config, tensors
+        As :func:`scalebound.compress.read_checkpoint` gives them.
     stream
         Calibration text, as a stream of the model's vocabulary.
     bits : 0.1 to 12
-        Of the package, header and scales included, over all parameters. The file is at most 1% shorter, and not longer where three tries find such a one.
+        Of the package, header and scales included, over all parameters. The file is at most 1% shorter, and not longer, where three tries (eight for small models) find such a one.
     allocation
         ``fisher``: steps by water-filling over rows, columns and matrices (:mod:`scalebound.compress.allocation`).
-        ``uniform``: one step relative to each row's root mean square, the same everywhere; no curvature is measured.
+        ``uniform``: one step relative to each row's root mean square, the same everywhere.
     penalty : >= 0
         Of bits when an integer is chosen, in units of the exchange rate. Default 1 for ``fisher``; ``uniform`` takes none.
     sequences, start
@@ -107,11 +107,12 @@ def quantize_calibrated(model: str | os.PathLike, stream: str | os.PathLike, *, 
 
     Notes
     -----
-    Memory: the model, the activations of all calibration tokens at one place of the network, and one second-moment matrix.
+    Two or three passes over the calibration text, each with one factorization a group of matrices; one pass over an eighth of it before.
+    Memory: the model twice, the activations of all calibration tokens at one place of the network, and one second-moment matrix.
 
     Examples
     --------
-    >>> quantize_calibrated("model", "calibration.json", bits=3.0).bits_per_parameter  # doctest: +SKIP
+    >>> quantize_calibrated(*read_checkpoint("model"), "calibration.json", bits=3.0).bits_per_parameter  # doctest: +SKIP
     2.98
     """
     if not 0.1 <= bits <= 12:
@@ -125,10 +126,9 @@ def quantize_calibrated(model: str | os.PathLike, stream: str | os.PathLike, *, 
     if sequences < 1 or start < 0:
         raise UsageError(f"sequences = {sequences}, start = {start}", expected="at least 1 and at least 0")
     torch.set_num_threads(threads)
-    config, arrays = read_checkpoint(model)
-    arrays = {name: np.asarray(data, dtype=np.float32) if data.dtype.kind == "f" else data for name, data in arrays.items()}
+    arrays = {name: np.asarray(data, dtype=np.float32) if data.dtype.kind == "f" else data for name, data in tensors.items()}
     inputs = _sequences(Stream(stream), config, sequences, start)
-    rounding = _Rounding(config, arrays, inputs, allocation, penalty, seed, str(model), progress)
+    rounding = _Rounding(config, arrays, inputs, allocation, penalty, seed, progress)
     settings = {"model": tensors_sha256(config, arrays), "inputs": sha256_bytes(inputs.tobytes()), "bits": bits, "allocation": allocation, "penalty": penalty, "seed": seed}
     kept = _State(None if state is None else Path(state), sha256_bytes(canonical_json(settings)), checkpoint_s)
     kept.load()
@@ -136,10 +136,10 @@ def quantize_calibrated(model: str | os.PathLike, stream: str | os.PathLike, *, 
     if not kept.curve:
         kept.curve = rounding.pilot(bits)
         kept.level = _level_at(kept.curve, aim)
-    while len(kept.passes) < MOST_PASSES and not any(bits * (1 - TOLERANCE) <= length <= bits for _, length in kept.passes):
+    most = MOST_PASSES_SMALL if sum(data.size for data in arrays.values()) < SMALL else MOST_PASSES
+    while len(kept.passes) < most and not any(bits * (1 - TOLERANCE) <= length <= bits for _, length in kept.passes):
         if kept.passes and not kept.done:
-            level, length = kept.passes[-1]
-            kept.level = level * _level_at(kept.curve, aim) / _level_at(kept.curve, length)
+            kept.level = _next_level(kept.curve, kept.passes, aim)
         found = rounding.run(kept)
         package = encode(found)
         length = 8 * len(package) / found.num_params
@@ -166,12 +166,32 @@ def _level_at(curve: list[tuple[float, float]], bits: float) -> float:
     return float(2.0 ** (logs[k] + (bits - lengths[k]) / min(slope, -0.05)))
 
 
+def _next_level(curve: list[tuple[float, float]], passes: list[tuple[float, float]], bits: float) -> float:
+    """Between the nearest files on both sides of ``bits`` where there are two such, else along the pilot's curve from the last one."""
+    above, below = [item for item in passes if item[1] > bits], [item for item in passes if item[1] <= bits]
+    if above and below:
+        (low, longer), (high, shorter) = min(above, key=lambda item: item[1]), max(below, key=lambda item: item[1])
+        share = min(max((longer - bits) / (longer - shorter), 0.1), 0.9)
+        return float(low * (high / low) ** share)
+    level, length = passes[-1]
+    return level * _level_at(curve, bits) / _level_at(curve, length)
+
+
+def calibration_tokens(config: dict[str, Any], sequences: int) -> int:
+    """Tokens that so many calibration sequences have.
+
+    >>> calibration_tokens({"max_position_embeddings": 256}, 32)
+    8192
+    """
+    return sequences * min(CONTEXT, config.get("max_position_embeddings") or config.get("n_positions") or CONTEXT)
+
+
 def _sequences(stream: Stream, config: dict, sequences: int, start: int) -> np.ndarray:
     """Inputs: (sequences, tokens) token ids, each starting with the separator."""
     vocab = config.get("vocab_size")
     if not isinstance(vocab, int) or stream.info.vocab_size > vocab:
         raise InputError(f"has token ids up to {stream.info.vocab_size - 1:,}", where=str(stream.path), expected=f"a stream of the model's vocabulary ({vocab})")
-    context = min(CONTEXT, config.get("max_position_embeddings") or config.get("n_positions") or CONTEXT)
+    context = calibration_tokens(config, 1)
     if start + sequences * context > len(stream):
         raise InputError(f"has {len(stream):,} tokens", where=str(stream.path), expected=f"at least {start + sequences * context:,}: {sequences} sequences of {context} from token {start:,} on", hint="use fewer --sequences, or more text")
     tokens = np.asarray(stream.tokens[start : start + sequences * context]).astype(np.int64).reshape(sequences, context)
@@ -181,15 +201,15 @@ def _sequences(stream: Stream, config: dict, sequences: int, start: int) -> np.n
 class _Rounding:
     """Passes over the network, each with one level."""
 
-    def __init__(self, config: dict, arrays: dict[str, np.ndarray], inputs: np.ndarray, allocation: Allocation, penalty: float, seed: int, name: str, progress: Progress) -> None:
+    def __init__(self, config: dict, arrays: dict[str, np.ndarray], inputs: np.ndarray, allocation: Allocation, penalty: float, seed: int, progress: Progress) -> None:
         self.config, self.arrays, self.inputs, self.allocation, self.penalty, self.progress = config, arrays, inputs, allocation, penalty, progress
         self.spacing = scale_spacing(arrays)
-        self.calibration = Calibration(config, arrays, inputs, curved=allocation == "fisher", seed=seed, name=name, progress=lambda done, of: progress(done, 3 * of))
+        self.calibration = Calibration(config, arrays, inputs, curved=allocation == "fisher", seed=seed, progress=lambda done, of: progress(done, 3 * of))
 
     def steps(self, level: float, weight: np.ndarray, made: Factor, row_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if self.allocation == "uniform":
             return relative_steps(level, weight, self.spacing)
-        return water_filling(level, row_weights, made.column_diagonal)
+        return water_filling(level, row_weights, made.column_diagonal, max(SPACING, self.spacing))
 
     def pilot(self, bits: float) -> list[tuple[float, float]]:
         """(level, bits per parameter) at five levels, from some rows of every matrix and some of the sequences, nothing put in place."""
