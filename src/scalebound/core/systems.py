@@ -69,6 +69,7 @@ SYSTEMS: tuple[System, ...] = (
     System(61, "Rule extrapolation", "scalebound.probe.rules:probe_rules", "probe", "scalebound probe rules", "arXiv:2409.13728", ("torch",)),
     System(62, "In-context learning on mixtures of hidden Markov models", "scalebound.probe.icl:probe_icl", "probe", "scalebound probe icl", "arXiv:2111.02080", ("torch",)),
     System(63, "In-context learning of permuted labels", "scalebound.probe.labels:probe_labels", "probe", "scalebound probe icl MODEL", "arXiv:2303.03846", ("torch",)),
+    System(64, "Room within a loss", "scalebound.probe.room:probe_room", "probe", "scalebound probe room", "arXiv:2011.03395", ("torch",)),
     System(18, "isoFLOP analysis", "scalebound.scaling.laws.isoflop:IsoFlopLaw", "law", "scalebound fit T.csv --law isoflop", "arXiv:2406.19146"),
     System(19, "Crossover of two recipes", "scalebound.scaling.crossover:crossover", "forecast", "scalebound crossover A.json B.json", "arXiv:2409.15156"),
     # certificates and tests: numbers from 100 on
