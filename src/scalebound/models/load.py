@@ -1,7 +1,7 @@
 """Whatever people call a model, loaded behind :class:`~scalebound.models.language_model.LanguageModel`.
 
-A Hugging Face folder, a ``.gguf`` file, a run (its newest checkpoint), a checkpoint, or a package (``.sbz``). No code from a model
-folder is ever run.
+A Hugging Face folder, a ``.gguf`` file, a run (its newest checkpoint), a checkpoint, a package (``.sbz``), or the folder of a certified
+mixture (:mod:`scalebound.models.mixture`). No code from a model folder is ever run.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from scalebound.core.errors import InputError, UsageError
+from scalebound.models import mixture
 from scalebound.models.folder import hash_tensors, read_config, read_tensors, stored_dtypes
 from scalebound.models.language_model import LanguageModel, linear_head
 from scalebound.models.transformer import Transformer, own_shape
@@ -47,6 +48,8 @@ def load_model(path: str | os.PathLike, *, dtype: torch.dtype | str = torch.floa
         return _package(path, dtype, device)
     if path.suffix == ".gguf":
         return _transformers(path, dtype, device)
+    if (path / mixture.FILE).is_file():
+        return mixture.load_mixture(path, lambda part: load_model(part, dtype=dtype, device=device))
     path = model_folder(path)
     config = read_config(path)
     tensors = read_tensors(path)

@@ -14,13 +14,14 @@ from scalebound.train.parametrization import build, optimizer_for
 from scalebound.train.recipe import Recipe
 
 BUDGET_S = 0.5
+PIECE = 16  # sequences of a batch that are timed; a larger batch takes as much longer
 FEWEST_STEPS = 2  # timed, after one that is not: the first pays for allocations
 
 
 def seconds_for(recipe: Recipe, *, budget_s: float = BUDGET_S, model: Trainable | None = None, threads: int = 1) -> float:
     """Seconds this recipe's training will take in one process, from steps on random tokens. A ``model`` that is given is changed by them.
 
-    The median step times the number of steps: an estimate for a machine as busy as it is now, without reading, checkpoints or a busy sibling core.
+    The median pass over (a part of) a batch and the median update, times the number of steps: an estimate for a machine as busy as it is now, without reading, checkpoints or a busy sibling core.
 
     Raises
     ------
@@ -38,15 +39,20 @@ def seconds_for(recipe: Recipe, *, budget_s: float = BUDGET_S, model: Trainable 
         model, optimizer = build(recipe, torch.Generator().manual_seed(0))
     else:
         optimizer = optimizer_for(model, recipe)
-    batch = np.random.default_rng(0).integers(0, recipe.vocab_size, size=(min(recipe.batch_sequences, recipe.tokens // recipe.context), recipe.context))
+    whole = min(recipe.batch_sequences, recipe.tokens // recipe.context)
+    rows = min(whole, PIECE)
+    batch = np.random.default_rng(0).integers(0, recipe.vocab_size, size=(rows, recipe.context))
     set_rate(optimizer.param_groups, recipe.learning_rate)
     began = time.monotonic()
-    taken: list[float] = []
-    while len(taken) <= FEWEST_STEPS or time.monotonic() - began < budget_s:
+    passes: list[float] = []
+    updates: list[float] = []
+    while len(passes) <= FEWEST_STEPS or time.monotonic() - began < budget_s:
         start = time.perf_counter()
         backward(model, batch, 0, recipe.accumulation)
+        middle = time.perf_counter()
         torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        taken.append(time.perf_counter() - start)
-    return float(np.median(taken[1:])) * recipe.steps
+        passes.append(middle - start)
+        updates.append(time.perf_counter() - middle)
+    return float(np.median(passes[1:]) * whole / rows + np.median(updates[1:])) * recipe.steps
