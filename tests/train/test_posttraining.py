@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from scalebound.compress import Coded, decode, encode, quantize, read_checkpoint
 from scalebound.core.errors import InputError, UsageError
 from scalebound.data.stream import Stream
-from scalebound.models.load import from_tensors, network
+from scalebound.models.load import from_tensors, transformers_from_config
 from scalebound.train import derive_recipe, quantize_calibrated, train_run
 from scalebound.train.curvature import curvature
 
@@ -104,7 +104,7 @@ def test_any_architecture(kind, made):
     tokens = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (4, 30)))
 
     def probabilities(weights):
-        net = network(dict(config), {name: torch.from_numpy(np.array(data)) for name, data in weights.items()})
+        net = transformers_from_config(dict(config), {name: torch.from_numpy(np.array(data)) for name, data in weights.items()}, "test").eval()
         with torch.no_grad():
             return net(tokens).logits.log_softmax(-1)
 
@@ -118,7 +118,7 @@ def test_any_architecture(kind, made):
 def test_curvature_against_gradients_of_each_label(made):
     """E over labels of delta^2, exactly by enumeration on few tokens, against the mean over many drawn ones."""
     config, tensors, _ = made
-    net = network(dict(config), {name: torch.from_numpy(np.array(data)) for name, data in tensors.items()})
+    net = transformers_from_config(dict(config), {name: torch.from_numpy(np.array(data)) for name, data in tensors.items()}, "test").eval().requires_grad_(False)
     name = "model.layers.0.mlp.down_proj"
     part = dict(net.named_modules())[name]
     tokens = np.array([[255, 100, 101]])

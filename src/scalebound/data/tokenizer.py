@@ -32,6 +32,7 @@ class Tokenizer(Protocol):
     sha256: str
     vocab_size: int
     separator: int
+    content: bytes
 
     def encode(self, data: bytes) -> np.ndarray:
         """Token ids of a UTF-8 document, without special tokens."""
@@ -58,6 +59,7 @@ class ByteTokenizer:
     sha256 = sha256_bytes(b"scalebound byte tokenizer")
     vocab_size = 256
     separator = 255
+    content = b""  # no file is needed to make it again
 
     def encode(self, data: bytes) -> np.ndarray:
         return np.frombuffer(data, dtype=np.uint8).astype(np.uint16)
@@ -83,7 +85,7 @@ class FileTokenizer:
         path = Path(path)
         path = path / "tokenizer.json" if path.is_dir() else path
         text = _gguf_tokenizer(path) if path.suffix == ".gguf" else read_bytes(path, limit=MAX_JSON_BYTES)
-        self.path, self.sha256 = str(path), sha256_bytes(text)
+        self.path, self.sha256, self.content = str(path), sha256_bytes(text), text
         try:
             self._library = Library.from_buffer(text)
         except Exception as error:  # the library raises bare Exception for every malformed file
