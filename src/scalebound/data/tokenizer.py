@@ -45,6 +45,10 @@ class Tokenizer(Protocol):
         """Every token and its id."""
         ...
 
+    def opening(self) -> list[int]:
+        """The special tokens it would put before a text, if it were asked for special tokens: a Llama's begin-of-text, most others' none."""
+        ...
+
 
 class ByteTokenizer:
     """Every byte is a token.
@@ -67,6 +71,9 @@ class ByteTokenizer:
 
     def vocabulary(self) -> dict[str, int]:
         return {chr(byte): byte for byte in range(256)}
+
+    def opening(self) -> list[int]:
+        return []
 
 
 class FileTokenizer:
@@ -143,6 +150,10 @@ class FileTokenizer:
 
     def vocabulary(self) -> dict[str, int]:
         return self._library.get_vocab(with_added_tokens=True)
+
+    def opening(self) -> list[int]:
+        plain, full = (self._library.encode("a", add_special_tokens=special).ids for special in (False, True))
+        return next((full[:k] for k in range(len(full)) if full[k : k + len(plain)] == plain), [])
 
 
 def _gguf_tokenizer(path: Path) -> bytes:

@@ -7,6 +7,7 @@ folder is ever run.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from scalebound.core.errors import InputError, UsageError
 from scalebound.models.folder import hash_tensors, read_config, read_tensors, stored_dtypes
-from scalebound.models.language_model import LanguageModel, linear_head
+from scalebound.models.language_model import LanguageModel, Past, linear_head
 from scalebound.models.transformer import Transformer, own_shape
 
 # Families whose logits are exactly output_embedding(decoder(tokens)), soft-capped where their configuration says so.
@@ -111,7 +112,7 @@ def from_tensors(config: dict, tensors: dict[str, Tensor], *, name: str, dtype: 
     model.load_tensors(tensors)
     model = model.to(dtype=dtype, device=device).eval().requires_grad_(False)
     first = config.get("bos_token_id")
-    return LanguageModel(name, sha256, num_params, shape.vocab_size, config["max_position_embeddings"], 255 if first is None and shape.vocab_size == 256 else first or 0, model.hidden, model.head, tokenizer, device, str(dtype).removeprefix("torch."), linear_head(model.embedding))
+    return LanguageModel(name, sha256, num_params, shape.vocab_size, config["max_position_embeddings"], 255 if first is None and shape.vocab_size == 256 else first or 0, model.hidden, model.head, tokenizer, device, str(dtype).removeprefix("torch."), linear_head(model.embedding), model.extend)
 
 
 def _package(path: Path, dtype: torch.dtype, device: str) -> LanguageModel:
@@ -174,4 +175,17 @@ def _wrap(model: Any, name: str, sha256: str, num_params: int, device: str, toke
     first = config.bos_token_id if config.bos_token_id is not None else config.eos_token_id
     first = first[0] if isinstance(first, list) else first
     context = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 1 << 20
-    return LanguageModel(name, sha256, num_params, config.vocab_size, context, int(first or 0), hidden, head, tokenizer, device, str(dtype).removeprefix("torch."), part)
+    keeps = not getattr(model, "_is_stateful", False)  # recurrent states cannot be cut back to a shorter text
+    return LanguageModel(name, sha256, num_params, config.vocab_size, context, int(first or 0), hidden, head, tokenizer, device, str(dtype).removeprefix("torch."), part, _extender(model, decoder if part else None) if keeps else None)
+
+
+def _extender(model: Any, decoder: Any) -> Callable[[Tensor, Past | None], tuple[Tensor, Past]]:
+    """``extend`` of a model of ``transformers``: its hidden states where the head is ours to apply (a ``decoder``), else its logits."""
+    from transformers import DynamicCache
+
+    def extend(tokens_BT: Tensor, past: Past | None) -> tuple[Tensor, Past]:
+        cache = DynamicCache(past.layers if past is not None else None)
+        found = (model if decoder is None else decoder)(tokens_BT, past_key_values=cache, use_cache=True)
+        return found.logits if decoder is None else found.last_hidden_state, Past([(layer.keys, layer.values) for layer in cache.layers])  # type: ignore
+
+    return extend
