@@ -1,9 +1,9 @@
 """Is the accuracy of ``measure --tasks`` that of lm-evaluation-harness, item by item?
 
-    python benchmarks/measure/harness_accuracy.py MODEL.gguf ITEMS.jsonl --peer-python PYTHON [--dtype float32]
+    python benchmarks/measure/harness_accuracy.py FOLDER ITEMS.jsonl --peer-python PYTHON [--dtype float32]
 
-PYTHON is an interpreter that imports ``lm_eval`` (0.4.13). The harness runs the items as a multiple-choice task of its own, from a folder or a
-``.gguf`` file; both programs use one thread. Prints a JSON record: accuracies of both, items on which they differ, the largest difference of a
+PYTHON is an interpreter that imports ``lm_eval`` (0.4.13). The harness runs the items as a multiple-choice task of its own; FOLDER is a Hugging
+Face model; both programs use one thread. Prints a JSON record: accuracies of both, items on which they differ, the largest difference of a
 log-probability, and seconds; the harness's exported samples are scored once more with ``--tasks``.
 """
 
@@ -30,10 +30,7 @@ import lm_eval
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 model, folder, dtype = sys.argv[1:4]
-from pathlib import Path
-path = Path(model)
-where = {"pretrained": str(path.parent), "gguf_file": path.name, "tokenizer": str(path.parent)} if path.suffix == ".gguf" else {"pretrained": model}
-lm = HFLM(**where, dtype=dtype, device="cpu", batch_size=4)
+lm = HFLM(pretrained=model, dtype=dtype, device="cpu", batch_size=4)
 began = time.process_time()
 found = lm_eval.simple_evaluate(lm, tasks=["items"], task_manager=TaskManager(include_path=folder), log_samples=True, bootstrap_iters=0)
 seconds = time.process_time() - began
@@ -72,7 +69,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "items.yaml").write_text(TASK.format(path=given.items.resolve()))
-        subprocess.run([given.peer_python, "-c", PEER, given.model, folder, given.dtype], check=True, capture_output=True)
+        subprocess.run([given.peer_python, "-c", PEER, given.model, folder, given.dtype], check=True)
         peer = json.loads((Path(folder) / "found.json").read_text())
         samples = [json.loads(line) for line in (Path(folder) / "samples.jsonl").read_text().splitlines()]
         model, items = load_model(given.model, dtype=given.dtype), read_items(given.items)

@@ -68,6 +68,8 @@ def test_every_number_equals_its_definition(family, stream, tmp_path):
     # the head must be cut by vocabulary wherever it is a matrix: an array of [tokens, vocabulary] never exists
     assert (load_model(tmp_path / "model").head_part is None) == (family == "cohere")
     loaded = load_model(tmp_path / "model")
+    ours = settings.get("model_type", family) in ("llama", "mistral", "qwen2", "qwen3") or family == "llama tied"
+    assert (type(getattr(loaded.hidden, "__self__", None)).__name__ == "Llama") == ours
     assert (loaded.extend is None) == (family == "mamba")
     if loaded.extend is not None:  # a text in three pieces, each behind the past of those before it, the last one read by two rows
         with torch.inference_mode():

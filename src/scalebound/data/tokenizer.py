@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import os
 import re
-from functools import cached_property
+import subprocess
+import sys
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -89,7 +91,9 @@ class FileTokenizer:
 
         path = Path(path)
         path = path / "tokenizer.json" if path.is_dir() else path
-        text = _gguf_tokenizer(path) if path.suffix == ".gguf" else read_bytes(path, limit=MAX_JSON_BYTES)
+        made = _gguf_tokenizer(str(path), os.stat(path).st_mtime_ns) if path.suffix == ".gguf" else None
+        text = read_bytes(path, limit=MAX_JSON_BYTES) if made is None else made
+        self.made = made  # the tokenizer.json of a .gguf file, which others need not make again
         self.path, self.sha256 = str(path), sha256_bytes(text)
         try:
             self._library = Library.from_buffer(text)
@@ -156,15 +160,28 @@ class FileTokenizer:
         return next((full[:k] for k in range(len(full)) if full[k : k + len(plain)] == plain), [])
 
 
-def _gguf_tokenizer(path: Path) -> bytes:
-    require_extra("transformers")
-    from transformers import AutoTokenizer
+MAKE = """
+import pathlib, sys
+from transformers import AutoTokenizer
+path = pathlib.Path(sys.argv[1])
+try:
+    made = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True, trust_remote_code=False)
+    sys.stdout.buffer.write(made.backend_tokenizer.to_str().encode())
+except Exception as error:  # the library raises whatever its readers raise
+    sys.exit(" ".join(str(error).split())[:200] or "no reason given")
+"""
 
-    try:
-        found = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # the library raises whatever its readers raise
-        raise InputError(f"holds no tokenizer that can be read ({' '.join(str(error).split())[:200]})", where=str(path)) from error
-    return found.backend_tokenizer.to_str().encode()
+
+@lru_cache(maxsize=4)
+def _gguf_tokenizer(path: str, changed: int) -> bytes:
+    """The tokenizer.json of a ``.gguf`` file (``changed``: its time of change), made by ``transformers`` in a process of its own: for some
+    seconds that takes several times the memory that scoring does."""
+    require_extra("transformers")
+    done = subprocess.run([sys.executable, "-c", MAKE, path], capture_output=True, env={**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "TQDM_DISABLE": "1"})
+    if done.returncode:
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        raise InputError(f"holds no tokenizer that can be read ({lines[-1] if lines else 'the reader was killed'})", where=path)
+    return done.stdout
 
 
 def load_tokenizer(name: str | os.PathLike = "byte") -> Tokenizer:

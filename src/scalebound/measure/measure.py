@@ -22,6 +22,7 @@ from scalebound.core.progress import Progress, silent
 from scalebound.core.stats import AnchorRef, Stats
 from scalebound.core.workers import run_tasks
 from scalebound.data.stream import Stream
+from scalebound.data.tokenizer import Tokenizer
 from scalebound.measure.join import join_parts
 from scalebound.measure.plan import Plan, check_request, describe, draw_blocks
 from scalebound.measure.score import score_pieces
@@ -147,9 +148,10 @@ def _work(model_path: str, stream_path: str, out: str, anchor_path: str | None, 
         return
     model, anchor = models or (load_model(model_path, dtype=plan.dtype), load_model(anchor_path, dtype=plan.dtype) if anchor_path else None)
     stream = Stream(stream_path)
+    tokenizer = stream.tokenizer()
     for number in todo:
         ids = blocks[number * plan.part_blocks : (number + 1) * plan.part_blocks]
-        part = _score_part(model, anchor, stream, plan, ids, partial(_report, progress, done, total))
+        part = _score_part(model, anchor, stream, tokenizer, plan, ids, partial(_report, progress, done, total))
         part.save(_part(Path(out), number))
         done += sizes[number]
         progress(done, total)
@@ -159,7 +161,7 @@ def _report(progress: Progress, before: int, total: int, tokens: int) -> None:
     progress(before + tokens, total)
 
 
-def _score_part(model: LanguageModel, anchor: LanguageModel | None, stream: Stream, plan: Plan, ids: np.ndarray, report: Callable[[int], None]) -> Stats:
+def _score_part(model: LanguageModel, anchor: LanguageModel | None, stream: Stream, tokenizer: Tokenizer, plan: Plan, ids: np.ndarray, report: Callable[[int], None]) -> Stats:
     info, (start, stop) = plan.info, plan.info.window
     boundaries = text_boundaries(stream.info.documents, stream.info.sequence_tokens, stream.info.seed is not None, info.window)
     spans = spans_of(info.policy.name, ids, window=info.window, context=info.policy.context, block_tokens=info.block_tokens, boundaries=boundaries)
@@ -189,7 +191,7 @@ def _score_part(model: LanguageModel, anchor: LanguageModel | None, stream: Stre
             at += size
         done += at
         report(done)
-    tokenizer, text_bytes = stream.tokenizer(), 0
+    text_bytes = 0
     for b in ids:
         first, last = start + int(b) * info.block_tokens, min(start + (int(b) + 1) * info.block_tokens, stop)
         text_bytes += tokenizer.count_bytes(np.asarray(stream.tokens[first:last]), previous=int(stream.tokens[first - 1]) if first else None)

@@ -17,6 +17,7 @@ from torch import Tensor
 from scalebound.core.errors import InputError, UsageError
 from scalebound.models.folder import hash_tensors, read_config, read_tensors, stored_dtypes
 from scalebound.models.language_model import LanguageModel, Past, linear_head
+from scalebound.models.llama_load import llama_of_folder, llama_of_gguf, llama_of_tensors
 from scalebound.models.transformer import Transformer, own_shape
 
 # Families whose logits are exactly output_embedding(decoder(tokens)), soft-capped where their configuration says so.
@@ -47,7 +48,7 @@ def load_model(path: str | os.PathLike, *, dtype: torch.dtype | str = torch.floa
     if path.suffix == ".sbz":
         return _package(path, dtype, device)
     if path.suffix == ".gguf":
-        return _transformers(path, dtype, device)
+        return llama_of_gguf(path, dtype=dtype, device=device) or _transformers(path, dtype, device)
     if path.is_file():
         raise InputError("is not a model", where=str(path), expected="a Hugging Face folder, a .gguf file, a run, a checkpoint or a .sbz package")
     if not path.exists():
@@ -57,8 +58,10 @@ def load_model(path: str | os.PathLike, *, dtype: torch.dtype | str = torch.floa
     if not (path / "config.json").is_file():
         raise InputError("holds no model (no config.json)", where=str(path), expected="a Hugging Face folder, a run, or a checkpoint")
     config = read_config(path)
-    tensors = read_tensors(path)
     tokenizer = str(path / "tokenizer.json") if (path / "tokenizer.json").is_file() else "byte"
+    if own_shape(config) is None and (found := llama_of_folder(path, config, dtype=dtype, device=device, tokenizer=tokenizer)):
+        return found
+    tensors = read_tensors(path)
     if own_shape(config) is None:
         return _transformers(path, dtype, device, sha256=hash_tensors(config, tensors))
     return from_tensors(config, tensors, name=str(path), dtype=dtype, device=device, tokenizer=tokenizer)
@@ -97,6 +100,8 @@ def newest_checkpoint(run: str | os.PathLike) -> Path:
 
 def from_tensors(config: dict, tensors: dict[str, Tensor], *, name: str, dtype: torch.dtype = torch.float32, device: str = "cpu", tokenizer: str = "byte") -> LanguageModel:
     """A model from a configuration and the tensors of its folder."""
+    if own_shape(config) is None and (found := llama_of_tensors(config, tensors, name=name, dtype=dtype, device=device, tokenizer=tokenizer)):
+        return found
     sha256 = hash_tensors(config, tensors)
     num_params = sum(t.numel() for t in tensors.values())
     shape = own_shape(config)
@@ -137,7 +142,7 @@ def _transformers(path: Path, dtype: torch.dtype, device: str, sha256: str = "")
     except Exception as error:  # the library raises whatever its readers raise; each means the file is not a model it can read
         raise InputError(f"cannot be read as a causal language model ({' '.join(str(error).split())[:200]})", where=str(path)) from error
     if not sha256:  # a .gguf file: what counts are the numbers it stands for, once each
-        names = set(getattr(model, "all_tied_weights_keys", None) or getattr(model, "_tied_weights_keys", None) or ())
+        names = set(getattr(model, "all_tied_weights_keys", None) or ())  # empty where the head is a matrix of its own
         state = {name: tensor for name, tensor in model.state_dict().items() if name not in names}
         config = {key: value for key, value in model.config.to_dict().items() if key in ("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "rms_norm_eps", "rope_theta", "rope_parameters")}
         sha256 = hash_tensors(config, state)
