@@ -12,7 +12,7 @@ import subprocess
 import sys
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -87,8 +87,6 @@ class FileTokenizer:
 
     def __init__(self, path: str | os.PathLike) -> None:
         require_extra("tokenizers")
-        from tokenizers import Tokenizer as Library
-
         path = Path(path)
         path = path / "tokenizer.json" if path.is_dir() else path
         made = _gguf_tokenizer(str(path), os.stat(path).st_mtime_ns) if path.suffix == ".gguf" else None
@@ -96,7 +94,7 @@ class FileTokenizer:
         self.made = made  # the tokenizer.json of a .gguf file, which others need not make again
         self.path, self.sha256 = str(path), sha256_bytes(text)
         try:
-            self._library = Library.from_buffer(text)
+            self._library = _library(text)
         except Exception as error:  # the library raises bare Exception for every malformed file
             raise InputError(f"is not a tokenizer file ({error})", where=self.path, expected="a tokenizer.json of the tokenizers library") from error
         self.vocab_size = self._library.get_vocab_size()
@@ -126,7 +124,7 @@ class FileTokenizer:
     @cached_property
     def _byte_table(self) -> tuple[np.ndarray, np.ndarray] | None:
         """Bytes of every token's text, and which tokens begin with the space that is taken off at the start of a text."""
-        decoder = json.loads(self._library.to_str()).get("decoder") or {}
+        decoder = json.loads(self._library.decoder.__getstate__()) if self._library.decoder is not None else {}
         steps = decoder.get("decoders", [decoder])
         kinds = {step.get("type") for step in steps}
         byte_level = "ByteLevel" in kinds
@@ -158,6 +156,14 @@ class FileTokenizer:
     def opening(self) -> list[int]:
         plain, full = (self._library.encode("a", add_special_tokens=special).ids for special in (False, True))
         return next((full[:k] for k in range(len(full)) if full[k : k + len(plain)] == plain), [])
+
+
+@lru_cache(maxsize=2)
+def _library(text: bytes) -> Any:
+    """A tokenizer is tens of megabytes: one that a model, a stream and a check all ask for exists once."""
+    from tokenizers import Tokenizer as Library
+
+    return Library.from_buffer(text)
 
 
 MAKE = """

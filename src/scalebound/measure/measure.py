@@ -30,7 +30,8 @@ from scalebound.measure.spans import batches_of, spans_of, text_boundaries
 from scalebound.models.language_model import LanguageModel
 from scalebound.models.load import load_model
 
-BATCH_TOKENS = 8192  # tokens per forward pass; small enough for 24 GB with any model people score on a processor
+BATCH_TOKENS = 8192  # tokens per forward pass of a small model, or on an accelerator
+LARGE, BATCH_TOKENS_LARGE = 20_000_000, 2048  # from so many parameters on a processor is as fast with fewer, and activations count
 PARTS = 64  # at most this share of the work is lost by a kill
 DEFAULT_EPS = 0.01  # share of uniform inside an anchor
 DEFAULT_ALPHAS = (0.05, 0.1, 0.2, 0.4)  # smoothings the centre is computed for
@@ -95,7 +96,7 @@ def measure(model: str | os.PathLike | LanguageModel, stream: str | os.PathLike,
         raise UsageError("the blocks given are no selection", expected=f"ascending ids below {num_blocks:,}, and no sample besides")
     info = describe(loaded, reference, opened, window, context, anchor_is, eps, tuple(alphas), out.parent, policy=policy, stride=stride, dtype=loaded.dtype, predictable=predictable)
     part_blocks = min(4096, max(1, -(-len(blocks) // PARTS)))
-    plan = Plan(info=info, blocks_sha256=sha256_bytes(blocks.tobytes()), part_blocks=part_blocks, batch_tokens=BATCH_TOKENS, dtype=loaded.dtype)
+    plan = Plan(info=info, blocks_sha256=sha256_bytes(blocks.tobytes()), part_blocks=part_blocks, batch_tokens=batch_tokens(loaded), dtype=loaded.dtype)
     if fresh:
         out.unlink(missing_ok=True)
         shutil.rmtree(_folder(out), ignore_errors=True)
@@ -115,6 +116,11 @@ def measure(model: str | os.PathLike | LanguageModel, stream: str | os.PathLike,
     join_parts([_part(out, number) for number in range(-(-len(blocks) // part_blocks))], out)
     shutil.rmtree(_folder(out))
     return Stats.load(out)
+
+
+def batch_tokens(model: LanguageModel) -> int:
+    """Tokens of one forward pass: by a rule and not by a stopwatch, so that the bytes of a measurement do not depend on the day it was made."""
+    return BATCH_TOKENS_LARGE if model.device == "cpu" and model.num_params >= LARGE else BATCH_TOKENS
 
 
 def _folder(out: Path) -> Path:
