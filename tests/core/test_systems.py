@@ -6,6 +6,7 @@ import importlib.util
 import pytest
 
 from scalebound.cli.main import COMMANDS
+from scalebound.cli.probe import COMMANDS as PROBES
 from scalebound.core.systems import SYSTEMS
 
 
@@ -16,6 +17,7 @@ def test_rows_lead_to_documented_code_and_commands(system):
     module, name = system.module.split(":")
     found = getattr(importlib.import_module(module), name)
     assert found.__doc__ and system.demo.split()[1] in COMMANDS and system.source
+    assert system.family != "probe" or system.demo.split()[2] in PROBES
 
 
 def test_numbers_and_titles_are_unique():

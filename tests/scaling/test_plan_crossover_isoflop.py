@@ -268,3 +268,59 @@ def test_command_line(tmp_path, capsys):
     ):
         assert main(arguments) == 2, arguments
         assert "Traceback" not in capsys.readouterr().err
+
+
+def whole_runs(path, rate=None):
+    rows = {name: [] for name in ("run", "params", "tokens", "loss", "lr")}
+    for size in np.geomspace(1e7, 1e9, 9):
+        tokens = np.geomspace(1e8, 1e12, 40)
+        rows["run"] += [f"run {size:.3g}"] * 40
+        rows["params"] += [size] * 40
+        rows["tokens"] += tokens.tolist()
+        rows["loss"] += (1.8 + 480 / size**0.35 + 2100 / tokens**0.37).tolist()
+        rows["lr"] += (np.full(40, 3e-4) if rate is None else rate(tokens)).tolist()
+    path.write_bytes(to_csv(rows))
+    return path
+
+
+def test_isoflop_of_whole_runs_on_the_command_line_and_its_plan(tmp_path, capsys):
+    path = whole_runs(tmp_path / "runs.csv")
+    law = str(tmp_path / "law.json")
+    for budgets, number in (("1e18,1e19,1e20", 3), ("6", 6)):
+        assert main(["fit", str(path), "--law", "isoflop", "--group", "run", "--budgets", budgets, "--out", law, "--json"]) == 0
+        record = json.loads(capsys.readouterr().out)
+        assert len(record["budgets"]) == number and record["params"]["e"] == pytest.approx(0.37 / 0.72, abs=0.02)
+        assert not any("learning rate" in warning for warning in record["warnings"])
+    assert main(["plan", law, "--flops", "1e21", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    G = (0.35 * 480 / (0.37 * 2100)) ** (1 / 0.72)
+    best = G * (1e21 / 6) ** (0.37 / 0.72)
+    assert record["params"]["value"] == pytest.approx(best, rel=0.1) and record["loss"]["value"] is None
+    assert record["params"]["value"] * record["tokens"]["value"] == pytest.approx(1e21 / 6)
+    assert record["params"]["low"] <= record["params"]["value"] <= record["params"]["high"]
+    for arguments, status in (
+        (["fit", str(path), "--law", "isoflop", "--group", "run"], 3),  # no two rows share their flops
+        (["fit", str(path), "--law", "isoflop", "--budgets", "6"], 2),
+        (["fit", str(path), "--law", "isoflop", "--group", "run", "--budgets", "many"], 2),
+        (["fit", str(path), "--law", "isoflop", "--group", "run", "--budgets", "1e30,1e31"], 3),
+        (["fit", str(path), "--law", "power:flops", "--budgets", "6"], 2),
+        (["plan", law, "--flops", "1e21", "--unique", "1e9"], 2),
+        (["plan", law, "--loss", "2.0"], 2),
+    ):
+        assert main(arguments) == status, arguments
+        assert "Traceback" not in capsys.readouterr().err
+
+
+def test_isoflop_along_runs_warns_of_rates_still_high(tmp_path):
+    path = whole_runs(tmp_path / "cosine.csv", lambda tokens: 3e-5 + 1.35e-4 * (1 + np.cos(np.pi * tokens / tokens[-1])))
+    seen = scaling.isoflop(path, budgets=(1e18, 1e19), group="run")
+    assert any("learning rate" in warning for warning in seen.warnings)
+
+
+def test_budgets_need_not_be_equal_to_the_last_digit():
+    C = np.repeat(np.geomspace(1e17, 1e20, 7), 11)
+    size = 0.1 * C**0.52 * np.tile(np.geomspace(0.05, 20, 11), 7)
+    loss = 1.7 + 30 * C**-0.07 * np.exp(0.05 * np.log(size / (0.1 * C**0.52)) ** 2)
+    exact = isoflop_arrays(size, C, loss)
+    near = isoflop_arrays(size, C * np.exp(0.002 * np.random.default_rng(0).uniform(-1, 1, 77)), loss)
+    assert len(near.budgets) == 7 and near.params.exponent.value == pytest.approx(exact.params.exponent.value, abs=0.002)

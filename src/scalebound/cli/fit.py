@@ -8,6 +8,7 @@ from typing import Annotated
 import msgspec
 from cyclopts import Parameter
 
+from scalebound.cli.fitting import Fitting, given
 from scalebound.cli.output import Result, table
 
 
@@ -16,25 +17,12 @@ def fit(
     /,
     *,
     law: str = "chinchilla",
-    target: str | None = None,
-    columns: str = "",
-    where: str = "",
-    huber: float | None = None,
-    squares: bool = False,
-    absolute: bool = False,
+    rows: Fitting | None = None,
     bootstrap: int = 1000,
-    group: str | None = None,
-    last: int | None = None,
-    average: int | None = None,
-    skip: float = 0.0,
-    weights: str | None = None,
-    level: float = 0.95,
-    seed: int = 0,
-    drop_bad: bool = False,
-    fix: str = "",
     start: str = "",
     diagnose: bool = False,
     widen: bool = True,
+    budgets: str = "",
     out: Path | None = None,
 ) -> Result:
     """Fit a scaling law to a table of runs (CSV, JSONL or Parquet), to the global optimum of its objective.
@@ -47,47 +35,19 @@ def fit(
         Table with columns params, tokens, loss, ... (usual other names are recognised and shown).
     law
         power, power:flops, chinchilla, overtraining, kaplan, repetition, exponential-error, sigmoid:COLUMN, annealing,
-        annealing-sized, multipower, critical-batch, passuntil, filtering, isoflop;
+        annealing-sized, multipower, cooldown, critical-batch, passuntil, filtering, isoflop;
         "auto" compares the laws that suit the columns by backtest;
         or an expression of columns and parameters, "E + A/params**a + B/tokens**b".
-    target
-        Column to explain; the law's own (loss, error) when not given.
-    columns
-        Renames, new=old: loss=c4_val,params=N.
-    where
-        Conditions on rows: dataset=C4,params>1e8.
-    huber
-        Width delta of Huber's penalty of log residuals.
-    squares
-        Least squares of the target itself.
-    absolute
-        Least absolute log residuals.
     bootstrap
         Number of refits behind the intervals.
-    group
-        Column naming the run of a row: whole runs are resampled.
-    last
-        One row per run of --group: the mean of its last so many rows.
-    average
-        Moving average over so many rows along each run of --group.
-    skip
-        With --average: leave out this first share of every run.
-    weights
-        Column of row weights.
-    level
-        Level of the intervals.
-    seed
-        Seed of the bootstrap.
-    drop_bad
-        Leave out rows that cannot be used, and say so.
-    fix
-        Parameters given instead of fitted: alpha=0.35,beta=0.35.
     start
         Values to start from, for an own law whose parameters are far from one: Nc=1e13.
     diagnose
         Profile every parameter, refit under other choices, find the rows that decide.
     widen
         Backtest the law on the same runs and widen forecast intervals by what that shows; --no-widen leaves them as the bootstrap has them.
+    budgets
+        With --law isoflop on the logs of whole runs (--group): FLOPs at which the runs are compared, 1e17,3e17,1e18, or how many.
     out
         Save the fit here, with its bootstrap draws.
 
@@ -99,37 +59,26 @@ def fit(
     next: scalebound forecast law.json --at params=1e9,tokens=2e10
     """
     from scalebound import scaling
+    from scalebound.core.errors import UsageError
 
-    rows = table_of(data, columns, where, group, last, average, skip)
+    rows = rows or Fitting()
+    if budgets and law != "isoflop":
+        raise UsageError(f"--budgets has no meaning for the law {law}", expected="--law isoflop")
+    table_ = rows.table(data, law)
     if law == "isoflop":
-        return _isoflop(rows, target, level, seed, out)
+        return _isoflop(table_, rows, budgets, out)
     choice = None
     if law == "auto":
-        choice = scaling.choose(
-            rows,
-            target=target,
-            objective=kind_of(huber, squares, absolute),
-            delta=1e-3 if huber is None else huber,
-            group=group,
-            weights=weights,
-            seed=seed,
-            drop_bad=drop_bad,
-        )
+        choice = scaling.choose(table_, **rows.rows(), **rows.penalty())
         law = choice.law
     found = scaling.fit(
-        rows,
+        table_,
         law,
-        target=target,
-        objective=kind_of(huber, squares, absolute),
-        delta=1e-3 if huber is None else huber,
+        **rows.rows(),
+        **rows.penalty(),
         bootstrap=bootstrap,
-        group=group,
-        weights=weights,
-        level=level,
-        seed=seed,
-        drop_bad=drop_bad,
-        fix=given(fix),
-        start=given(start),
+        fix=given(rows.fix),
+        start=given(start, "--start"),
         diagnose=diagnose,
         widen=widen,
     )
@@ -145,7 +94,7 @@ def fit(
         shown.insert(
             0,
             table(
-                ["law", "parameters", "mean error", "worst", f"inside {level:.0%}"],
+                ["law", "parameters", "mean error", "worst", f"inside {rows.level:.0%}"],
                 body,
                 title=f"small predicts large: {choice.predictions} predictions of larger runs",
             ),
@@ -159,13 +108,15 @@ def fit(
     return Result(full, shown)
 
 
-def _isoflop(rows, target: str | None, level: float, seed: int, out: Path | None) -> Result:
+def _isoflop(table_, rows: Fitting, budgets: str, out: Path | None) -> Result:
     """``--law isoflop``: the optimum of every budget, then the power law through them."""
     from scalebound import scaling
     from scalebound.scaling.isoflop import as_fit
 
-    seen = scaling.isoflop(rows, target=target, level=level, seed=seed)
-    found = as_fit(seen, rows, seed=seed)
+    seen = scaling.isoflop(
+        table_, target=rows.target, budgets=_budgets(budgets), group=rows.group, level=rows.level, seed=rows.seed, drop_bad=rows.drop_bad
+    )
+    found = as_fit(seen, table_, seed=rows.seed)
     if out is not None:
         found.save(out)
     full = record(found)
@@ -189,37 +140,19 @@ def _isoflop(rows, target: str | None, level: float, seed: int, out: Path | None
     return Result(full, shown)
 
 
-def kind_of(huber: float | None, squares: bool, absolute: bool) -> str | None:
-    """The objective that the flags name; None for the law's own."""
+def _budgets(text: str) -> int | tuple[float, ...] | None:
+    """``--budgets 8`` or ``--budgets 1e17,1e18``."""
     from scalebound.core.errors import UsageError
 
-    if (huber is not None) + squares + absolute > 1:
-        raise UsageError("--huber, --squares and --absolute exclude one another", expected="one of them")
-    return "huber" if huber is not None else "squares" if squares else "absolute" if absolute else None
-
-
-def table_of(data: Path, columns: str, where: str, group: str | None, last: int | None, average: int | None, skip: float):
-    """The table as the flags ask for it: renamed, filtered, one row per run or smoothed along runs."""
-    from scalebound import scaling
-    from scalebound.core.errors import UsageError
-
-    out = scaling.read_table(data, columns=columns, where=where)
-    if last is None and average is None:
-        if skip:
-            raise UsageError("--skip needs --average", expected="--average K --skip SHARE")
-        return out
-    if group is None:
-        raise UsageError("--last and --average need --group", expected="the column that names the run of a row")
-    if average is not None:
-        out = scaling.smoothed(out, group, average, skip)
-    return out if last is None else scaling.last_mean(out, group, last)
-
-
-def given(text: str) -> dict[str, float] | None:
-    """``--fix a=1,b=2`` as a mapping."""
-    from scalebound.scaling.rows import parse_points
-
-    return {name: float(values[0]) for name, values in parse_points(text, flag="--fix").items()} if text else None
+    if not text:
+        return None
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"--budgets is {text!r}", expected="FLOPs such as 1e17,3e17,1e18, or how many") from None
+    if len(values) == 1 and values[0] < 1000 and values[0] == int(values[0]):
+        return int(values[0])
+    return values
 
 
 def record(found) -> dict:

@@ -18,14 +18,17 @@ import scalebound
 from scalebound.cli.output import Result, quiet
 from scalebound.core.errors import MissingExtra, ScaleboundError, UsageError, from_os_error
 
-# name: (where its function is, what it does); the order is the way data passes through the product
+# name: (where its function is, what it does); the order is the way data passes through the product. A command that is a group of commands
+# names their table, which has the same form.
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("scalebound.cli.demo:demo", "From text to verified certificates, a forecast and a page, in one command."),
     "train": ("scalebound.cli.train:train", "Train a model or a ladder of them, keeping the loss of every token."),
+    "config": ("scalebound.cli.config:config", "Write a commented recipe file."),
     "measure": ("scalebound.cli.measure:measure", "Score every token of a text with a model."),
     "reference": ("scalebound.cli.reference:reference", "Losses of a predictor known before each token, for anchored certificates."),
     "merge": ("scalebound.cli.merge:merge", "Join stats files of one measurement."),
     "compress": ("scalebound.cli.compress:compress", "Write a model as one small file that decodes to exactly its rounded weights."),
+    "export": ("scalebound.cli.export:export", "Write a package as a Hugging Face folder."),
     "certify": ("scalebound.cli.certify:certify", "Prove a bound on the expected loss and write it as a certificate."),
     "certify-prompt": ("scalebound.cli.certify_prompt:certify_prompt", "Bound the error of prompts chosen on items."),
     "verify": ("scalebound.cli.verify:verify", "Check a certificate with independent code."),
@@ -41,7 +44,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "resample": ("scalebound.cli.resample:resample", "What repeated sampling against an imperfect verifier can reach."),
     "mix": ("scalebound.cli.mix:mix", "Choose data pools for a number of training samples."),
     "critical-batch": ("scalebound.cli.critical_batch:critical_batch", "Trade steps against tokens over batch sizes."),
-    "probe": ("scalebound.cli.probe:probe", "Show what equal loss does not tell: fine-tunability, rule extrapolation."),
+    "probe": ("scalebound.cli.probe:COMMANDS", "Show what equal loss does not tell: one command a probe."),
     "import": ("scalebound.cli.import_:import_", "Turn trainer states, evaluations, event files and histories into a table."),
     "report": ("scalebound.cli.report:report", "Put a finished demo on one offline HTML page."),
     "systems": ("scalebound.cli.systems:systems", "List the published methods that are implemented."),
@@ -57,8 +60,8 @@ SHARED = """Every command takes --json (one JSON object on stdout), --quiet (no 
 Exit status: 0 done; 1 the claim does not hold; 2 usage; 3 bad input; 4 an extra is missing; 5 the machine or run failed; 130 interrupted."""
 
 
-def build_app(chosen: str = "") -> App:
-    """The cyclopts application. Only the ``chosen`` command is imported; the others are given by path."""
+def build_app(words: Sequence[str] = ()) -> App:
+    """The cyclopts application. Only the command that the ``words`` begin with is imported; the others are given by path."""
     app = App(
         name="scalebound",
         help="Forecast the loss of language models you have not trained, and prove bounds for those you have.",
@@ -68,22 +71,41 @@ def build_app(chosen: str = "") -> App:
         result_action="return_value",
         suppress_keyboard_interrupt=False,  # main says how to go on
     )
-    for name, (path, summary) in COMMANDS.items():
-        if name != chosen:
-            app.command(path, name=name, help=summary)
-            continue
-        module, function_name = path.split(":")
-        function = getattr(importlib.import_module(module), function_name)
-        description, examples = _split_docstring(function.__doc__ or "")
-        app.command(function, name=name, help=description or summary, help_epilogue=f"{examples}\n\n{SHARED}".strip(), help_format="plaintext")
+    _add(app, COMMANDS, words)
     return app
+
+
+def _add(app: App, commands: dict[str, tuple[str, str]], words: Sequence[str]) -> None:
+    for name, (path, summary) in commands.items():
+        if name != (words[0] if words else ""):
+            # a group is told by name alone: cyclopts follows paths to functions only
+            if _is_group(path):
+                app.command(App(name=name, help=summary))
+            else:
+                app.command(path, name=name, help=summary)
+            continue
+        module_name, attribute = path.split(":")
+        module = importlib.import_module(module_name)
+        found = getattr(module, attribute)
+        description, examples = _split_docstring((module if _is_group(path) else found).__doc__ or "")
+        text, epilogue = description or summary, f"{examples}\n\n{SHARED}".strip()
+        if _is_group(path):
+            group = App(name=name, help=text, help_epilogue=epilogue, help_format="plaintext", result_action="return_value", suppress_keyboard_interrupt=False)
+            _add(group, found, words[1:])
+            app.command(group)
+        else:
+            app.command(found, name=name, help=text, help_epilogue=epilogue, help_format="plaintext")
+
+
+def _is_group(path: str) -> bool:
+    return path.endswith(":COMMANDS")
 
 
 def _split_docstring(text: str) -> tuple[str, str]:
     """The description and the examples of a command's docstring; cyclopts reads the parameters itself."""
     text = inspect.cleandoc(text)
-    description, _, rest = text.partition("\nParameters\n----------\n")
-    _, _, examples = rest.partition("\nExamples\n--------\n")
+    text, _, examples = text.partition("\nExamples\n--------\n")
+    description = text.partition("\nParameters\n----------\n")[0]
     indented = "\n".join(line if not line or line.startswith("next:") else f"  {line}" for line in examples.strip().splitlines())
     return description.strip(), f"Examples:\n{indented}" if indented else ""
 
@@ -97,7 +119,11 @@ def _take(arguments: list[str], flag: str) -> bool:
 
 
 def _help_for(arguments: list[str]) -> str:
-    return f"scalebound {arguments[0]} --help" if arguments and arguments[0] in COMMANDS else "scalebound --help"
+    if not arguments or arguments[0] not in COMMANDS:
+        return "scalebound --help"
+    path = COMMANDS[arguments[0]][0]
+    group = importlib.import_module(path.split(":")[0]).COMMANDS if _is_group(path) else ()
+    return " ".join(["scalebound", *arguments[: 2 if arguments[1:] and arguments[1] in group else 1], "--help"])
 
 
 def _fail(error: ScaleboundError, as_json: bool) -> int:
@@ -118,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for variable, value in QUIET_LIBRARIES.items():
         os.environ.setdefault(variable, value)
     try:
-        result = build_app(arguments[0] if arguments else "")(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        result = build_app(arguments)(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
         return _fail(UsageError(" ".join(str(error).split()), hint=_help_for(arguments)), as_json)
     except ScaleboundError as error:

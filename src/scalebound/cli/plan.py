@@ -29,7 +29,7 @@ def plan(
     Parameters
     ----------
     fit
-        A fit of a law of params and tokens (chinchilla, overtraining, kaplan, repetition).
+        A fit of a law of params and tokens (chinchilla, overtraining, kaplan, repetition), or of isoflop, which gives no loss.
     flops
         Training budget, at 6 FLOPs per parameter and token.
     unique
@@ -79,14 +79,16 @@ def plan(
     record = {
         "params": found.params.record(),
         "tokens": found.tokens.record(),
-        "loss": found.loss.record(),
+        "loss": {"value": None, "low": None, "high": None} if found.loss is None else found.loss.record(),
         "flops": flops,
         "level": found.level,
         "epochs": found.epochs,
         "decades_beyond": found.decades_beyond,
         "warnings": list(found.warnings),
     }
-    rows = [["params", *_cells(found.params)], ["tokens", *_cells(found.tokens)], ["loss", *_cells(found.loss, ".4f")]]
+    rows = [["params", *_cells(found.params)], ["tokens", *_cells(found.tokens)]]
+    if found.loss is not None:
+        rows.append(["loss", *_cells(found.loss, ".4f")])
     title = "compute-optimal" if tokens_per_param is None else f"{tokens_per_param:g} tokens per parameter"
     view: list = [table(["", "value", f"{found.level:.0%} interval"], rows, title=f"{title} run at {flops:.3g} FLOPs")]
     view.append(

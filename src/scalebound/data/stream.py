@@ -185,9 +185,9 @@ def build_stream(documents: Sequence[Document], tokenizer: Tokenizer, out: str |
     except OSError as error:
         raise from_os_error(error, out) from error
     where_from = tokenizer.path
-    if isinstance(tokenizer, FileTokenizer) and tokenizer.made is not None:
+    if isinstance(tokenizer, FileTokenizer) and tokenizer.path.endswith(".gguf"):  # so that nobody has to make it out of that file again
         where_from = out.name + ".tokenizer.json"
-        atomic_write(out.with_name(where_from), tokenizer.made)
+        atomic_write(out.with_name(where_from), tokenizer.content)
     info = StreamInfo(
         tokenizer=TokenizerRef(tokenizer.kind, tokenizer.sha256, where_from), vocab_size=tokenizer.vocab_size, separator=tokenizer.separator,
         dtype=dtype.name, num_tokens=total, sequence_tokens=sequence_tokens, seed=seed, documents=tuple(int(p) for p in np.sort(where)),

@@ -34,6 +34,7 @@ class Tokenizer(Protocol):
     sha256: str
     vocab_size: int
     separator: int
+    content: bytes
 
     def encode(self, data: bytes) -> np.ndarray:
         """Token ids of a UTF-8 document, without special tokens."""
@@ -64,6 +65,7 @@ class ByteTokenizer:
     sha256 = sha256_bytes(b"scalebound byte tokenizer")
     vocab_size = 256
     separator = 255
+    content = b""  # no file is needed to make it again
 
     def encode(self, data: bytes) -> np.ndarray:
         return np.frombuffer(data, dtype=np.uint8).astype(np.uint16)
@@ -89,10 +91,8 @@ class FileTokenizer:
         require_extra("tokenizers")
         path = Path(path)
         path = path / "tokenizer.json" if path.is_dir() else path
-        made = _gguf_tokenizer(str(path), os.stat(path).st_mtime_ns) if path.suffix == ".gguf" else None
-        text = read_bytes(path, limit=MAX_JSON_BYTES) if made is None else made
-        self.made = made  # the tokenizer.json of a .gguf file, which others need not make again
-        self.path, self.sha256 = str(path), sha256_bytes(text)
+        text = _gguf_tokenizer(str(path), os.stat(path).st_mtime_ns) if path.suffix == ".gguf" else read_bytes(path, limit=MAX_JSON_BYTES)
+        self.path, self.sha256, self.content = str(path), sha256_bytes(text), text
         try:
             self._library = _library(text)
         except Exception as error:  # the library raises bare Exception for every malformed file

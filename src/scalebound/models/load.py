@@ -1,7 +1,7 @@
 """Whatever people call a model, loaded behind :class:`~scalebound.models.language_model.LanguageModel`.
 
-A Hugging Face folder, a ``.gguf`` file, a run (its newest checkpoint), a checkpoint, or a package (``.sbz``). No code from a model
-folder is ever run.
+A Hugging Face folder, a ``.gguf`` file, a run (its newest checkpoint), a checkpoint, a package (``.sbz``), or the folder of a certified
+mixture (:mod:`scalebound.models.mixture`). No code from a model folder is ever run.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from scalebound.core.errors import InputError, UsageError
+from scalebound.models import mixture
 from scalebound.models.folder import hash_tensors, read_config, read_tensors, stored_dtypes
 from scalebound.models.language_model import LanguageModel, Past, linear_head
 from scalebound.models.llama_load import llama_of_folder, llama_of_gguf, llama_of_tensors
@@ -49,14 +50,9 @@ def load_model(path: str | os.PathLike, *, dtype: torch.dtype | str = torch.floa
         return _package(path, dtype, device)
     if path.suffix == ".gguf":
         return llama_of_gguf(path, dtype=dtype, device=device) or _transformers(path, dtype, device)
-    if path.is_file():
-        raise InputError("is not a model", where=str(path), expected="a Hugging Face folder, a .gguf file, a run, a checkpoint or a .sbz package")
-    if not path.exists():
-        raise InputError("no such file or folder", where=str(path), expected="a model")
-    if (path / "checkpoints").is_dir():
-        path = newest_checkpoint(path)
-    if not (path / "config.json").is_file():
-        raise InputError("holds no model (no config.json)", where=str(path), expected="a Hugging Face folder, a run, or a checkpoint")
+    if (path / mixture.FILE).is_file():
+        return mixture.load_mixture(path, lambda part: load_model(part, dtype=dtype, device=device))
+    path = model_folder(path)
     config = read_config(path)
     tokenizer = str(path / "tokenizer.json") if (path / "tokenizer.json").is_file() else "byte"
     if own_shape(config) is None and (found := llama_of_folder(path, config, dtype=dtype, device=device, tokenizer=tokenizer)):
@@ -65,6 +61,19 @@ def load_model(path: str | os.PathLike, *, dtype: torch.dtype | str = torch.floa
     if own_shape(config) is None:
         return _transformers(path, dtype, device, sha256=hash_tensors(config, tensors))
     return from_tensors(config, tensors, name=str(path), dtype=dtype, device=device, tokenizer=tokenizer)
+
+
+def model_folder(path: Path) -> Path:
+    """The folder with a ``config.json`` that ``path`` means: itself, or the newest checkpoint of a run."""
+    if path.is_file():
+        raise InputError("is not a model", where=str(path), expected="a Hugging Face folder, a .gguf file, a run, a checkpoint or a .sbz package")
+    if not path.exists():
+        raise InputError("no such file or folder", where=str(path), expected="a model")
+    if (path / "checkpoints").is_dir():
+        path = newest_checkpoint(path)
+    if not (path / "config.json").is_file():
+        raise InputError("holds no model (no config.json)", where=str(path), expected="a Hugging Face folder, a run, or a checkpoint")
+    return path
 
 
 def choose_dtype(path: Path, dtype: torch.dtype | str, device: str = "cpu") -> torch.dtype:
@@ -106,7 +115,17 @@ def from_tensors(config: dict, tensors: dict[str, Tensor], *, name: str, dtype: 
     num_params = sum(t.numel() for t in tensors.values())
     shape = own_shape(config)
     if shape is None:
-        return _from_config(config, tensors, name, sha256, num_params, dtype, device, tokenizer)
+        return _wrap(transformers_from_config(config, tensors, name), name, sha256, num_params, device, tokenizer, dtype)
+    model = own_model(config, tensors, name)
+    model = model.to(dtype=dtype, device=device).eval().requires_grad_(False)
+    first = config.get("bos_token_id")
+    return LanguageModel(name, sha256, num_params, shape.vocab_size, config["max_position_embeddings"], 255 if first is None and shape.vocab_size == 256 else first or 0, model.hidden, model.head, tokenizer, device, str(dtype).removeprefix("torch."), linear_head(model.embedding), model.extend)
+
+
+def own_model(config: dict, tensors: dict[str, Tensor], name: str) -> Transformer:
+    """Our transformer of a configuration that :func:`own_shape` knows, filled with a folder's tensors; a missing or misshapen one is named."""
+    shape = own_shape(config)
+    assert shape is not None
     model = Transformer(shape, config["max_position_embeddings"])
     missing = sorted(set(model.tensors()) - set(tensors))
     if missing:
@@ -115,9 +134,7 @@ def from_tensors(config: dict, tensors: dict[str, Tensor], *, name: str, dtype: 
         if tensors[key].shape != own.shape:
             raise InputError(f"tensor {key!r} has shape {tuple(tensors[key].shape)}", where=name, expected=f"{tuple(own.shape)} as config.json says")
     model.load_tensors(tensors)
-    model = model.to(dtype=dtype, device=device).eval().requires_grad_(False)
-    first = config.get("bos_token_id")
-    return LanguageModel(name, sha256, num_params, shape.vocab_size, config["max_position_embeddings"], 255 if first is None and shape.vocab_size == 256 else first or 0, model.hidden, model.head, tokenizer, device, str(dtype).removeprefix("torch."), linear_head(model.embedding), model.extend)
+    return model
 
 
 def _package(path: Path, dtype: torch.dtype, device: str) -> LanguageModel:
@@ -127,29 +144,44 @@ def _package(path: Path, dtype: torch.dtype, device: str) -> LanguageModel:
     return from_tensors(config, {name: torch.from_numpy(array) for name, array in arrays.items()}, name=str(path), dtype=dtype, device=device)
 
 
-def _transformers(path: Path, dtype: torch.dtype, device: str, sha256: str = "") -> LanguageModel:
-    """A folder or ``.gguf`` file that ``transformers`` computes."""
+def read_transformers(path: Path, dtype: torch.dtype = torch.float32) -> Any:
+    """The model that ``transformers`` builds of a folder or ``.gguf`` file (whose weights it gives in float32)."""
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    folder, options = (path.parent, {"gguf_file": path.name}) if path.suffix == ".gguf" else (path, {})
+    gguf = path.suffix == ".gguf"
+    folder, options = (path.parent, {"gguf_file": path.name}) if gguf else (path, {})
     if not path.exists():
         raise InputError("no such file", where=str(path), expected="a .gguf file")
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, trust_remote_code=False, dtype=torch.float32 if not sha256 else dtype, **options)
+        return AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, trust_remote_code=False, dtype=torch.float32 if gguf else dtype, **options)
     except Exception as error:  # the library raises whatever its readers raise; each means the file is not a model it can read
         raise InputError(f"cannot be read as a causal language model ({' '.join(str(error).split())[:200]})", where=str(path)) from error
-    if not sha256:  # a .gguf file: what counts are the numbers it stands for, once each
-        names = set(getattr(model, "all_tied_weights_keys", None) or ())  # empty where the head is a matrix of its own
-        state = {name: tensor for name, tensor in model.state_dict().items() if name not in names}
-        config = {key: value for key, value in model.config.to_dict().items() if key in ("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "rms_norm_eps", "rope_theta", "rope_parameters")}
-        sha256 = hash_tensors(config, state)
-    return _wrap(model, str(path), sha256, sum(p.numel() for p in model.parameters()), device, str(path), dtype)
 
 
-def _from_config(config: dict, tensors: dict[str, Tensor], name: str, sha256: str, num_params: int, dtype: torch.dtype, device: str, tokenizer: str) -> LanguageModel:
+def tied_names(model: Any) -> set[str]:
+    """Names under which a ``transformers`` model holds a tensor a second time."""
+    found = getattr(model, "all_tied_weights_keys", None)  # empty where the head is a matrix of its own
+    return set(getattr(model, "_tied_weights_keys", None) or () if found is None else found)
+
+
+def gguf_sha256(model: Any) -> str:
+    """The identity of a ``.gguf`` file: the numbers it stands for, once each, and the keys that decide what is computed with them."""
+    names = tied_names(model)
+    state = {name: tensor for name, tensor in model.state_dict().items() if name not in names}
+    config = {key: value for key, value in model.config.to_dict().items() if key in ("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "rms_norm_eps", "rope_theta", "rope_parameters")}
+    return hash_tensors(config, state)
+
+
+def _transformers(path: Path, dtype: torch.dtype, device: str, sha256: str = "") -> LanguageModel:
+    """A folder (whose hash is known) or ``.gguf`` file that ``transformers`` computes."""
+    model = read_transformers(path, dtype)
+    return _wrap(model, str(path), sha256 or gguf_sha256(model), sum(p.numel() for p in model.parameters()), device, str(path), dtype)
+
+
+def transformers_from_config(config: dict, tensors: dict[str, Tensor], name: str) -> Any:
     """A model that ``transformers`` builds from its configuration, filled with given tensors."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -157,12 +189,12 @@ def _from_config(config: dict, tensors: dict[str, Tensor], name: str, sha256: st
         raise InputError("has a configuration without model_type", where=name)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), trust_remote_code=False)
     report = model.load_state_dict(tensors, strict=False)
-    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+    tied = tied_names(model)
     absent = [key for key in report.missing_keys if key not in tied and key != "lm_head.weight"]
     if absent or report.unexpected_keys:
         raise InputError(f"does not fit its configuration (tensor {(absent + report.unexpected_keys)[0]!r})", where=name)
     model.tie_weights()
-    return _wrap(model, name, sha256, num_params, device, tokenizer, dtype)
+    return model
 
 
 def _wrap(model: Any, name: str, sha256: str, num_params: int, device: str, tokenizer: str, dtype: torch.dtype) -> LanguageModel:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from scalebound.core.hashing import canonical_config
 from scalebound.models.language_model import Past
 from scalebound.models.shape import Shape
+from scalebound.models.trainable import Trainable
 
 EPS = 1e-5
 
@@ -77,7 +78,7 @@ class Layer(nn.Module):
         return x_BTD + F.linear(F.silu(gate) * up, self.down)
 
 
-class Transformer(nn.Module):
+class Transformer(Trainable):
     """The model of a :class:`~scalebound.models.shape.Shape`, initialised from a generator.
 
     Every matrix starts normal with standard deviation 1/sqrt(fan in); those that write to the residual stream are divided by sqrt(2 L); the
@@ -129,6 +130,18 @@ class Transformer(nn.Module):
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         return self.head(self.hidden(tokens_BT))
+
+    def config(self) -> dict:
+        """``config.json`` of a checkpoint."""
+        return self.shape.config(self.context)
+
+    def tensor_class(self, name: str) -> str:
+        """ "embedding", "hidden", "gain" or "final gain": the row of a parametrization's table."""
+        if name == "embedding":
+            return "embedding"
+        if name == "norm":
+            return "final gain"
+        return "gain" if name.endswith("_norm") else "hidden"
 
     def tensors(self) -> dict[str, Tensor]:
         """The weights under the names of a Llama-style folder."""

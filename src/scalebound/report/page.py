@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -21,12 +22,15 @@ import jinja2
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+import scalebound
 from scalebound.core.demo import Demo
+from scalebound.core.errors import UsageError
 from scalebound.core.io import atomic_write
 from scalebound.report import words
-from scalebound.report.drawing import to_json
+from scalebound.report.drawing import Figure, to_json
 from scalebound.report.figures import all_figures
-from scalebound.report.folder import Folder, read_folder
+from scalebound.report.folder import MANIFEST, Folder, read_folder
+from scalebound.report.probes import Probe, read_probes
 
 # the legend's symbols, in a box of 24 x 12
 SYMBOL_PATHS = {
@@ -50,22 +54,25 @@ class Page:
         return atomic_write(path, self.html.encode("utf-8"))
 
 
-def write_report(folder: str | os.PathLike, out: str | os.PathLike | None = None) -> Path:
-    """Write the page of a demo folder and return its path.
+def write_report(folder: str | os.PathLike | None, out: str | os.PathLike | None = None, *, probes: Sequence[str | os.PathLike] = ()) -> Path:
+    """Write the page of a demo folder, of records of probes, or of both, and return its path.
 
-    Reads ``demo.json`` and the files it names (certificates, ``run/log.jsonl``, ``table.csv``, fits), nothing else.
+    Reads ``demo.json`` and the files it names (certificates, ``run/log.jsonl``, ``table.csv``, fits), ``probes/*.json`` and the records named
+    in ``probes``, nothing else. A folder without ``demo.json`` is enough when there is a record.
 
     Parameters
     ----------
     folder
-        The folder of ``scalebound demo``.
+        The folder of ``scalebound demo``, one with ``probes/*.json``, or None.
     out
-        The HTML file; ``report.html`` in the folder by default.
+        The HTML file; ``report.html`` in the folder by default, or beside the first record.
+    probes
+        Records of ``scalebound probe --out``.
 
     Raises
     ------
     InputError
-        No ``demo.json``, or a file missing, malformed, changed since, or at odds with it.
+        Neither ``demo.json`` nor a record, or a file missing, malformed, changed since, or at odds with the manifest.
     MachineError
         The page cannot be written.
 
@@ -79,24 +86,32 @@ def write_report(folder: str | os.PathLike, out: str | os.PathLike | None = None
     >>> write_report("runs/demo")  # doctest: +SKIP
     PosixPath('runs/demo/report.html')
     """
-    return build_page(folder).save(Path(folder) / "report.html" if out is None else out)
+    return build_page(folder, probes=probes).save(default_path(folder, probes) if out is None else out)
 
 
-def build_page(folder: str | os.PathLike) -> Page:
-    """Render the page of a demo folder without writing it; errors as in :func:`write_report`."""
-    found = read_folder(folder)
+def default_path(folder: str | os.PathLike | None, probes: Sequence[str | os.PathLike] = ()) -> Path:
+    """Where a page goes unless told: ``report.html`` in the folder, or beside the first record."""
+    return (Path(folder) if folder is not None else Path(probes[0]).parent) / "report.html"
+
+
+def build_page(folder: str | os.PathLike | None, *, probes: Sequence[str | os.PathLike] = ()) -> Page:
+    """Render the page without writing it; arguments and errors as in :func:`write_report`."""
+    records = read_probes(folder, probes)
+    if folder is None and not records:
+        raise UsageError("neither a folder nor a probe was named", expected="a folder of scalebound demo, or --probes FILE", hint="scalebound report --help")
+    if folder is None or (records and not (Path(folder) / MANIFEST).exists()):
+        return _probes_page(records)
+    return _demo_page(read_folder(folder), records)
+
+
+def _demo_page(found: Folder, records: Sequence[Probe]) -> Page:
     figures = all_figures(found)
-    plotly, draw = get_plotlyjs(), _part("page.js")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
-    html = environment.from_string(_part("page.html.j2")).render(
-        policy=content_policy([plotly, draw]),
-        style=Markup(_part("page.css")),
-        plotly=Markup(plotly),
-        draw=Markup(draw),
-        drawings=Markup(_script_json({figure.id: to_json(figure) for figure in figures})),
+    drawn = (*figures, *_figures_of(records))
+    html = _render(
+        "page.html.j2",
+        drawn,
         figures=figures,
+        probes=records,
         folder=found,
         demo=found.demo,
         ladder=_ladder_rows(found),
@@ -105,10 +120,35 @@ def build_page(folder: str | os.PathLike) -> Page:
         versions=_versions(found.demo),
         guess=math.log(found.demo.vocab_size),
         shown=(words.headline_certificate(found) or (None, None))[0],
-        symbols=SYMBOL_PATHS,
         words=words,
     )
-    return Page(html, tuple(figure.id for figure in figures))
+    return Page(html, tuple(figure.id for figure in drawn))
+
+
+def _probes_page(records: Sequence[Probe]) -> Page:
+    drawn = _figures_of(records)
+    return Page(_render("probes.html.j2", drawn, probes=records, version=scalebound.__version__), tuple(figure.id for figure in drawn))
+
+
+def _figures_of(records: Sequence[Probe]) -> tuple[Figure, ...]:
+    return tuple(figure for probe in records for figure in probe.figures)
+
+
+def _render(template: str, drawn: Sequence[Figure], **values: Any) -> str:
+    """A page from its template, with the style sheet, the two scripts and the data of the figures."""
+    plotly, draw = get_plotlyjs(), _part("page.js")
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_part), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    environment.globals["symbols"] = SYMBOL_PATHS  # for imported macros, which do not see what is given to render
+    return environment.get_template(template).render(
+        policy=content_policy([plotly, draw]),
+        style=Markup(_part("page.css")),
+        plotly=Markup(plotly),
+        draw=Markup(draw),
+        drawings=Markup(_script_json({figure.id: to_json(figure) for figure in drawn})),
+        **values,
+    )
 
 
 def content_policy(scripts: list[str]) -> str:

@@ -133,9 +133,11 @@ def proof_sentences(folder: Folder) -> list[str]:
 
 def check_sentence(folder: Folder) -> str:
     """How many certificates there are, how many passed, and with what confidence they hold together."""
-    entries = [entry for rung in folder.demo.rungs for entry in rung.certificates.values()]
+    rungs = folder.demo.rungs
+    entries = [entry for rung in rungs for entry in (*rung.certificates.values(), rung.rounded.certificate)]
     passed, vacuous = sum(entry.verified for entry in entries), sum(entry.vacuous for entry in entries)
-    together = 1.0 - sum(certificate.delta for found in folder.certificates for certificate in found.values())
+    deltas = [certificate.delta for found in folder.certificates for certificate in found.values()] + [folder.demo.delta] * len(rungs)
+    together = 1.0 - sum(deltas)
     joint = (
         f"all of them together with at least {percent(together)}" if together > 0 else "no joint confidence follows from so many at once"
     )

@@ -9,6 +9,7 @@ from scalebound.scaling.backtest import Backtest as Backtest
 from scalebound.scaling.backtest import backtest as backtest
 from scalebound.scaling.backtest import widened as widened
 from scalebound.scaling.choose import choose as choose
+from scalebound.scaling.cooldown import cooldowns as cooldowns
 from scalebound.scaling.crossover import Crossover as Crossover
 from scalebound.scaling.crossover import crossover as crossover
 from scalebound.scaling.design import next_runs as next_runs

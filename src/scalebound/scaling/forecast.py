@@ -32,7 +32,7 @@ class Forecast:
     decades_beyond: np.ndarray
     inputs: dict[str, np.ndarray]
     warnings: tuple[str, ...] = ()
-    samples: np.ndarray | None = field(default=None, repr=False)  # (draws, rows), noise included
+    samples: np.ndarray | None = field(default=None, repr=False)  # (draws, rows), noise and widening included
 
     def records(self) -> list[dict]:
         """One dictionary per row: value, low, high, decades_beyond, then the inputs."""
@@ -87,8 +87,9 @@ def forecast(
     level : in (0, 1); that of the fit when not given
     group : column naming the curve of a row, for the laws of whole curves; that of the fit when not given
     law : needed only when the fitted law was a Python function
-    then : further fits, each of one quantity, applied in turn to what the one before predicts (loss, then error from loss);
-        every draw is carried through, so that the last interval holds the uncertainty of all steps
+    then : further fits applied in turn to what the one before predicts (loss, then error from loss; loss at constant rate, then after the
+        cooldown, whose law also reads the tokens of the rows); every draw is carried through, so that the last interval holds the
+        uncertainty of all steps
     noise : False for the uncertainty of the curve alone
 
     Raises
@@ -115,21 +116,33 @@ def forecast(
     table = as_table(rows, columns=columns, where=where)
     seen = forecast_inputs(fit, law, input_columns(table, law, group or fit.bootstrap.group), level=level, noise=noise, seed=seed)
     for k, following in enumerate(then, start=1):
-        seen = _chain(
-            seen, following if isinstance(following, Fit) else load_fit(following), level=level, noise=noise, seed=derive(seed, "chain", k)
-        )
+        following = following if isinstance(following, Fit) else load_fit(following)
+        seen = _chain(seen, following, table, level=level, noise=noise, seed=derive(seed, "chain", k))
     return seen
 
 
-def _chain(first: Forecast, fit: Fit, *, level: float, noise: bool, seed: int) -> Forecast:
+def _carried(first: Forecast, fit: Fit, law: Law) -> str:
+    """The input of the next law that the forecast before it becomes: the only one, or the one of its name, or the loss."""
+    if len(law.inputs) == 1:
+        return law.inputs[0]
+    alike = [name for name in law.inputs if name == first.target]
+    if not alike and "loss" in law.inputs:
+        alike = ["loss"]  # losses go by many names
+    if not alike:
+        raise UsageError(
+            f"the fit of {fit.law} reads {', '.join(law.inputs)}",
+            expected=f"a law of one quantity, or of {first.target}, which is forecast",
+        )
+    return alike[0]
+
+
+def _chain(first: Forecast, fit: Fit, table: Table, *, level: float, noise: bool, seed: int) -> Forecast:
     """The next step of a chain: ``fit`` applied to every sample of ``first``."""
     law = law_of(fit)
-    if len(law.inputs) != 1:
-        raise UsageError(
-            f"the fit of {fit.law} reads {', '.join(law.inputs)}", expected=f"a law of one quantity, which {first.target} becomes"
-        )
-    (name,) = law.inputs
-    value = law.predict(fit.vector, {name: first.value})
+    name = _carried(first, fit, law)
+    others = {column: values for column, values in input_columns(table, law, given=name).items() if column != name}
+    value = law.predict(fit.vector, {**others, name: first.value})
+    beyond = np.maximum(first.decades_beyond, decades_beyond(others, fit.data.ranges)) if others else first.decades_beyond
     low_seen, high_seen = fit.data.ranges[name]
     outside = (first.value < low_seen) | (first.value > high_seen)
     warnings = [*first.warnings]
@@ -142,26 +155,37 @@ def _chain(first: Forecast, fit: Fit, *, level: float, noise: bool, seed: int) -
     draws = fit.draw_matrix()
     if first.samples is None or len(draws) < 20:
         warnings.append("a step of the chain has no bootstrap draws: the interval is unknown")
-        return replace(first, target=fit.target, value=value, low=None, high=None, warnings=tuple(warnings), samples=None)
+        return replace(
+            first, target=fit.target, value=value, low=None, high=None, decades_beyond=beyond, warnings=tuple(warnings), samples=None
+        )
     rng = generator(seed, "chain pairing")
     count = max(len(first.samples), len(draws))
     incoming = first.samples[rng.permutation(count) % len(first.samples)]
     chosen = draws[np.arange(count) % len(draws)]
-    samples = np.stack([law.predict(draw, {name: row}) for draw, row in zip(chosen, incoming, strict=True)])
+    samples = np.stack([law.predict(draw, {**others, name: row}) for draw, row in zip(chosen, incoming, strict=True)])
     if noise:
         samples = _with_noise(fit, samples, rng)
-    samples = samples[np.isfinite(samples).all(axis=1)]
-    low, high = _interval(fit, value, samples, level)
-    return replace(first, target=fit.target, value=value, low=low, high=high, warnings=tuple(warnings), samples=samples)
+    samples = _widened(fit, samples[np.isfinite(samples).all(axis=1)])
+    low, high = _interval(value, samples, level)
+    return replace(
+        first, target=fit.target, value=value, low=low, high=high, decades_beyond=beyond, warnings=tuple(warnings), samples=samples
+    )
 
 
-def _interval(fit: Fit, value: np.ndarray, samples: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
-    """Tails of the samples, moved outwards alike when a backtest asked for it."""
+def _interval(value: np.ndarray, samples: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
+    """Tails of the samples; the fitted curve is always inside."""
     low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    if fit.widening != 1.0:
-        extra = (fit.widening - 1.0) * 0.5 * (high - low)
-        low, high = low - extra, high + extra
     return np.minimum(low, value), np.maximum(high, value)
+
+
+def _widened(fit: Fit, samples: np.ndarray) -> np.ndarray:
+    """Samples moved away from the middle of their interval, when a backtest asked for it: so a chain hands on the wider spread."""
+    if fit.widening == 1.0:
+        return samples
+    low, high = np.quantile(samples, [(1 - fit.level) / 2, (1 + fit.level) / 2], axis=0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        middle = 0.5 * (low + high)
+        return np.where(np.isfinite(middle), middle + fit.widening * (samples - middle), samples)
 
 
 def forecast_inputs(
@@ -180,15 +204,16 @@ def forecast_inputs(
     if samples is None:
         warnings.append("the fit has no bootstrap draws: the interval is unknown")
         return Forecast(fit.target, level, value, None, None, beyond, inputs, tuple(warnings))
-    low, high = _interval(fit, value, samples, level)
+    samples = _widened(fit, samples)
+    low, high = _interval(value, samples, level)
     return Forecast(fit.target, level, value, low, high, beyond, inputs, tuple(warnings), samples)
 
 
-def input_columns(table: Table, law: Law, group: str | None = None) -> dict[str, np.ndarray]:
-    """The law's inputs from a table, checked to be finite and positive."""
+def input_columns(table: Table, law: Law, group: str | None = None, *, given: str = "") -> dict[str, np.ndarray]:
+    """The law's inputs from a table, checked to be finite and positive; ``given`` is an input that comes from elsewhere."""
     found: dict[str, str] = {}
     group = group if group is not None and group in table else None
-    inputs = {name: input_column(table, name, found, group) for name in law.inputs}
+    inputs = {name: input_column(table, name, found, group) for name in law.inputs if name != given}
     positive = law.inputs if law.positive is None else law.positive
     for name, values in inputs.items():
         wrong = ~np.isfinite(values) | ((values <= 0) if name in positive else np.zeros(len(values), dtype=bool))

@@ -9,6 +9,9 @@ weight in the regression
 
 A minimum at the smallest or largest N of its budget is flagged and left out of the regression: the true one lies beyond.
 
+Whole runs are compared at any budget by interpolating log loss in log flops along each of them. That is the loss of a run of that length
+only where the learning rate has not come down: a run that was meant to be longer is still hot there, and the analysis says so.
+
 Source
 ------
 Hoffmann et al. 2022, approach 2; the noise-aware form of Porian et al. 2024, arXiv 2406.19146; Akima 1970, JACM 17.
@@ -18,20 +21,23 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 import scalebound
 from scalebound.core.errors import InputError, UsageError
 from scalebound.core.seeds import generator
+from scalebound.scaling.fit import check_level
 from scalebound.scaling.fitted import BootstrapRecord, DataRecord, Fit, ObjectiveRecord, OptimumRecord
+from scalebound.scaling.laws.power import Power
 from scalebound.scaling.plan import Estimate
 from scalebound.scaling.rows import find_column, find_target
-from scalebound.scaling.table import Table, as_table
+from scalebound.scaling.runs import MIN_SIZES, along_runs, spread_budgets, still_hot
+from scalebound.scaling.table import ALIASES, Table, as_table
 
-MIN_POINTS = 4  # different sizes a budget needs
+SAME_BUDGET = 0.05  # relative gap of flops below which rows belong to one budget: sizes times tokens seldom give the same product exactly
 
 
 @dataclass(frozen=True)
@@ -150,7 +156,7 @@ def isoflop(
     target: str | None = None,
     columns: str = "",
     where: str = "",
-    budgets: tuple[float, ...] | None = None,
+    budgets: Sequence[float] | int | None = None,
     group: str | None = None,
     method: str = "akima",
     noise: float | None = None,
@@ -158,19 +164,21 @@ def isoflop(
     level: float = 0.95,
     seed: int = 0,
     weighted: bool = True,
+    drop_bad: bool = False,
 ) -> IsoFlop:
     """Compute-optimal size against compute, from runs at equal FLOPs.
 
     Parameters
     ----------
     table : columns params, flops (or tokens) and loss; one row per run and budget, or, with ``budgets`` and ``group``, whole runs
-    budgets : FLOPs at which whole runs are interpolated (log loss in log flops along each run of ``group``)
+    budgets : FLOPs at which whole runs are interpolated (log loss in log flops along each run of ``group``); or how many, then spread
+        evenly over the compute that at least four sizes reach. Rows within 5% of one another's flops are one budget otherwise
     noise : relative standard deviation of a loss; estimated from the curves' own roughness when not given
     weighted : weights 1/log_std^2 in the regression, each log_std at least a third of the spacing of sizes
 
     Raises
     ------
-    InputError      no budget with at least four sizes and an inner minimum
+    InputError      no budget with at least four sizes and an inner minimum; a row without positive numbers (unless ``drop_bad``)
 
     Notes
     -----
@@ -185,43 +193,39 @@ def isoflop(
     """
     if method not in METHODS:
         raise UsageError(f"no method {method!r}", expected=" or ".join(METHODS))
-    from scalebound.scaling.laws.power import Power
-
+    check_level(level)
     data = as_table(table, columns=columns, where=where)
-    found: dict[str, str] = {}
-    N, C = find_column(data, "params", found), find_column(data, "flops", found)
-    _, loss = find_target(data, Power(), target, found)
-    good = np.isfinite(N) & np.isfinite(C) & np.isfinite(loss) & (N > 0) & (C > 0) & (loss > 0)
-    N, C, loss = N[good], C[good], loss[good]
+    N, C, loss, data = _columns(data, target, drop_bad)
+    warnings: list[str] = []
     if budgets is not None:
         if group is None:
             raise UsageError("budgets are given but no column says which rows are one run", expected="group=COLUMN")
-        if group not in data:
+        run = next((alias for alias in (group, *ALIASES.get(group, ())) if alias in data), None)
+        if run is None:
             raise InputError(f"no column {group!r}", where=data.source, expected=f"one of {', '.join(data.columns)}")
-        N, C, loss = along_runs(N, C, loss, data[group][good], budgets)
-    return isoflop_arrays(N, C, loss, method=method, noise=noise, draws=draws, level=level, seed=seed, weighted=weighted, where=data.source)
+        chosen = spread_budgets(N, C, data[run], budgets) if isinstance(budgets, int) else tuple(budgets)
+        warnings += still_hot(data, data[run], C, chosen)
+        N, C, loss = along_runs(N, C, loss, data[run], chosen)
+    seen = isoflop_arrays(N, C, loss, method=method, noise=noise, draws=draws, level=level, seed=seed, weighted=weighted, where=data.source)
+    return replace(seen, warnings=(*warnings, *seen.warnings))
 
 
-def along_runs(
-    N: np.ndarray, C: np.ndarray, loss: np.ndarray, run: np.ndarray, budgets: tuple[float, ...], *, tolerance: float = 0.1
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Loss of every run at every budget: log loss interpolated in log flops.
-
-    A run must come within ``tolerance`` (in log flops) of a budget or pass it.
-    """
-    out: list[tuple[float, float, float]] = []
-    for name in dict.fromkeys(run.tolist()):
-        rows = np.flatnonzero(run == name)
-        rows = rows[np.argsort(C[rows])]
-        x, y = np.log(C[rows]), np.log(loss[rows])
-        for budget in budgets:
-            at = math.log(budget)
-            if x[0] - tolerance <= at <= x[-1] + tolerance:
-                out.append((float(N[rows[-1]]), budget, float(np.exp(np.interp(at, x, y)))))
-    if not out:
-        raise InputError("no run reaches any of the budgets", expected=f"budgets between {C.min():.3g} and {C.max():.3g} flops")
-    a, b, c = np.array(out).T
-    return a, b, c
+def _columns(data: Table, target: str | None, drop_bad: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray, Table]:
+    """Sizes, flops and losses, every one positive."""
+    found: dict[str, str] = {}
+    N, C = find_column(data, "params", found), find_column(data, "flops", found)
+    _, loss = find_target(data, Power(), target, found)
+    good = np.isfinite(N) & np.isfinite(C) & np.isfinite(loss)
+    good &= np.where(good, (N > 0) & (C > 0) & (loss > 0), False)
+    if not good.all() and not drop_bad:
+        k = int(np.flatnonzero(~good)[0])
+        raise InputError(
+            f"params {N[k]:g}, flops {C[k]:g}, loss {loss[k]:g} are not all positive numbers ({int((~good).sum())} such rows of {len(good)})",
+            where=f"{data.source}, row {data.rows[k]}",
+            expected="finite numbers, positive sizes",
+            hint="leave such rows out with --drop-bad, or filter them with --where",
+        )
+    return N[good], C[good], loss[good], data.take(good)
 
 
 def isoflop_arrays(
@@ -240,17 +244,23 @@ def isoflop_arrays(
     """:func:`isoflop` on arrays: one entry per (size, budget)."""
     warnings = []
     curves = []
-    for budget in np.unique(C):
-        rows = C == budget
+    used = 0
+    for budget, rows in _budgets(C):
         sizes, inverse = np.unique(N[rows], return_inverse=True)
         best = np.full(len(sizes), np.inf)
         np.minimum.at(best, inverse, loss[rows])  # of several runs of one size the best counts
-        if len(sizes) >= MIN_POINTS:
-            curves.append((float(budget), np.log(sizes), np.log(best)))
+        if len(sizes) >= MIN_SIZES:
+            curves.append((budget, np.log(sizes), np.log(best)))
+            used += len(rows)
         else:
-            warnings.append(f"budget {budget:.3g} has {len(sizes)} sizes and is left out; {MIN_POINTS} are needed")
-    if not curves:
-        raise InputError(f"no budget has {MIN_POINTS} different sizes", where=where, expected="rows with equal flops and different params")
+            warnings.append(f"budget {budget:.3g} has {len(sizes)} sizes and is left out; {MIN_SIZES} are needed")
+    if used < 0.5 * len(C):  # a few of many rows share their flops by chance
+        raise InputError(
+            f"{used} of {len(C)} rows lie at a budget with {MIN_SIZES} different sizes",
+            where=where,
+            expected="rows with equal flops and different params",
+            hint="for logs of whole runs name the run and the number of budgets: --group run --budgets 8",
+        )
     minimum = METHODS[method]
     noise = roughness(curves) if noise is None else noise
     rng = generator(seed, "isoflop noise")
@@ -293,6 +303,16 @@ def isoflop_arrays(
         level=level,
         warnings=tuple(warnings),
     )
+
+
+def _budgets(C: np.ndarray) -> Iterator[tuple[float, np.ndarray]]:
+    """Flops of each budget (the median of its rows) and its rows. A chain of near neighbours that reaches far is no budget."""
+    order = np.argsort(C)
+    for part in np.split(order, np.flatnonzero(np.diff(np.log(C[order])) > SAME_BUDGET) + 1):
+        if math.log(C[part[-1]] / C[part[0]]) <= 2 * SAME_BUDGET:
+            yield float(np.median(C[part])), part
+        else:
+            yield from ((float(value), part[C[part] == value]) for value in np.unique(C[part]))
 
 
 def as_fit(seen: IsoFlop, table: Table, *, seed: int = 0) -> Fit:

@@ -8,7 +8,7 @@ What is said at the end:
 
 * ``basins``: how many different local minima were reached, with the next best objective.
 * ``established``: the best start converged, its Hessian is positive on the free parameters, more than one start arrived there, and a
-  second set of starts taken between the grid points, polished in the same way, found nothing lower.
+  second set of starts taken between the grid points, solved and polished in the same way, found nothing lower.
 """
 
 from __future__ import annotations
@@ -96,8 +96,8 @@ def find(
     minima: Minima | None = None
     for round_ in range(SECOND_OPINIONS):
         best = theta[chosen[0]] if minima is None else minima.theta[int(np.argmin(minima.value))]
-        pick = far[(np.arange(most // 2) + round_ * (most // 2)) % len(far)]
-        second = np.concatenate([0.5 * (theta[pick] + best), 0.5 * (theta[pick] + theta[far[::-1][: len(pick)]])])
+        second = _between(theta, far, best, most // 2, round_)
+        second = np.where(frozen, second, bound.settled(second, y, weights, objective))
         known = starts if minima is None else np.zeros((0, len(low)))
         found = minimise(bound, np.concatenate([known, second]), y, weights, objective, held=frozen)
         minima = found if minima is None else Minima(*(np.concatenate([getattr(minima, name), getattr(found, name)]) for name in MINIMA))
@@ -106,6 +106,14 @@ def find(
             break
     assert minima is not None
     return _judge(bound, minima, first_count, y, weights, objective, frozen)
+
+
+def _between(theta: np.ndarray, far: np.ndarray, best: np.ndarray, count: int, round_: int) -> np.ndarray:
+    """Starts half-way between grid points; about the only one when a law is linear and its grid is a point."""
+    if not len(far):
+        return np.concatenate([0.5 * theta, 1.5 * theta])
+    pick = far[(np.arange(count) + round_ * count) % len(far)]
+    return np.concatenate([0.5 * (theta[pick] + best), 0.5 * (theta[pick] + theta[far[::-1][: len(pick)]])])
 
 
 def _choose(finite: np.ndarray, shape: tuple[int, ...], most: int) -> np.ndarray:

@@ -46,7 +46,7 @@ class Plan:
     flops: float
     params: Estimate
     tokens: Estimate
-    loss: Estimate
+    loss: Estimate | None  # None: an isoFLOP law says where the optimum is, not how high
     epochs: float | None
     level: float
     decades_beyond: float
@@ -110,7 +110,7 @@ def plan(
 
     .. math:: \\min_N L(N, C/(6N))
 
-    For ``chinchilla`` this is :math:`N^* = G(C/6)^{\\beta/(\\alpha+\\beta)}`.
+    For ``chinchilla`` this is :math:`N^* = G(C/6)^{\\beta/(\\alpha+\\beta)}`. An ``isoflop`` fit is its own answer, without a loss.
 
     Parameters
     ----------
@@ -132,6 +132,8 @@ def plan(
     """
     fit = fit if isinstance(fit, Fit) else load_fit(fit)
     level = fit.level if level is None else level
+    if fit.law == "isoflop":
+        return _from_isoflop(fit, flops, unique_tokens, tokens_per_param, level)
     law = _require_sizes(fit)
     _positive("flops", flops)
     draws = _draws(fit)
@@ -158,6 +160,27 @@ def plan(
         level=level,
         decades_beyond=beyond,
         warnings=warnings,
+    )
+
+
+def _from_isoflop(fit: Fit, flops: float, unique_tokens: float | None, tokens_per_param: float | None, level: float) -> Plan:
+    """The optimum that an isoFLOP analysis found, and the tokens the rest of the budget buys."""
+    from scalebound.scaling.rows import decades_beyond
+
+    _positive("flops", flops)
+    if unique_tokens is not None or tokens_per_param is not None:
+        raise UsageError("an isoflop fit knows the compute-optimal size only", expected="a fit of chinchilla, overtraining or repetition")
+    size = law_of(fit).predict(_draws(fit), {"flops": np.array([flops])})[:, 0]
+    beyond = float(decades_beyond({"flops": np.array([flops])}, fit.data.ranges)[0])
+    return Plan(
+        flops=flops,
+        params=_summary(size, level),
+        tokens=_summary(flops / TRAIN_FLOPS / size, level),
+        loss=None,
+        epochs=None,
+        level=level,
+        decades_beyond=beyond,
+        warnings=_warn(beyond, np.zeros(1, dtype=bool)),
     )
 
 

@@ -3,17 +3,20 @@
 * :func:`last_mean`: one row per run, numbers averaged over its last k rows (evaluation noise averages out, size columns are those of
   the last row).
 * :func:`smoothed`: every row after the first share of a run, its measured columns replaced by a trailing moving average.
+* :func:`along_runs`: the loss of every run at given budgets, for an isoFLOP analysis of whole runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from scalebound.core.errors import InputError, UsageError
 from scalebound.scaling.table import ALIASES, Table
 
+MIN_SIZES = 4  # different sizes a budget of an isoFLOP analysis needs
 # columns that say where a row is rather than what was measured there: never averaged
 POSITION = {"step", "tokens", "flops", "params", "unique_tokens", "lr", "batch_tokens"}
 
@@ -93,3 +96,68 @@ def smoothed(table: Table, group: str, k: int, skip: float = 0.0) -> Table:
     columns = {name: np.concatenate(values) for name, values in parts.items()}
     note = f"moving average of {k} rows along each {group}" + (f", the first {skip:.0%} of each left out" if skip else "")
     return Table(columns, table.source, table.sha256, (*table.notes, note), table.rows[np.concatenate(kept)], table.renamed, table.where)
+
+
+def spread_budgets(N: np.ndarray, C: np.ndarray, run: np.ndarray, count: int) -> tuple[float, ...]:
+    """``count`` budgets, evenly in log flops, over the compute that at least four sizes reach with their runs."""
+    if count < 2:
+        raise UsageError(f"budgets is {count}", expected="at least 2, or FLOPs such as 1e17,3e17,1e18")
+    ends: dict[float, list[float]] = {}
+    for name in dict.fromkeys(run.tolist()):
+        rows = run == name
+        low, high = float(C[rows].min()), float(C[rows].max())
+        seen = ends.setdefault(float(N[rows][-1]), [low, high])
+        ends[float(N[rows][-1])] = [min(seen[0], low), max(seen[1], high)]
+    if len(ends) < MIN_SIZES:
+        raise InputError(f"{len(ends)} different sizes", expected=f"at least {MIN_SIZES}")
+    low = sorted(pair[0] for pair in ends.values())[MIN_SIZES - 1]
+    high = sorted((pair[1] for pair in ends.values()), reverse=True)[MIN_SIZES - 1]
+    if not low < high:
+        raise InputError(
+            "no stretch of compute is shared by four sizes", expected="runs that overlap in flops", hint="give --budgets yourself"
+        )
+    return tuple(np.geomspace(low, high, count).tolist())
+
+
+def still_hot(data: Table, run: np.ndarray, C: np.ndarray, budgets: Sequence[float]) -> list[str]:
+    """A warning when the learning rate at a budget is well above the run's last: that loss is not the loss of a run of that length."""
+    name = next((alias for alias in ALIASES["lr"] if alias in data and data[alias].dtype.kind == "f"), None)
+    if name is None:
+        return []
+    early = total = 0
+    for one in dict.fromkeys(run.tolist()):
+        rows = np.flatnonzero(run == one)
+        rows = rows[np.argsort(C[rows])]
+        lr = data[name][rows]
+        for budget in budgets:
+            if C[rows[0]] <= budget <= C[rows[-1]]:
+                total += 1
+                early += bool(np.interp(math.log(budget), np.log(C[rows]), lr) > 2 * lr[-1])
+    if not early:
+        return []
+    return [
+        f"at {early} of {total} crossings of a run and a budget the learning rate is still more than twice the run's last: losses there are "
+        "above those of runs meant to end there, which shifts the optimum; use runs of constant rate, or ends of runs"
+    ]
+
+
+def along_runs(
+    N: np.ndarray, C: np.ndarray, loss: np.ndarray, run: np.ndarray, budgets: Sequence[float], *, tolerance: float = 0.1
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Loss of every run at every budget: log loss interpolated in log flops.
+
+    A run must come within ``tolerance`` (in log flops) of a budget or pass it.
+    """
+    out: list[tuple[float, float, float]] = []
+    for name in dict.fromkeys(run.tolist()):
+        rows = np.flatnonzero(run == name)
+        rows = rows[np.argsort(C[rows])]
+        x, y = np.log(C[rows]), np.log(loss[rows])
+        for budget in budgets:
+            at = math.log(budget)
+            if x[0] - tolerance <= at <= x[-1] + tolerance:
+                out.append((float(N[rows[-1]]), budget, float(np.exp(np.interp(at, x, y)))))
+    if not out:
+        raise InputError("no run reaches any of the budgets", expected=f"budgets between {C.min():.3g} and {C.max():.3g} flops")
+    a, b, c = np.array(out).T
+    return a, b, c

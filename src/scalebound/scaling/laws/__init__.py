@@ -12,6 +12,7 @@ from scalebound.core.errors import UsageError
 from scalebound.scaling.laws.annealing import Annealing as Annealing
 from scalebound.scaling.laws.annealing import AnnealingSized as AnnealingSized
 from scalebound.scaling.laws.chinchilla import Chinchilla as Chinchilla
+from scalebound.scaling.laws.cooldown import Cooldown as Cooldown
 from scalebound.scaling.laws.critical_batch import CriticalBatch as CriticalBatch
 from scalebound.scaling.laws.exponential_error import ExponentialError as ExponentialError
 from scalebound.scaling.laws.expression import expression_law as expression_law
@@ -41,6 +42,7 @@ LAWS: dict[str, type[Law]] = {
         Annealing,
         AnnealingSized,
         MultiPower,
+        Cooldown,
         CriticalBatch,
         PassUntil,
         Filtering,

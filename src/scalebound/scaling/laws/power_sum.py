@@ -85,14 +85,20 @@ class BoundPowerSum(Bound):
         grids = self.law.grids
         shape = tuple(len(grid) for grid in grids)
         nu = np.stack(np.meshgrid(*grids, indexing="ij"), axis=-1).reshape(-1, len(grids))
+        return self._solved(nu, y, weights, objective, rounds=5), shape
+
+    def settled(self, theta: np.ndarray, y: np.ndarray, weights: np.ndarray, objective: Objective) -> np.ndarray:
+        return self._solved(theta[:, 1 + self.q :], y, weights, objective, rounds=1)
+
+    def _solved(self, nu: np.ndarray, y: np.ndarray, weights: np.ndarray, objective: Objective, *, rounds: int) -> np.ndarray:
+        """Parameter vectors (G, p) for exponents (G, k): E and the coefficients solve the linear problem."""
         exponents = nu[:, np.array(self.law.term_exponents)]  # (G, terms)
         centre = self.s.mean(axis=1)
         basis = np.ones((len(nu), 1 + self.q, self.n))
-        basis[:, 1:] = np.exp(-exponents[:, :, None] * (self.s - centre[:, None]))
+        np.exp(-exponents[:, :, None] * (self.s - centre[:, None]), out=basis[:, 1:])
         smallest = TINY * float(np.min(np.abs(y)))
         lowest = np.concatenate([[0.0], np.full(self.q, smallest)])
-        coefficients = profile_coefficients(basis, y, weights, objective, lowest=lowest)
+        coefficients = profile_coefficients(basis, y, weights, objective, lowest=lowest, rounds=rounds)
         low, high = self.law.limits()
         a = np.log(np.maximum(coefficients[:, 1:], smallest)) + exponents * centre
-        theta = np.concatenate([coefficients[:, :1], a, nu], axis=1)
-        return np.clip(theta, low, high), shape
+        return np.clip(np.concatenate([coefficients[:, :1], a, nu], axis=1), low, high)

@@ -117,6 +117,10 @@ class Bound(ABC):
         For each grid point the remaining parameters solve the (almost) linear inner problem.
         """
 
+    def settled(self, theta: np.ndarray, y: np.ndarray, weights: np.ndarray, objective: Objective) -> np.ndarray:
+        """``theta`` (B, p) with the inner problem solved at its non-linear parameters; as it is where a law has no cheap way to do so."""
+        return theta
+
 
 def profile_coefficients(
     basis: np.ndarray,
@@ -147,7 +151,7 @@ def profile_coefficients(
         heft = weights * scale * irls
         weighted = basis * heft[:, None, :]
         gram = weighted @ basis.transpose(0, 2, 1)
-        moment = np.einsum("gqn,gn->gq", weighted, y - offset)
+        moment = (weighted @ (y - offset)[:, :, None])[:, :, 0]
         trace = np.einsum("gqq->gq", gram)
         gram = gram + np.eye(q) * (1e-12 * trace + 1e-300)[:, None, :]
         held = np.zeros((G, q), dtype=bool)
@@ -161,7 +165,9 @@ def profile_coefficients(
                 break
             held |= below
         coefficients = np.where(held, floor, coefficients)
-        fitted = offset + np.einsum("gq,gqn->gn", coefficients, basis)
+        if round_ == rounds - 1:
+            break
+        fitted = offset + (coefficients[:, None, :] @ basis)[:, 0]
         residuals = (y - fitted) / y if objective.residual == "log" else y - fitted
         # start wide: squares first, then towards the asked width, or the first few rows met would decide
         spread = np.median(np.abs(residuals), axis=1, keepdims=True)
