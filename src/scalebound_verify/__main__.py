@@ -16,8 +16,8 @@ def lines(record: dict[str, Any]) -> list[str]:
     return [*marks, f"{'holds' if record['holds'] else 'does NOT hold'}: {record['claim']}"]
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Check one certificate; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="scalebound-verify", description="Check a generalization certificate against its files.")
+    """Check one certificate or record; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="scalebound-verify", description="Check a certificate or a record against the files it names.")
     parser.add_argument("certificate", help="the .json file")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--replay", type=int, default=0, metavar="M", help="score M random blocks again (needs torch and transformers)")

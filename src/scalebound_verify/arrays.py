@@ -1,6 +1,5 @@
 """Per-token statistics read by slices: our safetensors files, and ``.npy`` or ``.csv`` losses people already have. Every size in a header
-is checked against the file before anything is allocated. Slices are read, not mapped: memory stays at one slice whatever the file's size,
-and a file cut short while it is read is an error, not a crash."""
+is checked against the file before anything is allocated, and memory stays at one slice whatever the file's size."""
 
 import csv
 import math
@@ -15,9 +14,8 @@ def safetensors_header(path: str) -> tuple[dict[str, tuple[str, list[int], int]]
     """``{name: (dtype, shape, offset in the file)}`` and the metadata; the data must fill the file exactly, without gaps or overlaps."""
     size, found = regular(path), dict[str, tuple[str, list[int], int]]()
     with open(path, "rb") as file:
-        at = 8 + int.from_bytes(file.read(8), "little")
-        if size < 8 or at > min(size, 100 << 20):
-            raise Refused(f"names a header of {at - 8:,} bytes in a file of {size:,}", path, "a safetensors file")
+        if size < 8 or (at := 8 + int.from_bytes(file.read(8), "little")) > min(size, 100 << 20):
+            raise Refused(f"names a header longer than its {size:,} bytes", path, "a safetensors file")
         header = conform(parse(file.read(at - 8), path), "object", path, "the header")
     metadata, data = conform(header.pop("__metadata__", {}), "object", path, "the metadata"), at
     entries = [(name, conform(entry, FORMS["array"], path, ascii(name))) for name, entry in header.items()]
@@ -46,14 +44,13 @@ def bare_losses(path: str) -> np.ndarray:
 
 class Statistics:
     """An open statistics file: ``info`` as in docs/formats.md; arrays by :meth:`slice`; ids of the evaluated ``blocks``; ``width``, tokens
-    of an equal block, and ``sampled``, how many of these were evaluated. Bare losses take vocabulary and window from the certificate."""
-    def __init__(self, path: str, vocab_size: int, window: list[int]) -> None:
+    of an equal block, and ``sampled``, how many of these were evaluated. Bare losses take vocabulary and window from what is claimed."""
+    def __init__(self, path: str, vocab_size: int, window: list[int] | None) -> None:
         self.path, self.bare, info = path, np.zeros(0), dict[str, Any]()
         if path.lower().endswith((".npy", ".csv")):
             self.bare = bare_losses(path)
             n, self.arrays = len(self.bare), {"nll": ("F32", [len(self.bare)], 0)}
-            info = {"kind": "bare", "model": {"sha256": "", "params": 0}, "stream": {"sha256": ""}, "window": window, "text_bytes": 0,
-                    "tokens": n, "vocab_size": vocab_size, "policy": {"name": ""}, "block_tokens": 0, "anchor": None}  # fmt: skip
+            info = {**FORMS["bare"], "window": window or [0, n], "tokens": n, "vocab_size": vocab_size}
         else:
             self.arrays, metadata = safetensors_header(path)
             info = conform(parse(str(metadata.get("scalebound", "")).encode(), f"{path}: entry 'scalebound'"), FORMS["statistics"], path)
@@ -62,7 +59,7 @@ class Statistics:
         self.length, v = self.window[1] - self.window[0], info["vocab_size"]
         if "nll" not in self.arrays or not (1 <= self.tokens <= self.length and self.window[0] >= 0 <= self.width and v >= 2):
             raise Refused(f"says {self.tokens} tokens, window {self.window}, vocabulary {v}", path, "losses in a window")
-        right: dict[str, Any] = dict.fromkeys(("nll", "entropy", "varentropy", "reference_nll"), [self.tokens])
+        right: dict[str, Any] = {x: [self.tokens] for x in ("nll", "entropy", "varentropy", "reference_nll")}
         right["centre"] = [len(info["anchor"]["alphas"]) if info["anchor"] else 0, self.tokens]
         for name, (dtype, shape, _) in self.arrays.items():
             if (dtype, shape) != ("F32", right.get(name)) and not (name == "blocks" and (dtype, len(shape)) == ("I64", 1) and self.width):
@@ -70,8 +67,8 @@ class Statistics:
         # float32 rounding may leave a loss, an entropy or a divergence slightly on the wrong side
         self.allowed = {"centre": (-math.inf, 1e-4), "entropy": (-1e-5, math.log(v) * (1 + 1e-5) + 1e-4)}
         self.complete, self.blocks, self.last_there, self.sampled = self.tokens == self.length, np.zeros(0, np.int64), True, self.tokens
-        if not self.width:  # losses without blocks: each is a block of its own
-            self.width = 1
+        self.width = self.width or 1  # losses without blocks: each is a block of its own
+        if not info["block_tokens"]:
             return
         ragged, whole = self.length % self.width, self.length // self.width  # a shorter last block has the id ``whole``
         if "blocks" in self.arrays:

@@ -1,6 +1,6 @@
 """Everything a certificate claims, checked against the files it names: :func:`verify`. On trust, and in its ``assumptions``: that settings
 not named as choices were fixed in advance, a sample was fresh, a reference or held-out stream independent, the entropies the model's own
-(``replay`` tests this). Of complexity and variance only signs and sum are checked; the sentence for people is not read."""
+(``--replay`` tests this). Of complexity and variance only signs and sum are checked; the sentence for people is not read."""
 
 import math
 import os
@@ -9,29 +9,15 @@ from typing import Any
 import numpy as np
 
 from scalebound_verify.arrays import Statistics
+from scalebound_verify.bounds import make_parts, mean_loss, solve
 from scalebound_verify.package import decode, model_sha256
-from scalebound_verify.recompute import make_parts, mean_loss, solve
-from scalebound_verify.replay import replay
-from scalebound_verify.strict import FORMS, Refused, conform, inside, parse, read, regular, sha256
+from scalebound_verify.records import Record
+from scalebound_verify.strict import FORMS, Claim, Refused, close, conform, inside, parse, read, regular, sha256
 
 FILES = ("stats", "reference", "full", "package", "stream")
 
-def close(a: float | None, b: float | None, tolerance: float = 1e-9) -> bool:
-    return a is b if a is None or b is None else abs(a - b) <= tolerance * max(1.0, abs(a), abs(b))
-
-class Checker:
-    """One verification: the certificate ``c`` and the checks so far; its methods are the steps, in the order :func:`verify` takes them."""
-    def __init__(self, path: str) -> None:
-        self.c = conform(parse(read(path), path), FORMS["certificate"], path)
-        self.c["weights"] = conform(self.c["weights"], FORMS["weights"] if self.c["weights"] is not None else "null", path, "weights")
-        self.path, self.checks, self.folder = path, list[dict[str, Any]](), os.path.dirname(os.path.abspath(path))
-
-    def say(self, name: str, detail: str, conditions: dict[str, bool]) -> bool:
-        """Record a check: good when every condition is; the detail of a bad one is the texts of those that are not."""
-        bad = "; ".join(text for text, good in conditions.items() if not good)
-        self.checks.append({"name": name, "ok": not bad, "detail": bad or detail})
-        return not bad
-
+class Certificate(Claim):
+    """A certificate; its methods are the steps, in the order :meth:`recompute` takes them."""
     def settings(self) -> bool:
         """Are the numbers of the certificate, by themselves, what the theorems allow?"""
         c, grid, centres, choices, (start, stop) = self.c, self.c["grid"], self.c["centres"], self.c["code"]["choices"], self.c["window"]
@@ -39,21 +25,18 @@ class Checker:
         difference, reference, sampling = c["delta_shares"].values()
         kinds, options = {centre["kind"] for centre in centres}, [choice["options"] for choice in choices]
         mixed = [[1.0] if c["weights"] is None else c["weights"], [centre["weight"] for centre in centres]]
+        paid = [x["options"] for x in choices if x["setting"] == "alpha"] == ([len(listed)] if len(listed) > 1 else [])
+        ranges = [x["y_min"] == 0 if x["kind"] == "zero" else -700 < x["y_min"] < 0 if anchored else
+                  -700 < x["y_min"] < 700 and alpha * math.exp(x["y_min"]) < c["vocab_size"] for x in centres]  # fmt: skip
         return all([self.say("smoothing", f"alpha {alpha}, one of {len(listed)}", {
-            "alpha is outside (0, 1), or not in its list": 0 < alpha < 1 and alpha in listed,
-            "the choice of alpha is not paid as its list says":
-                [x["options"] for x in choices if x["setting"] == "alpha"] == ([len(listed)] if len(listed) > 1 else []),
-            "eps does not belong to the method": 0 < eps < 1 if anchored else eps == 0,
-            "the vocabulary has fewer than two tokens": c["vocab_size"] >= 2,
+            "alpha is outside (0, 1), or not in its list": 0 < alpha < 1 and alpha in listed, "its choice is not paid as its list says": paid,
+            "eps does not belong to the method": 0 < eps < 1 if anchored else eps == 0, "fewer than two tokens exist": c["vocab_size"] >= 2,
         }), self.say("mixture", f"{len(grid)} values of s, {len(centres)} centres", {
-            "a value of s is outside (0, 1)": bool(grid) and all(0 < s < 1 for s in grid),
+            "a value of s is outside (0, 1)": bool(grid) and all(0 < s < 1 for s in grid), "a y_min is outside its range": all(ranges),
             "weights do not sum to 1": all(min(w, default=-1) >= 0 and close(math.fsum(w), 1, 1e-12) for w in mixed),
             "there is not one weight for every s": len(c["weights"] or grid) == len(grid),
             "a centre does not belong to the method": kinds <= ({"zero", "kl"} if anchored else {"zero", "running", "entropy"})
                 and (c["method"] != "freedman" or len(centres) == 1) and ("running" not in kinds or n == evaluated),
-            "a y_min is outside its range": all(
-                x["y_min"] == 0 if x["kind"] == "zero" else -700 < x["y_min"] < 0 if anchored
-                else -700 < x["y_min"] < 700 and alpha * math.exp(x["y_min"]) < c["vocab_size"] for x in centres),
         }), self.say("delta", f"{c['delta']} split {difference} / {reference} / {sampling}", {
             "delta is outside (0, 1)": 0 < c["delta"] < 1,
             "its shares sum to more than 1": math.fsum((difference, reference, sampling)) <= 1 + 1e-12 and difference > 0,
@@ -67,29 +50,26 @@ class Checker:
     def open_inputs(self) -> bool:
         """Hashes of all named files, and what the statistics say they are about."""
         c, inputs, window, anchor, anchored = self.c, self.c["inputs"], self.c["window"], self.c["anchor"], self.c["method"] == "anchored"
-        self.files = {x: inside(self.folder, inputs[x]["path"], self.path) for x in FILES if inputs[x]["path"] or x == "stats"}
-        self.say("hashes", f"{len(self.files)} files", {f"{name} is not the file that was certified":
-            inputs[name]["sha256"] == (sha256(self.files[name]) if name in self.files else "") for name in FILES})  # fmt: skip
+        self.hashes(FILES, ["stats"])
         opened = {name: Statistics(self.files[name], c["vocab_size"], window) for name in FILES[:3] if name in self.files}
-        self.stats, self.full, info, own = opened["stats"], opened.get("full"), opened["stats"].info, opened["stats"].info["anchor"]
+        self.stats, self.full, given, kind, sha, fixed = opened["stats"], opened.get("full"), opened.get("reference"), "none", "", False
+        info, own, self.reference, (low, high) = self.stats.info, self.stats.info["anchor"], (self.stats, "reference_nll"), self.stats.window
         kinds = {"trajectory": ("online",), "heldout": ("model", "bare")}.get(c["method"], ("model",))
-        part, (low, high) = c["method"] == "trajectory" and self.stats.complete, self.stats.window  # a part of these losses will do
-        good = self.say("statistics", f"{self.stats.tokens:,} tokens of kind {info['kind']}", {
+        part = c["method"] == "trajectory" and self.stats.complete  # a part of these losses will do
+        if given:
+            self.reference, fixed, sha = (given, "nll"), given.info["kind"] == "model", given.info["model"]["sha256"]
+            kind = "online" if not fixed else "checkpoint" if anchor["kind"] == "checkpoint" else "model"
+        elif own:
+            kind, sha, fixed = own["kind"], own["sha256"], own["deployable"]
+        return all([self.say("statistics", f"{self.stats.tokens:,} tokens of kind {info['kind']}", {
             f"statistics of kind {info['kind']} cannot carry the method {c['method']}": info["kind"] in kinds,
             f"they are about the window [{low}, {high})": low <= window[0] <= window[1] <= high if part else [low, high] == window,
             "another number of tokens is evaluated": c["tokens"]["evaluated"] == (c["tokens"]["stream"] if part else self.stats.tokens),
             "the shorter last block must be evaluated": self.stats.complete or (self.stats.last_there and self.stats.sampled > 0),
             "vocabulary or parameters are others": [info["vocab_size"], info["model"]["params"]] == [c["vocab_size"], c["params"]],
-            "reference or full are about other tokens": all(
-                all(x.info[key] == info[key] for key in ("stream", "window", "vocab_size", "tokens", "block_tokens"))
-                and np.array_equal(x.blocks, self.stats.blocks) for x in opened.values()),
-        })  # fmt: skip
-        self.reference, given = (self.stats, "reference_nll"), opened.get("reference")
-        kind, sha, fixed = (own["kind"], own["sha256"], own["deployable"]) if own else ("none", "", False)
-        if given:
-            self.reference, fixed, sha = (given, "nll"), given.info["kind"] == "model", given.info["model"]["sha256"]
-            kind = "online" if not fixed else "checkpoint" if anchor["kind"] == "checkpoint" else "model"
-        return self.say("anchor", anchor["kind"], {
+            "reference or full are about other tokens": all(np.array_equal(x.blocks, self.stats.blocks) and all(
+                x.info[key] == info[key] for key in ("stream", "window", "vocab_size", "tokens", "block_tokens")) for x in opened.values()),
+        }), self.say("anchor", anchor["kind"], {
             "it does not belong to the method": (anchor["kind"] != "none") == anchored and (anchored or not given),
             "it is not the one of the statistics": not anchored or [anchor["kind"], anchor["sha256"]] == [kind, sha],
             "a predictor that changes at each token is called deployable":
@@ -97,7 +77,7 @@ class Checker:
             "the model is its own reference, which would have to pay its code": not anchored or not sha or sha != inputs["model_sha256"],
             "the centre was measured with another reference, alpha or eps": all(x["kind"] != "kl" for x in c["centres"]) or (
                 bool(own) and [own["sha256"], own["eps"]] == [sha, c["smoothing"]["eps"]] and c["smoothing"]["alpha"] in own["alphas"]),
-        }) and good  # fmt: skip
+        })])  # fmt: skip
 
     def stream(self) -> None:
         """The stream is the one that was measured, its tokens are the ones it names, and the window lies in it."""
@@ -121,8 +101,8 @@ class Checker:
 
     def package(self) -> None:
         """The code length is that of the bytes on the disk, and they decode to the model that was measured."""
-        c, code, found, data, self.decoded = self.c, self.c["code"], self.stats.info["model"]["sha256"], b"", None
-        free, measured = c["method"] in ("heldout", "trajectory"), [c["inputs"]["model_sha256"], self.stats.info["model"]["sha256"]]
+        c, code, measured, data = self.c, self.c["code"], self.stats.info["model"]["sha256"], b""
+        found, free, self.decoded = measured, c["method"] in ("heldout", "trajectory"), None
         if "package" in self.files:
             data = read(self.files["package"], 1 << 40)
             self.decoded = decode(data, c["params"])
@@ -130,53 +110,55 @@ class Checker:
         bits = 0 if free or not data else 8 * len(data) + 2 * (8 * len(data)).bit_length() - 1
         self.say("package", "decodes to the measured model" if data else "none needed", {
             "there is none: the code length is only stated": bool(data) or free,
-            "it is not the model that was measured": measured == [found, found],
+            "it is not the model that was measured": c["inputs"]["model_sha256"] == measured == found,
             "its hash is stated twice, differently": code["package_sha256"] == c["inputs"]["package"]["sha256"],
             "a base is named; this checker knows packages that stand alone": c["base"] == {"kind": "none", "sha256": ""},
         })  # fmt: skip
         self.say("code", f"{bits:,} bits", {f"code.bits is {code['bits']:,}, the file's length is {bits:,}": code["bits"] == bits})
 
-    def recompute(self) -> float:
-        """The bound from the statistics, and every number the certificate derives from it."""
+    def recompute(self) -> float | None:
+        """All steps; the bound from the statistics, and every number the certificate derives from it. None when none can be computed."""
+        sound = [self.settings(), self.open_inputs()]
+        self.stream()
+        self.package()
+        self.claim = "with probability at least {:g} the smoothed predictor's mean expected loss on tokens {} is at most {:.6g} nats/token".format(
+            1 - self.c["delta"], self.c["window"], self.c["bound"])  # fmt: skip
+        if not all(sound):
+            return None
         c, code, stats, text, n = self.c, self.c["code"], self.stats, self.stats.info["text_bytes"], self.c["tokens"]["stream"]
-        parts = make_parts(c, stats, *self.reference)
+        parts, log_v = make_parts(c, stats, *self.reference), math.log(c["vocab_size"])
         quantities = sum(len(c["grid"]) + (interval is not None) for *_, intervals, _, _ in parts for interval in intervals)
         solved = [solve(c, stats, part, quantities) for part in parts]
         (bound, near, mean, _), whole = map(math.fsum, zip(*solved, strict=True)), c["window"] == stats.window
         self.say("bound", f"recomputed {bound!r}, stated {c['bound']!r}", {
             f"stated {c['bound']!r}, but the statistics give {bound!r}": bound <= c["bound"] + 1e-12 * abs(c["bound"])})  # fmt: skip
         loss = mean_loss(stats, start := c["window"][0] - stats.window[0], start + c["tokens"]["evaluated"])
-        full = mean_loss(self.full, 0, self.full.tokens) if self.full else loss
-        stated, log_v = {**c, **c["anchor"], **c["code"], **c["terms"]}, math.log(c["vocab_size"])
-        paid = math.log(1 / c["delta"]) + (code["bits"] + code["choice_bits"]) * math.log(2)
-        true = {
-            "empirical_loss": loss, "full_precision_loss": full, "quantization": loss - full, "loss_variation": math.sqrt(solved[0][3]),
-            "smoothing": mean - loss, "subsampling": bound - near, "random_guess": log_v, "complexity_per_token": paid / n,
-            "mean_loss": mean - solved[0][2], "certified": bound - solved[0][0], "bits_per_parameter": code["bits"] / max(1, c["params"]),
-            "bound_bits_per_byte": c["bound"] * c["tokens"]["evaluated"] / text / math.log(2) if text > 0 and whole else None,
-        }  # fmt: skip
+        full, paid = mean_loss(self.full, 0, self.full.tokens) if self.full else loss, (code["bits"] + code["choice_bits"]) * math.log(2)
         self.say("terms", "add up; " + ("vacuous" if c["vacuous"] else "not vacuous"), {
             "they do not add up to the bound": close(math.fsum(c["terms"].values()), c["bound"], 1e-12),
-            **{f"{name} is {stated[name]}, not {value}": close(stated[name], value) for name, value in true.items()},
             "complexity or variance is negative": min(c["terms"]["complexity"], c["terms"]["variance"]) >= -1e-9,
             "the vacuous flag is wrong": c["vacuous"] == (c["bound"] >= log_v),
-        })  # fmt: skip
+            **self.differing({**c, **c["anchor"], **c["code"], **c["terms"]}, {
+                "empirical_loss": loss, "full_precision_loss": full, "quantization": loss - full, "loss_variation": math.sqrt(solved[0][3]),
+                "smoothing": mean - loss, "subsampling": bound - near, "random_guess": log_v, "mean_loss": mean - solved[0][2],
+                "complexity_per_token": (math.log(1 / c["delta"]) + paid) / n, "certified": bound - solved[0][0],
+                "bits_per_parameter": code["bits"] / max(1, c["params"]),
+                "bound_bits_per_byte": c["bound"] * c["tokens"]["evaluated"] / text / math.log(2) if text > 0 and whole else None})})  # fmt: skip
         return bound
 
 def verify(path: str | os.PathLike[str], replay_blocks: int = 0, seed: int | None = None) -> dict[str, Any]:
-    """``{holds, bound, checks: [{name, ok, detail}]}`` of the certificate at ``path``; ``bound`` is None when none can be computed. Raises
-    :class:`scalebound_verify.strict.Refused` when a file is missing or malformed (its ``status`` is the exit status)."""
-    checker = Checker(os.fspath(path))
-    sound = [checker.settings(), checker.open_inputs()]
-    checker.stream()
-    checker.package()
-    bound = checker.recompute() if all(sound) else None
+    """``{holds, bound, claim, checks: [{name, ok, detail}]}`` of the certificate or record at ``path``; ``bound`` is None when none can be
+    computed. Raises :class:`~scalebound_verify.strict.Refused` for a file missing or malformed (its ``status`` is the exit status)."""
+    path = os.fspath(path)
+    schema = conform(content := parse(read(path), path), "object", path).get("schema")
+    name = next((x for x in ("interval", "compare", "prompts") if FORMS[x]["schema"] == schema), "certificate")
+    claim = (Certificate if name == "certificate" else Record)(path, content, name)
+    bound = claim.recompute()
     if replay_blocks:
-        if checker.decoded is None or not len(checker.tokens):
-            raise Refused("--replay needs a package and its stream", checker.path, status=2)
-        good, detail = replay(*checker.decoded, checker.stats, checker.tokens, replay_blocks, seed)
-        checker.say("replay", detail, {detail: good})
-    claim = "with probability at least {:g} the smoothed predictor's mean expected loss on tokens {} is at most {:.6g} nats/token".format(
-        1 - checker.c["delta"], checker.c["window"], checker.c["bound"])  # fmt: skip
-    good = all(check["ok"] for check in checker.checks)
-    return {"holds": good and bound is not None, "bound": bound, "claim": claim, "checks": checker.checks}
+        if not isinstance(claim, Certificate) or claim.decoded is None or not len(claim.tokens):
+            raise Refused("--replay needs a certificate's package and its stream", claim.path, status=2)
+        from scalebound_replay import replay
+        good, detail = replay(*claim.decoded, claim.stats, claim.tokens, replay_blocks, seed)
+        claim.say("replay", detail, {detail: good})
+    good = all(check["ok"] for check in claim.checks)
+    return {"holds": good and bound is not None, "bound": bound, "claim": claim.claim, "checks": claim.checks}

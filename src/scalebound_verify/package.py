@@ -14,10 +14,7 @@ import numpy as np
 from scalebound_verify.strict import FORMS, Refused, conform, parse
 
 DICTIONARY = Path(__file__).with_name("package_dictionary.txt").read_bytes() + b"\0"  # section 8
-RAW = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
-       "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?"}  # fmt: skip
-# keys of a configuration that say who wrote it or how to run it, not which function it computes
-TRANSIENT = ("transformers_version", "_name_or_path", "torch_dtype", "dtype", "use_cache", "architectures_version")
+RAW: dict[str, str] = FORMS["raw"]
 Tensors = dict[str, tuple[str, np.ndarray]]
 Table = tuple[int, list[int]]
 
@@ -156,6 +153,6 @@ def model_sha256(config: dict[str, Any], tensors: Tensors) -> str:
     digest = hashlib.sha256()
     for name, (dtype, array) in sorted(tensors.items()):
         digest.update(f"{name}\0{dtype}\0{','.join(map(str, array.shape))}\0".encode() + array.tobytes())
-    kept = {key: value for key, value in config.items() if key not in TRANSIENT}
+    kept = {key: value for key, value in config.items() if key not in FORMS["transient"]}  # not who wrote it, nor how to run it
     digest.update(json.dumps(kept, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode())
     return digest.hexdigest()

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import math
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,7 @@ FORMS = json.loads(Path(__file__).with_name("forms.json").read_text())  # the ex
 KINDS = {str: "str", int: "int", float: "float", bool: "bool", dict: "object", list: "array", type(None): "null"}
 
 class Refused(Exception):
-    """A file is missing or malformed, so nothing can be said about the claim (exit status 3; 2 for wrong usage, 4 for a missing package).
-    ``what`` is wrong at ``where``; ``expected`` would be right."""
+    """A file is missing or malformed, so nothing can be said about the claim: ``what`` is wrong at ``where``. ``status``: exit status."""
     def __init__(self, what: str, where: str = "", expected: str = "", hint: str = "", status: int = 3) -> None:
         super().__init__(f"{where}: {what}".removeprefix(": ") + (f"; expected {expected}" if expected else ""))
         self.what, self.where, self.expected, self.hint, self.status = what, where, expected, hint, status
@@ -21,14 +22,15 @@ def parse(text: bytes, where: str) -> Any:
     """JSON with every key once, finite numbers, integers of at most 18 digits and no depth that would exhaust the parser."""
     def refuse(literal: str) -> Any:
         raise Refused(f"contains {literal[:60]}", where, "every key once and finite numbers")
+
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         return found if len(found := dict(pairs)) == len(pairs) else refuse(f"a key twice among {', '.join(sorted(k for k, _ in pairs))!a}")
-    def real(literal: str) -> float:
-        return value if (value := float(literal)) - value == 0.0 else refuse(literal)
-    def whole(literal: str) -> int:
-        return int(literal) if len(literal) < 19 else refuse(literal)
+
+    def number(literal: str) -> Any:
+        whole = literal.lstrip("-").isdecimal()
+        return (int if whole else float)(literal) if (len(literal) < 19 if whole else abs(float(literal)) < math.inf) else refuse(literal)
     try:
-        return json.loads(text.decode("utf-8"), object_pairs_hook=once, parse_constant=refuse, parse_float=real, parse_int=whole)
+        return json.loads(text.decode("utf-8"), object_pairs_hook=once, parse_constant=refuse, parse_float=number, parse_int=number)
     except (ValueError, RecursionError) as error:
         raise Refused(f"is not valid JSON ({type(error).__name__}: {str(error)[:120]})", where) from error
 
@@ -43,11 +45,36 @@ def conform(value: Any, form: Any, where: str, key: str = "it") -> Any:
         forms = form * len(value) if len(form) == 1 else form
         return [conform(item, each, where, f"{key}[{k}]") for k, (item, each) in enumerate(zip(value, forms, strict=True))]
     options, kind = form.split(" | ") if isinstance(form, str) else [], KINDS[type(value)]
-    if kind in options or (kind == "str" and value in options and value not in KINDS.values()):
-        return value
-    if kind == "int" and "float" in options:
-        return float(value)
+    if kind == "array" and "float[]" in options:
+        return conform(value, ["float"], where, key)
+    if kind in options or (kind == "str" and value in options and value not in KINDS.values()) or (kind == "int" and "float" in options):
+        return value if kind in options or kind != "int" else float(value)
     raise Refused(f"{key} is {kind} {str(value)[:40]!a}", where, str(form)[:200])
+
+class Claim:
+    """A file that claims something: its content ``c`` of the form ``name``, the checks so far, and the ``files`` it names, hashed."""
+    def __init__(self, path: str, content: Any, name: str) -> None:
+        self.path, self.name, self.checks, self.claim, self.c = path, name, list[dict[str, Any]](), "", conform(content, FORMS[name], path)
+
+    def say(self, name: str, detail: str, conditions: dict[str, bool]) -> bool:
+        """Record a check: good when every condition is; the detail of a bad one is the texts of those that are not."""
+        bad = "; ".join(text for text, good in conditions.items() if not good)
+        self.checks.append({"name": name, "ok": not bad, "detail": bad or detail})
+        return not bad
+
+    def differing(self, stated: dict[str, Any], true: dict[str, Any]) -> dict[str, bool]:
+        """A condition for every number that must be as recomputed."""
+        return {f"{x} is {stated[x]!r}, not {y!r}": close(stated[x], y) if isinstance(y, float) else stated[x] == y for x, y in true.items()}
+
+    def hashes(self, names: Sequence[str], needed: Sequence[str]) -> None:
+        """Find the named files; each must be the one that was certified."""
+        inputs, folder = self.c["inputs"], os.path.dirname(os.path.abspath(self.path))
+        self.files = {x: inside(folder, inputs[x]["path"], self.path) for x in names if inputs[x]["path"] or x in needed}
+        self.say("hashes", f"{len(self.files)} files", {f"{name} is not the file that was certified":
+            inputs[name]["sha256"] == (sha256(self.files[name]) if name in self.files else "") for name in names})  # fmt: skip
+
+def close(a: float | None, b: float | None, tolerance: float = 1e-9) -> bool:
+    return a is b if a is None or b is None else abs(a - b) <= tolerance * max(1.0, abs(a), abs(b))
 
 def regular(path: str) -> int:
     """Size in bytes of a file that must exist and be an ordinary one (a pipe or a device could hang or never end)."""

@@ -135,6 +135,8 @@ def certify_prompts(prompts: Sequence[str], losses: np.ndarray, code_bits: Seque
         raise InputError(f"the prompt {twice!r} stands twice", where="prompts", expected="every prompt once")
     if table.ndim != 2 or len(table) != len(prompts) or bits.shape != (len(prompts),) or not len(prompts) or table.shape[1] < 2:
         raise InputError(f"{len(prompts)} prompts, losses of shape {table.shape}, {bits.size} code lengths", where="prompts", expected="one row of losses and one length each")
+    if np.all(bits >= 0) and math.fsum(2.0**-bits) > 1 + 1e-9:
+        raise InputError("no prefix code has these lengths", where="prompts", expected="lengths L whose 2^-L sum to at most 1 (Kraft)")
     uniform = math.log2(len(prompts))
     found = tuple(
         PromptBound(prompt, float(row.mean()), float(length), mean_upper(row, code_bits=float(length), delta=delta), mean_upper(row, code_bits=uniform, delta=delta))

@@ -8,7 +8,8 @@ from typing import Any
 from scalebound.cli.output import Result, progress_bar, table
 
 
-def certify_prompt(items: Path, *, prompts: Path | None = None, model: Path | None = None, prior: Path | None = None, delta: float = 0.05, out: Path | None = None) -> Result:
+def certify_prompt(items: Path, *, prompts: Path | None = None, model: Path | None = None, prior: Path | None = None, delta: float = 0.05, out: Path | None = None,
+                   certificate: Path | None = None) -> Result:  # fmt: skip
     """Bound the error of every candidate prompt on new items, all at once, and choose the best.
 
     The code length of a prompt is its length in bits under a language model that was fixed before (--prior, or the model itself). The
@@ -29,14 +30,16 @@ def certify_prompt(items: Path, *, prompts: Path | None = None, model: Path | No
         Probability that any of the bounds fails.
     out
         Keep the table of errors and code lengths (.json).
+    certificate
+        Save the bounds with the hash of that table (.json), for `scalebound verify`. Errors must be 0 or 1.
 
     Examples
     --------
     scalebound certify-prompt items.jsonl --prompts prompts.txt --model model.gguf --out table.json
 
-    scalebound certify-prompt table.json --delta 0.01
+    scalebound certify-prompt table.json --delta 0.01 --certificate prompts.json
 
-    next: scalebound interval errors.csv --maximum 1
+    next: scalebound verify prompts.json
     """
     from dataclasses import asdict
 
@@ -45,7 +48,10 @@ def certify_prompt(items: Path, *, prompts: Path | None = None, model: Path | No
     from scalebound.certify.prompts import certify_prompts
     from scalebound.core.errors import InputError, UsageError
     from scalebound.core.io import canonical_json, read_json
+    from scalebound.core.records import PromptLine, save_record
 
+    if certificate is not None and items.suffix != ".json" and out is None:
+        raise UsageError("a certificate names the table it is about", where="--certificate", expected="--out TABLE.json beside it")
     if items.suffix == ".json":
         if prompts is not None or model is not None:
             raise UsageError("a table needs no prompts and no model", where=str(items), expected="items (.jsonl) for --prompts and --model")
@@ -72,6 +78,11 @@ def certify_prompt(items: Path, *, prompts: Path | None = None, model: Path | No
         table(["prompt", "error", "bits", "bound", "uniform prior", ""], rows),
         f"The usual way, choosing on one half and certifying on the other: {found.heldout_bound:.4f}.",
     ]
+    if certificate is not None:
+        if not np.isin(errors, (0, 1)).all():
+            raise InputError("holds errors that are neither 0 nor 1", where=str(items), expected="0 or 1: the checker inverts the binomial tail and knows nothing else")
+        save_record("prompts", certificate, asdict(found) | {"bound": found.value, "prompts": [PromptLine(**asdict(p)) for p in found.prompts]}, {"table": items if items.suffix == ".json" else out})
+        view.append(f"Written: {certificate}. Check it: scalebound verify {certificate}")
     return Result({**asdict(found), "bound": found.value}, view)
 
 

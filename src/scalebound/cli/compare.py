@@ -25,6 +25,7 @@ def compare(
     unit: Literal["tokens", "documents"] = "tokens",
     stream: Path | None = None,
     group: str = "",
+    out: Path | None = None,
 ) -> Result:
     """Decide which of two or more models predicts the same tokens better, with evidence that is valid at every length.
 
@@ -54,6 +55,8 @@ def compare(
         The stream's .json, when it is no longer where the statistics say (for --unit documents).
     group
         Of a .csv, the column whose runs of equal values are units, such as item or document.
+    out
+        Save the comparison of two models with its settings and the hashes of its files (.json), for `scalebound verify`.
 
     Examples
     --------
@@ -61,22 +64,31 @@ def compare(
 
     scalebound compare a.npy b.npy c.npy --level 0.99 --json
 
-    next: scalebound interval a.safetensors
+    next: scalebound compare a.safetensors b.safetensors --out ab.json, then scalebound verify ab.json
     """
     from dataclasses import asdict
 
     from scalebound.certify import compare as run
     from scalebound.certify import compare_many
     from scalebound.certify.compare import MIXED
-    from scalebound.cli.interval import units_of
+    from scalebound.cli.interval import horizon_of, stream_of_units, units_of
+    from scalebound.core.errors import UsageError
+    from scalebound.core.records import save_record
     from scalebound.core.stats import open_losses
 
+    if more and out is not None:
+        raise UsageError("a record is about two models", where="--out", expected="two files; save the pairs that matter one by one")
     files = [open_losses(path) for path in (a, b, *more)]
     units = units_of(files[0], unit, stream, group)
     share = MIXED if alpha is None else alpha
     if not more:
         found = run(files[0], files[1], level=level, alpha=share, epsilon=epsilon, sigma=sigma, horizon=horizon, units=units)
-        return Result(asdict(found), lines_of(found, unit if not group else group))
+        view = lines_of(found, group or unit)
+        if out is not None:
+            settings = {"epsilon": epsilon, "sigma": sigma, "horizon": horizon or horizon_of(files[0], units), "units": group or unit}
+            save_record("compare", out, asdict(found) | settings, {"a": a, "b": b, "stream": stream_of_units(files[0], unit, stream)})
+            view.append(f"Written: {out}. Check it: scalebound verify {out}")
+        return Result(asdict(found), view)
     ranked = compare_many(files, level=level, alpha=share, epsilon=epsilon, sigma=sigma, horizon=horizon, units=units)
     names = [str(path) for path in (a, b, *more)]
     rows, record = [], []

@@ -25,6 +25,7 @@ def interval(
     unit: Literal["tokens", "documents"] = "tokens",
     stream: Path | None = None,
     group: str = "",
+    out: Path | None = None,
 ) -> Result:
     """An interval for the mean loss that holds at every length at once, however tokens depend on each other.
 
@@ -54,6 +55,8 @@ def interval(
         The stream's .json, when it is no longer where the statistics say (for --unit documents).
     group
         Of a .csv, the column whose runs of equal values are units, such as item or document.
+    out
+        Save the interval with its settings and the hashes of its files (.json), for `scalebound verify`.
 
     Examples
     --------
@@ -61,18 +64,20 @@ def interval(
 
     scalebound interval errors.csv --maximum 1 --group question --level 0.99
 
-    next: scalebound compare a.safetensors b.safetensors
+    next: scalebound interval heldout.safetensors --out interval.json, then scalebound verify interval.json
     """
     from dataclasses import asdict
 
     from scalebound.certify import interval as run
     from scalebound.certify.settings import STREAM_ALPHA
+    from scalebound.core.records import save_record
     from scalebound.core.stats import open_losses
 
     losses = open_losses(stats, vocab_size=vocab_size)
+    units = units_of(losses, unit, stream, group)
     found = run(
         losses,
-        units=units_of(losses, unit, stream, group),
+        units=units,
         level=level,
         alpha=STREAM_ALPHA if alpha is None else alpha,
         vocab_size=vocab_size,
@@ -86,7 +91,23 @@ def interval(
     ]
     if abs(found.mean_smoothed - found.mean) > 0.1 * (found.high - found.low):
         lines.append(f"The smoothed prediction's own mean is {found.mean_smoothed:.4f}.")
+    if out is not None:
+        settings = {"maximum": maximum, "sigma": sigma, "horizon": horizon or horizon_of(losses, units), "vocab_size": losses.info.vocab_size or vocab_size, "units": group or unit}
+        save_record("interval", out, asdict(found) | settings, {"stats": stats, "stream": stream_of_units(losses, unit, stream)})
+        lines.append(f"Written: {out}. Check it: scalebound verify {out}")
     return Result(asdict(found), lines)
+
+
+def horizon_of(losses: Stats, units: np.ndarray | None) -> int:
+    """The horizon that was named when none was: the window's length, or the number of units."""
+    return losses.info.window[1] - losses.info.window[0] if units is None else len(units) - 1
+
+
+def stream_of_units(losses: Stats, unit: str, stream: Path | None) -> Path | None:
+    """The stream that says where documents start; None where tokens or rows are the units."""
+    from scalebound.cli.certify import find_stream
+
+    return (stream or find_stream(losses)) if unit == "documents" else None
 
 
 def units_of(losses: Stats, unit: str, stream: Path | None, group: str) -> np.ndarray | None:

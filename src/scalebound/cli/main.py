@@ -23,6 +23,7 @@ from scalebound.core.errors import MissingExtra, ScaleboundError, UsageError, fr
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("scalebound.cli.demo:demo", "From text to verified certificates, a forecast and a page, in one command."),
     "train": ("scalebound.cli.train:train", "Train a model or a ladder of them, keeping the loss of every token."),
+    "config": ("scalebound.cli.config:config", "Write a commented recipe file."),
     "measure": ("scalebound.cli.measure:measure", "Score every token of a text with a model."),
     "reference": ("scalebound.cli.reference:reference", "Losses of a predictor known before each token, for anchored certificates."),
     "merge": ("scalebound.cli.merge:merge", "Join stats files of one measurement."),

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
 
 from scalebound.cli.output import Result, progress_bar, table
 
 
-def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flops: str | None = None, text: Path | None = None, tokens_per_param: float = 20.0, recipe: Path | None = None,
-          tokenizer: str = "byte", context: int = 256, seed: int = 0, workers: int | None = None, dry_run: bool = False, fresh: bool = False) -> Result:  # fmt: skip
+def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flops: str | None = None, time: str | None = None, rungs: int = 1, text: Path | None = None, tokens_per_param: float = 20.0, recipe: Path | None = None,
+          base: Annotated[Path | None, Parameter(name="--from")] = None, threads: int = 1, tokenizer: str = "byte", context: int = 256, seed: int = 0, workers: int | None = None, dry_run: bool = False, fresh: bool = False) -> Result:  # fmt: skip
     """Train one model or a ladder of them, in a single pass over a text, and keep the loss of every token.
 
-    Give exactly one of --sizes, --tokens and --flops; width, depth, batch, learning rate and schedule follow from the number of parameters by
-    formulas (docs: the recipe). Interrupted, it goes on where it was.
+    Give exactly one of --sizes, --tokens, --flops and --time; width, depth, heads, batch, learning rate, warmup and schedule follow from the number
+    of parameters by formulas that are printed with their values. --rungs makes a ladder whose rungs double in size and together spend the budget.
+    With --from training starts from a model you have, all of its weights, on its own tokenizer, at a tenth of a fresh model's learning rate;
+    --tokens, --flops or --time limit it, and without them it is one pass over the text. Interrupted, it goes on where it was.
 
     Parameters
     ----------
@@ -21,16 +27,23 @@ def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flo
     sizes
         Numbers of parameters, separated by commas: 20k,60k,150k.
     tokens
-        Tokens to train on; the size is tokens / tokens-per-param.
+        Tokens to train the largest rung on; its size is tokens / tokens-per-param.
     flops
-        Compute to spend on one model, 6 x parameters x tokens.
+        Compute of all rungs together, 6 x parameters x tokens each.
+    time
+        Wall clock on this machine, 10min or 2h; sizes follow from a few timed steps (nine tenths of it are planned for).
+    rungs
+        Models of the ladder that --tokens, --flops or --time ask for.
     text
         A file or folder. Default: the Python sources of the installed packages this project pins.
     tokens_per_param
         Length of training.
     recipe
-        A TOML file with any keys of a run's recipe.toml, which win over the formulas: optimizer = "adamw|muon|lion|sgd",
-        schedule = "wsd|wsd-cosine|wsd-sqrt|wsd-geometric|cosine|constant", parametrization = "standard|mup", learning_rate, accumulation, ...
+        A TOML file with any keys of a run's recipe.toml, which win over the formulas; `scalebound config init` writes one with all keys.
+    base
+        A Hugging Face folder, a .gguf file, a run, a checkpoint or a package to start from.
+    threads
+        Threads of a run that starts from a model (others have one each). Results are equal for equal machine and thread count.
     tokenizer
         "byte", or the path of a tokenizer.json.
     context
@@ -40,66 +53,222 @@ def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flo
     workers
         Processes, one model each at a time. Default: one per core.
     dry_run
-        Print what would be trained and how long it would take (a few steps are timed), and stop.
+        Print what would be trained, its time, memory and disk, and what finished rungs predict for the next; write nothing.
     fresh
         Start over.
 
     Examples
     --------
-    scalebound train --text docs/ --sizes 20k,60k,150k --out runs/ladder
+    scalebound train --text docs/ --time 10min --rungs 5 --out runs/ladder
 
-    scalebound train --flops 1e12 --recipe muon.toml --dry-run --out runs/one
+    scalebound train --from SmolLM2-135M/ --text notes/ --tokens 1e6 --out runs/tuned
 
     next: scalebound measure runs/one TEXT --out stats.safetensors, or scalebound fit on the losses of a ladder
     """
-    from scalebound.cli.numbers import parse_number, parse_numbers
     from scalebound.core.errors import UsageError, require_extra
 
     require_extra("torch")
-    from scalebound.data import build_stream, load_tokenizer, read_corpus, split_documents
-    from scalebound.data.stream import SourceRef
+    from scalebound.data import load_tokenizer
     from scalebound.train import derive_recipe, seconds_for, train_ladder
+    from scalebound.train.budget import disk_of, memory_of
     from scalebound.train.recipe import read_toml
 
-    if sum(value is not None for value in (sizes, tokens, flops)) != 1:
-        raise UsageError("one of --sizes, --tokens and --flops is needed, and only one", hint="scalebound train --sizes 20k,60k --out runs/ladder")
-    if tokens_per_param <= 0 or not 2 <= context <= 1 << 16:
-        raise UsageError(f"--tokens-per-param {tokens_per_param} --context {context}", expected="a positive ratio and a context between 2 and 65536")
-    if sizes is not None:
-        wanted = parse_numbers(sizes, "--sizes")
-    elif tokens is not None:
-        wanted = (parse_number(tokens, "--tokens") / tokens_per_param,)
-    else:
-        wanted = ((parse_number(flops or "", "--flops") / (6 * tokens_per_param)) ** 0.5,)
+    budget = {"--tokens": tokens, "--flops": flops, "--time": time}
     overrides = read_toml(recipe) if recipe is not None else {}
+    if base is not None:
+        if sizes is not None or tokenizer != "byte" or rungs != 1:
+            wrong = "--sizes" if sizes is not None else "--tokenizer" if tokenizer != "byte" else "--rungs"
+            raise UsageError(f"--from with {wrong}", expected="neither: the model has its size and its tokenizer")
+        return _continue(base, out, budget, text=text, overrides=overrides, where=str(recipe), context=context, seed=seed, threads=threads, dry_run=dry_run, fresh=fresh)
+    if sum(value is not None for value in (sizes, *budget.values())) != 1:
+        raise UsageError("one of --sizes, --tokens, --flops and --time is needed, and only one", hint="scalebound train --time 10min --rungs 4 --out runs/ladder")
+    if tokens_per_param <= 0 or not 2 <= context <= 1 << 16 or rungs < 1 or (sizes is not None and rungs != 1):
+        raise UsageError(f"--tokens-per-param {tokens_per_param} --context {context} --rungs {rungs}", expected="a positive ratio, a context between 2 and 65536, and --rungs without --sizes")
     words = load_tokenizer(tokenizer)
-    recipes = [derive_recipe(int(n), tokens_per_param=tokens_per_param, vocab_size=words.vocab_size, context=context, seed=seed, overrides=overrides, where=str(recipe)) for n in sorted(wanted)]
+
+    def derive(params: int):
+        return derive_recipe(params, tokens_per_param=tokens_per_param, vocab_size=words.vocab_size, context=context, seed=seed, overrides=overrides, where=str(recipe))
+
+    wanted = _wanted(sizes, tokens, flops, time, rungs=rungs, tokens_per_param=tokens_per_param, workers=workers, derive=derive)
+    recipes = [derive(int(n)) for n in sorted(wanted)]
     if len({r.params for r in recipes}) < len(recipes):
         fixed = [key for key in ("width", "depth", "heads", "feed_forward") if key in overrides]
         raise UsageError(f"--sizes {sizes} gives the same shape twice", expected=f"a recipe without {fixed[0]}" if fixed else "sizes further apart")
-    context, seed = recipes[0].context, recipes[0].seed  # the file may have set them
     needed = max(r.tokens for r in recipes)
-    plan = [[f"{r.params:,}", f"{r.tokens:,}", f"{r.width} x {r.depth}", r.heads, r.feed_forward, f"{r.batch_sequences} x {r.context}", f"{r.steps:,}", f"{r.learning_rate:.4g}", f"{r.optimizer}, {r.schedule}, {r.parametrization}", f"{r.flops:.3g}"] for r in recipes]
-    shown = table(["parameters", "tokens", "width x depth", "heads", "feed-forward", "batch", "steps", "peak rate", "method", "FLOPs"], plan, title="Recipe")
+    alone = len(recipes) == 1 and not any(out.glob("*/run.json"))  # one more rung of a ladder goes among the others
+    folders = [out if alone else out / f"{r.params}" for r in recipes]
+    shown = _recipe_tables(recipes, tokens_per_param, overrides)
     if dry_run:
-        times = [seconds_for(r) for r in recipes]
-        disk = sum(4 * r.params + 4 * r.tokens for r in recipes) + needed * (2 if words.vocab_size <= 1 << 16 else 4)
-        record = {"rungs": [_record(r) | {"estimated_s": s} for r, s in zip(recipes, times, strict=True)], "disk_bytes": disk}
-        spent = ", ".join(f"{r.params:,}: {s:,.0f} s" for r, s in zip(recipes, times, strict=True))
-        words_of = f"Time on one core, from a few steps on this machine as busy as it is now (no interval): {spent}."
-        return Result(record, [shown, words_of, f"Disk: about {disk / 1e6:,.0f} MB. Nothing was written."])
+        times, memory, disk = [seconds_for(r) for r in recipes], [memory_of(r).total for r in recipes], disk_of(recipes, needed)
+        record: dict[str, Any] = {"rungs": [_record(r) | {"estimated_s": s, "memory_bytes": m} for r, s, m in zip(recipes, times, memory, strict=True)], "disk_bytes": disk}
+        known = _finished(out)
+        rows = [[f"{r.params:,}", f"{s:,.0f} s", f"{m / 1e6:,.0f} MB"] for r, s, m in zip(recipes, times, memory, strict=True)]
+        needs = table(["parameters", "time on one core", "memory"], rows, title="Needs", caption="Time from a few steps on this machine as busy as it is now (no interval).")
+        view = [*shown, needs, f"Disk: about {disk / 1e6:,.0f} MB. Nothing was written."]
+        predicted = [_predict(known, r.params, r.tokens) for r in recipes]
+        for r, found, entry in zip(recipes, predicted, record["rungs"], strict=True):
+            if found is not None:
+                entry["predicted_loss"] = found
+                view.append(f"{r.params:,} parameters: loss {_interval(found)} nats/token predicted from {found['rungs']} finished rungs of {out}.")
+        return Result(record, view)
+    stream = _streams(out, text, words, context=recipes[0].context, seed=recipes[0].seed, needed=needed)
+    with progress_bar("train") as progress:
+        infos = train_ladder([(r, _kept_stream(folder, stream), folder) for r, folder in zip(recipes, folders, strict=True)], workers=workers, fresh=fresh, progress=progress)
+    smaller = [(i.params, i.tokens, i.train_loss) for i in infos]
+    predicted = [_predict(smaller[:k], i.params, i.tokens) for k, i in enumerate(infos)]
+    record = {"rungs": [_record(r) | {"run": str(f), "train_loss": i.train_loss, "predicted_loss": p, "model_sha256": i.model_sha256} for r, i, f, p in zip(recipes, infos, folders, predicted, strict=True)], "stream": str(stream)}
+    return Result(record, [*shown, _trained(infos, folders, predicted)])
+
+
+def _wanted(sizes: str | None, tokens: str | None, flops: str | None, time: str | None, *, rungs: int, tokens_per_param: float, workers: int | None, derive) -> Sequence[float]:
+    """Numbers of parameters that the one dial asks for."""
+    from scalebound.cli.numbers import parse_number, parse_numbers, parse_seconds
+    from scalebound.core.workers import cores
+    from scalebound.train import seconds_for
+    from scalebound.train.budget import largest_for_flops, largest_for_seconds, rung_sizes
+
+    if sizes is not None:
+        return parse_numbers(sizes, "--sizes")
+    if tokens is not None:
+        largest = parse_number(tokens, "--tokens") / tokens_per_param
+    elif flops is not None:
+        largest = largest_for_flops(parse_number(flops, "--flops"), tokens_per_param=tokens_per_param, rungs=rungs)
+    else:
+        largest = largest_for_seconds(parse_seconds(time or "", "--time"), lambda n: seconds_for(derive(n)), rungs=rungs, workers=workers or cores())
+    return rung_sizes(largest, rungs) if rungs > 1 else [largest]
+
+
+def _streams(out: Path, text: Path | None, words, *, context: int, seed: int, needed: int | None) -> Path:
+    """Build the training stream and the held-out one, or use those that are there; a stream that runs were trained on is never overwritten."""
+    from scalebound.core.errors import InputError
+    from scalebound.data import Stream, build_stream, read_corpus, split_documents
+    from scalebound.data.stream import SourceRef
+
     with progress_bar("read text", "documents") as progress:
         corpus = read_corpus(text)
+        wanted = None if needed is None else -(-needed // context) * context
+        name = out / "streams" / "train"
+        if name.with_suffix(".json").is_file():
+            found = Stream(name).info
+            if (found.source.sha256, found.seed, found.tokenizer.sha256, found.sequence_tokens) != (corpus.sha256, seed, words.sha256, context):
+                raise InputError("holds streams of another text, seed, tokenizer or context", where=str(out), hint="choose another --out")
+            if wanted is None or found.num_tokens >= wanted:
+                return Stream(name).path
+            name = out / "streams" / f"train-{wanted}"
+            if name.with_suffix(".json").is_file():
+                return Stream(name).path
         splits = split_documents(corpus, {"heldout": min(400_000, corpus.num_bytes // 20)}, seed=seed)
         source = SourceRef(corpus.name, corpus.sha256)
-        stream = build_stream(splits["train"], words, out / "streams" / "train", sequence_tokens=context, source=source, split="train", seed=seed, max_tokens=-(-needed // context) * context, progress=progress)
+        stream = build_stream(splits["train"], words, name, sequence_tokens=context, source=source, split="train", seed=seed, max_tokens=wanted, progress=progress)
         build_stream(splits["heldout"], words, out / "streams" / "heldout", sequence_tokens=context, source=source, split="heldout")
-    folders = [out if len(recipes) == 1 else out / f"{r.params}" for r in recipes]
+    return stream.path
+
+
+def _kept_stream(folder: Path, stream: Path) -> Path:
+    """The stream a run was begun on, if it is one of this ladder's earlier ones, else ``stream``."""
+    from scalebound.core.io import read_json, sha256_file
+
+    if (folder / "stream.json").is_file():
+        wanted = read_json(folder / "stream.json").get("stream")
+        for path in stream.parent.glob("train*.json"):
+            if sha256_file(path) == wanted:
+                return path
+    return stream
+
+
+def _continue(base: Path, out: Path, budget: dict[str, str | None], *, text: Path | None, overrides: dict[str, Any], where: str, context: int, seed: int, threads: int, dry_run: bool, fresh: bool) -> Result:
+    """Go on training a given model."""
+    from scalebound.cli.numbers import parse_number, parse_seconds
+    from scalebound.core.errors import UsageError
+    from scalebound.data import Stream, load_tokenizer, read_corpus
+    from scalebound.models import open_trainable
+    from scalebound.train import derive_continuation, seconds_for, train_run
+    from scalebound.train.budget import AIM, disk_of, memory_of
+
+    asked = {flag: value for flag, value in budget.items() if value is not None}
+    if len(asked) > 1:
+        raise UsageError(" and ".join(asked), expected="at most one of them")
+    if threads < 1 or not 2 <= context <= 1 << 16:
+        raise UsageError(f"--threads {threads} --context {context}", expected="at least one thread and a context between 2 and 65536")
+    start = open_trainable(base)
+    words = load_tokenizer(start.tokenizer)
+    if start.tokenizer == "byte" and start.vocab_size != 256:
+        raise UsageError(f"{base} predicts {start.vocab_size:,} tokens and comes without a tokenizer", expected="a folder with its tokenizer.json")
+    context, seed = overrides.get("context", min(context, start.max_context)), overrides.get("seed", seed)
+
+    def derive(count: float):
+        return derive_continuation(start, int(count), context=context, seed=seed, overrides=overrides, where=where)
+
+    limit: float | None = None
+    if budget["--tokens"] is not None:
+        limit = parse_number(budget["--tokens"], "--tokens")
+    elif budget["--flops"] is not None:
+        limit = parse_number(budget["--flops"], "--flops") / (6 * start.num_params)
+    elif budget["--time"] is not None:
+        few = derive(64 * context)
+        limit = AIM * parse_seconds(budget["--time"], "--time") / seconds_for(few, model=open_trainable(base).model, threads=threads) * few.tokens
+    if dry_run:
+        found = derive(limit if limit is not None else read_corpus(text).num_bytes)
+        memory, disk = memory_of(found, model=start.model).total, disk_of([found], found.tokens)
+        spent = seconds_for(found, model=start.model, threads=threads)
+        about = "" if limit is not None else " The number of tokens is that of the text's bytes, an upper limit."
+        words_of = f"Time, from a few steps on this machine as busy as it is now (no interval): {spent:,.0f} s. Memory: about {memory / 1e6:,.0f} MB, disk {disk / 1e6:,.0f} MB.{about} Nothing was written."
+        return Result({"rungs": [_record(found) | {"estimated_s": spent, "memory_bytes": memory}], "disk_bytes": disk}, [*_recipe_tables([found], None, overrides), words_of])
+    stream = _streams(out, text, words, context=context, seed=seed, needed=None if limit is None else max(context, int(limit) // context * context))
+    found = derive(len(Stream(stream)) if limit is None else min(max(context, limit), len(Stream(stream))))
     with progress_bar("train") as progress:
-        infos = train_ladder([(r, stream.path, folder) for r, folder in zip(recipes, folders, strict=True)], workers=workers, fresh=fresh, progress=progress)
-    rows = [[f"{i.params:,}", f"{i.tokens:,}", f"{i.train_loss:.4f}", f"{i.train_s:,.1f}" if i.train_s else "resumed", str(f)] for i, f in zip(infos, folders, strict=True)]
-    record = {"rungs": [_record(r) | {"run": str(f), "train_loss": i.train_loss, "model_sha256": i.model_sha256} for r, i, f in zip(recipes, infos, folders, strict=True)], "stream": str(stream.path)}
-    return Result(record, [shown, table(["parameters", "tokens", "loss (nats/token, last tenth)", "time (s)", "run"], rows, title="Trained")])
+        info = train_run(found, stream, out, base=start, threads=threads, fresh=fresh, progress=progress)
+    record = {"rungs": [_record(found) | {"run": str(out), "train_loss": info.train_loss, "model_sha256": info.model_sha256}], "stream": str(stream), "base": {"model": str(base), "sha256": start.sha256}}
+    return Result(record, [*_recipe_tables([found], None, overrides), _trained([info], [out], [None])])
+
+
+def _finished(out: Path) -> list[tuple[int, int, float]]:
+    """Parameters, tokens and loss of the finished runs in a folder, smallest first."""
+    from scalebound.core.io import load_struct
+    from scalebound.train import RunInfo
+
+    infos = [load_struct(path, RunInfo) for path in (*out.glob("run.json"), *out.glob("*/run.json"))]
+    return sorted((i.params, i.tokens, i.train_loss) for i in infos)
+
+
+def _predict(known: Sequence[tuple[int, int, float]], params: int, tokens: int) -> dict[str, Any] | None:
+    """The loss at a size from at least three smaller rungs of about the same tokens per parameter: the law c + a N^-b."""
+    from scalebound.core.errors import ScaleboundError
+    from scalebound.scaling import fit, forecast
+
+    used = [(n, loss) for n, t, loss in known if n < params and abs((t / n) / (tokens / params) - 1) < 0.05]
+    if len({n for n, _ in used}) < 3:
+        return None
+    try:
+        law = fit({"params": [n for n, _ in used], "loss": [loss for _, loss in used]}, "power")
+        found = forecast(law, {"params": [params]})
+    except ScaleboundError:  # no curve of this form: nothing is predicted
+        return None
+    low, high = (None, None) if found.low is None or found.high is None else (float(found.low[0]), float(found.high[0]))
+    return {"value": float(found.value[0]), "low": low, "high": high, "level": law.level, "rungs": len(used)}
+
+
+def _interval(found: dict[str, Any]) -> str:
+    return f"{found['value']:.4f} [{found['low']:.3f}, {found['high']:.3f}]" if found["low"] is not None else f"{found['value']:.4f} (interval unknown)"
+
+
+def _trained(infos, folders, predicted):
+    rows = [
+        [f"{i.params:,}", f"{i.tokens:,}", f"{i.train_loss:.4f}", _interval(p) if p else "-", f"{i.train_s:,.1f}" if i.train_s else "resumed", str(f)]
+        for i, f, p in zip(infos, folders, predicted, strict=True)
+    ]
+    if not any(predicted):
+        return table(["parameters", "tokens", "loss (nats/token, last tenth)", "time (s)", "run"], [row[:3] + row[4:] for row in rows], title="Trained")
+    return table(["parameters", "tokens", "loss (nats/token, last tenth)", "predicted from the smaller", "time (s)", "run"], rows, title="Trained")
+
+
+def _recipe_tables(recipes, tokens_per_param: float | None, overrides) -> list[Any]:
+    from scalebound.train.explain import formulas
+
+    rows = [[f"{r.params:,}", f"{r.tokens:,}", f"{r.width} x {r.depth}", r.heads, r.feed_forward, f"{r.batch_sequences} x {r.context}", f"{r.steps:,}", f"{r.learning_rate:.4g}", f"{r.optimizer}, {r.schedule}, {r.parametrization}", f"{r.flops:.3g}"] for r in recipes]
+    first = table(["parameters", "tokens", "width x depth", "heads", "feed-forward", "batch", "steps", "peak rate", "method", "FLOPs"], rows, title="Recipe")
+    lines = formulas(recipes, tokens_per_param=tokens_per_param, given=overrides)
+    return [first, table(["key", "formula", *[f"{r.params:,}" for r in recipes]], lines, title="Where it comes from")]
 
 
 def _record(recipe) -> dict:

@@ -8,15 +8,17 @@ from scalebound.cli.output import Result
 
 
 def verify(certificate: Path, *, replay: int = 0, seed: int | None = None) -> Result:
-    """Check a certificate with code that shares nothing with the code that made it.
+    """Check a certificate, or a saved interval, comparison or table of prompts, with code that shares nothing with the code that made it.
 
     Hashes, code length, decoded weights, delta, choices and the bound itself are computed again from the files the certificate names.
-    Exit status 0: the claim holds; 1: it does not; 3: a file is missing or malformed.
+    What no file can show is on trust, and written in the certificate's assumptions: that settings were fixed in advance, samples fresh,
+    references and held-out text independent. Exit status 0: the claim holds; 1: it does not; 3: a file is missing or malformed.
 
     Parameters
     ----------
     certificate
-        A .json written by `scalebound certify`; the files it names are looked for beside it.
+        A .json written by `certify`, or by `interval`, `compare` (--out) or `certify-prompt` (--certificate); the files it names are
+        looked for beside it.
     replay
         Also score this many random blocks again with the decoded model, through plain transformers.
     seed

@@ -1,12 +1,13 @@
 """Whatever people call a model, loaded behind :class:`~scalebound.models.language_model.LanguageModel`.
 
-A Hugging Face folder, a ``.gguf`` file, a run (its newest checkpoint), a checkpoint, or a package (``.sbz``). No code from a model
-folder is ever run.
+A Hugging Face folder, a ``.gguf`` file, a run (its newest checkpoint), a checkpoint, a package (``.sbz``), or the folder of a certified
+mixture (:mod:`scalebound.models.mixture`). No code from a model folder is ever run.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ import torch
 from torch import Tensor
 
 from scalebound.core.errors import InputError, UsageError
+from scalebound.models import mixture
 from scalebound.models.folder import hash_tensors, read_config, read_tensors, stored_dtypes
-from scalebound.models.language_model import LanguageModel, linear_head
+from scalebound.models.language_model import LanguageModel, Past, linear_head
+from scalebound.models.llama_load import llama_of_folder, llama_of_gguf, llama_of_tensors
 from scalebound.models.transformer import Transformer, own_shape
 
 # Families whose logits are exactly output_embedding(decoder(tokens)), soft-capped where their configuration says so.
@@ -46,7 +49,22 @@ def load_model(path: str | os.PathLike, *, dtype: torch.dtype | str = torch.floa
     if path.suffix == ".sbz":
         return _package(path, dtype, device)
     if path.suffix == ".gguf":
-        return _transformers(path, dtype, device)
+        return llama_of_gguf(path, dtype=dtype, device=device) or _transformers(path, dtype, device)
+    if (path / mixture.FILE).is_file():
+        return mixture.load_mixture(path, lambda part: load_model(part, dtype=dtype, device=device))
+    path = model_folder(path)
+    config = read_config(path)
+    tokenizer = str(path / "tokenizer.json") if (path / "tokenizer.json").is_file() else "byte"
+    if own_shape(config) is None and (found := llama_of_folder(path, config, dtype=dtype, device=device, tokenizer=tokenizer)):
+        return found
+    tensors = read_tensors(path)
+    if own_shape(config) is None:
+        return _transformers(path, dtype, device, sha256=hash_tensors(config, tensors))
+    return from_tensors(config, tensors, name=str(path), dtype=dtype, device=device, tokenizer=tokenizer)
+
+
+def model_folder(path: Path) -> Path:
+    """The folder with a ``config.json`` that ``path`` means: itself, or the newest checkpoint of a run."""
     if path.is_file():
         raise InputError("is not a model", where=str(path), expected="a Hugging Face folder, a .gguf file, a run, a checkpoint or a .sbz package")
     if not path.exists():
@@ -55,12 +73,7 @@ def load_model(path: str | os.PathLike, *, dtype: torch.dtype | str = torch.floa
         path = newest_checkpoint(path)
     if not (path / "config.json").is_file():
         raise InputError("holds no model (no config.json)", where=str(path), expected="a Hugging Face folder, a run, or a checkpoint")
-    config = read_config(path)
-    tensors = read_tensors(path)
-    tokenizer = str(path / "tokenizer.json") if (path / "tokenizer.json").is_file() else "byte"
-    if own_shape(config) is None:
-        return _transformers(path, dtype, device, sha256=hash_tensors(config, tensors))
-    return from_tensors(config, tensors, name=str(path), dtype=dtype, device=device, tokenizer=tokenizer)
+    return path
 
 
 def choose_dtype(path: Path, dtype: torch.dtype | str, device: str = "cpu") -> torch.dtype:
@@ -96,11 +109,23 @@ def newest_checkpoint(run: str | os.PathLike) -> Path:
 
 def from_tensors(config: dict, tensors: dict[str, Tensor], *, name: str, dtype: torch.dtype = torch.float32, device: str = "cpu", tokenizer: str = "byte") -> LanguageModel:
     """A model from a configuration and the tensors of its folder."""
+    if own_shape(config) is None and (found := llama_of_tensors(config, tensors, name=name, dtype=dtype, device=device, tokenizer=tokenizer)):
+        return found
     sha256 = hash_tensors(config, tensors)
     num_params = sum(t.numel() for t in tensors.values())
     shape = own_shape(config)
     if shape is None:
-        return _from_config(config, tensors, name, sha256, num_params, dtype, device, tokenizer)
+        return _wrap(transformers_from_config(config, tensors, name), name, sha256, num_params, device, tokenizer, dtype)
+    model = own_model(config, tensors, name)
+    model = model.to(dtype=dtype, device=device).eval().requires_grad_(False)
+    first = config.get("bos_token_id")
+    return LanguageModel(name, sha256, num_params, shape.vocab_size, config["max_position_embeddings"], 255 if first is None and shape.vocab_size == 256 else first or 0, model.hidden, model.head, tokenizer, device, str(dtype).removeprefix("torch."), linear_head(model.embedding), model.extend)
+
+
+def own_model(config: dict, tensors: dict[str, Tensor], name: str) -> Transformer:
+    """Our transformer of a configuration that :func:`own_shape` knows, filled with a folder's tensors; a missing or misshapen one is named."""
+    shape = own_shape(config)
+    assert shape is not None
     model = Transformer(shape, config["max_position_embeddings"])
     missing = sorted(set(model.tensors()) - set(tensors))
     if missing:
@@ -109,9 +134,7 @@ def from_tensors(config: dict, tensors: dict[str, Tensor], *, name: str, dtype: 
         if tensors[key].shape != own.shape:
             raise InputError(f"tensor {key!r} has shape {tuple(tensors[key].shape)}", where=name, expected=f"{tuple(own.shape)} as config.json says")
     model.load_tensors(tensors)
-    model = model.to(dtype=dtype, device=device).eval().requires_grad_(False)
-    first = config.get("bos_token_id")
-    return LanguageModel(name, sha256, num_params, shape.vocab_size, config["max_position_embeddings"], 255 if first is None and shape.vocab_size == 256 else first or 0, model.hidden, model.head, tokenizer, device, str(dtype).removeprefix("torch."), linear_head(model.embedding))
+    return model
 
 
 def _package(path: Path, dtype: torch.dtype, device: str) -> LanguageModel:
@@ -121,42 +144,60 @@ def _package(path: Path, dtype: torch.dtype, device: str) -> LanguageModel:
     return from_tensors(config, {name: torch.from_numpy(array) for name, array in arrays.items()}, name=str(path), dtype=dtype, device=device)
 
 
-def _transformers(path: Path, dtype: torch.dtype, device: str, sha256: str = "") -> LanguageModel:
-    """A folder or ``.gguf`` file that ``transformers`` computes."""
+def read_transformers(path: Path, dtype: torch.dtype = torch.float32) -> Any:
+    """The model that ``transformers`` builds of a folder or ``.gguf`` file (whose weights it gives in float32)."""
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    folder, options = (path.parent, {"gguf_file": path.name}) if path.suffix == ".gguf" else (path, {})
+    gguf = path.suffix == ".gguf"
+    folder, options = (path.parent, {"gguf_file": path.name}) if gguf else (path, {})
     if not path.exists():
         raise InputError("no such file", where=str(path), expected="a .gguf file")
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, trust_remote_code=False, dtype=torch.float32 if not sha256 else dtype, **options)
+        return AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, trust_remote_code=False, dtype=torch.float32 if gguf else dtype, **options)
     except Exception as error:  # the library raises whatever its readers raise; each means the file is not a model it can read
         raise InputError(f"cannot be read as a causal language model ({' '.join(str(error).split())[:200]})", where=str(path)) from error
-    if not sha256:  # a .gguf file: what counts are the numbers it stands for, once each
-        names = set(getattr(model, "all_tied_weights_keys", None) or getattr(model, "_tied_weights_keys", None) or ())
-        state = {name: tensor for name, tensor in model.state_dict().items() if name not in names}
-        config = {key: value for key, value in model.config.to_dict().items() if key in ("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "rms_norm_eps", "rope_theta", "rope_parameters")}
-        sha256 = hash_tensors(config, state)
-    return _wrap(model, str(path), sha256, sum(p.numel() for p in model.parameters()), device, str(path), dtype)
 
 
-def _from_config(config: dict, tensors: dict[str, Tensor], name: str, sha256: str, num_params: int, dtype: torch.dtype, device: str, tokenizer: str) -> LanguageModel:
+def tied_names(model: Any) -> set[str]:
+    """Names under which a ``transformers`` model holds a tensor a second time."""
+    found = getattr(model, "all_tied_weights_keys", None)  # empty where the head is a matrix of its own
+    return set(getattr(model, "_tied_weights_keys", None) or () if found is None else found)
+
+
+def gguf_sha256(model: Any) -> str:
+    """The identity of a ``.gguf`` file: the numbers it stands for, once each, and the keys that decide what is computed with them."""
+    names = tied_names(model)
+    state = {name: tensor for name, tensor in model.state_dict().items() if name not in names}
+    config = {key: value for key, value in model.config.to_dict().items() if key in ("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "rms_norm_eps", "rope_theta", "rope_parameters")}
+    return hash_tensors(config, state)
+
+
+def _transformers(path: Path, dtype: torch.dtype, device: str, sha256: str = "") -> LanguageModel:
+    """A folder (whose hash is known) or ``.gguf`` file that ``transformers`` computes."""
+    model = read_transformers(path, dtype)
+    return _wrap(model, str(path), sha256 or gguf_sha256(model), sum(p.numel() for p in model.parameters()), device, str(path), dtype)
+
+
+def transformers_from_config(config: dict, tensors: dict[str, Tensor], name: str) -> Any:
     """A model that ``transformers`` builds from its configuration, filled with given tensors."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     if "model_type" not in config:
         raise InputError("has a configuration without model_type", where=name)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), trust_remote_code=False)
-    report = model.load_state_dict(tensors, strict=False)
-    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+    try:
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), trust_remote_code=False)
+        report = model.load_state_dict(tensors, strict=False)
+    except (ValueError, KeyError, RuntimeError) as error:  # an unknown model_type, a tensor of another shape
+        raise InputError(f"does not fit its configuration ({' '.join(str(error).split())[:200]})", where=name) from error
+    tied = tied_names(model)
     absent = [key for key in report.missing_keys if key not in tied and key != "lm_head.weight"]
     if absent or report.unexpected_keys:
         raise InputError(f"does not fit its configuration (tensor {(absent + report.unexpected_keys)[0]!r})", where=name)
     model.tie_weights()
-    return _wrap(model, name, sha256, num_params, device, tokenizer, dtype)
+    return model
 
 
 def _wrap(model: Any, name: str, sha256: str, num_params: int, device: str, tokenizer: str, dtype: torch.dtype) -> LanguageModel:
@@ -174,4 +215,17 @@ def _wrap(model: Any, name: str, sha256: str, num_params: int, device: str, toke
     first = config.bos_token_id if config.bos_token_id is not None else config.eos_token_id
     first = first[0] if isinstance(first, list) else first
     context = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 1 << 20
-    return LanguageModel(name, sha256, num_params, config.vocab_size, context, int(first or 0), hidden, head, tokenizer, device, str(dtype).removeprefix("torch."), part)
+    keeps = not getattr(model, "_is_stateful", False)  # recurrent states cannot be cut back to a shorter text
+    return LanguageModel(name, sha256, num_params, config.vocab_size, context, int(first or 0), hidden, head, tokenizer, device, str(dtype).removeprefix("torch."), part, _extender(model, decoder if part else None) if keeps else None)
+
+
+def _extender(model: Any, decoder: Any) -> Callable[[Tensor, Past | None], tuple[Tensor, Past]]:
+    """``extend`` of a model of ``transformers``: its hidden states where the head is ours to apply (a ``decoder``), else its logits."""
+    from transformers import DynamicCache
+
+    def extend(tokens_BT: Tensor, past: Past | None) -> tuple[Tensor, Past]:
+        cache = DynamicCache(past.layers if past is not None else None)
+        found = (model if decoder is None else decoder)(tokens_BT, past_key_values=cache, use_cache=True)
+        return found.logits if decoder is None else found.last_hidden_state, Past([(layer.keys, layer.values) for layer in cache.layers])  # type: ignore
+
+    return extend

@@ -7,19 +7,21 @@ import time
 import numpy as np
 import torch
 
+from scalebound.models.trainable import Trainable
 from scalebound.train.loop import backward
 from scalebound.train.optim import set_rate
-from scalebound.train.parametrization import build
+from scalebound.train.parametrization import build, optimizer_for
 from scalebound.train.recipe import Recipe
 
 BUDGET_S = 0.5
+PIECE = 16  # sequences of a batch that are timed; a larger batch takes as much longer
 FEWEST_STEPS = 2  # timed, after one that is not: the first pays for allocations
 
 
-def seconds_for(recipe: Recipe, *, budget_s: float = BUDGET_S) -> float:
-    """Seconds this recipe's training will take in one process of one thread, from steps on random tokens.
+def seconds_for(recipe: Recipe, *, budget_s: float = BUDGET_S, model: Trainable | None = None, threads: int = 1) -> float:
+    """Seconds this recipe's training will take in one process, from steps on random tokens. A ``model`` that is given is changed by them.
 
-    The median step times the number of steps: an estimate for a machine as busy as it is now, without reading, checkpoints or a busy sibling core.
+    The median pass over (a part of) a batch and the median update, times the number of steps: an estimate for a machine as busy as it is now, without reading, checkpoints or a busy sibling core.
 
     Raises
     ------
@@ -32,17 +34,25 @@ def seconds_for(recipe: Recipe, *, budget_s: float = BUDGET_S) -> float:
     >>> seconds_for(derive_recipe(15_000, context=32), budget_s=0.0) > 0
     True
     """
-    torch.set_num_threads(1)
-    model, optimizer = build(recipe, torch.Generator().manual_seed(0))
-    batch = np.random.default_rng(0).integers(0, recipe.vocab_size, size=(min(recipe.batch_sequences, recipe.tokens // recipe.context), recipe.context))
+    torch.set_num_threads(threads)
+    if model is None:
+        model, optimizer = build(recipe, torch.Generator().manual_seed(0))
+    else:
+        optimizer = optimizer_for(model, recipe)
+    whole = min(recipe.batch_sequences, recipe.tokens // recipe.context)
+    rows = min(whole, PIECE)
+    batch = np.random.default_rng(0).integers(0, recipe.vocab_size, size=(rows, recipe.context))
     set_rate(optimizer.param_groups, recipe.learning_rate)
     began = time.monotonic()
-    taken: list[float] = []
-    while len(taken) <= FEWEST_STEPS or time.monotonic() - began < budget_s:
+    passes: list[float] = []
+    updates: list[float] = []
+    while len(passes) <= FEWEST_STEPS or time.monotonic() - began < budget_s:
         start = time.perf_counter()
         backward(model, batch, 0, recipe.accumulation)
+        middle = time.perf_counter()
         torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        taken.append(time.perf_counter() - start)
-    return float(np.median(taken[1:])) * recipe.steps
+        passes.append(middle - start)
+        updates.append(time.perf_counter() - middle)
+    return float(np.median(passes[1:]) * whole / rows + np.median(updates[1:])) * recipe.steps

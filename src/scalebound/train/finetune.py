@@ -34,10 +34,12 @@ from scalebound.core.hashing import canonical_config
 from scalebound.core.io import atomic_write, canonical_json, load_struct, sha256_bytes
 from scalebound.core.progress import Progress, silent
 from scalebound.core.seeds import generator
+from scalebound.core.stats import Stats
 from scalebound.data.stream import Stream
 from scalebound.models.folder import hash_tensors, read_config, read_tensors
 from scalebound.models.load import newest_checkpoint
 from scalebound.models.transformer import Transformer, own_shape
+from scalebound.train.anchored_objective import ALPHA, AnchoredObjective
 from scalebound.train.latent import Latent
 from scalebound.train.loop import CHECKPOINT_S, RunInfo
 from scalebound.train.schedule.warmup_stable_decay import warmup_stable_decay
@@ -81,8 +83,8 @@ def default_steps(tokens: int, context: int) -> int:
     return max(1, min(MOST_STEPS, int(SHARE * tokens / (context * BATCH_SEQUENCES))))
 
 
-def finetune(run: str | os.PathLike, stream: str | os.PathLike, *, window: tuple[int, int] | None = None, steps: int | None = None, price: float = PRICE,
-             batch_sequences: int = BATCH_SEQUENCES, seed: int = 0, threads: int = 1, state: str | os.PathLike | None = None, checkpoint_s: float = CHECKPOINT_S, progress: Progress = silent) -> Finetuned:  # fmt: skip
+def finetune(run: str | os.PathLike, stream: str | os.PathLike, *, window: tuple[int, int] | None = None, steps: int | None = None, price: float | None = None,
+             reference: Stats | None = None, alpha: float = ALPHA, batch_sequences: int = BATCH_SEQUENCES, seed: int = 0, threads: int = 1, state: str | os.PathLike | None = None, checkpoint_s: float = CHECKPOINT_S, progress: Progress = silent) -> Finetuned:  # fmt: skip
     """Train a model's integers and scales for its certificate.
 
     Parameters
@@ -96,7 +98,10 @@ def finetune(run: str | os.PathLike, stream: str | os.PathLike, *, window: tuple
     steps : >= 1
         Default :func:`default_steps`.
     price : >= 0, nats of bound per nat of code and token
-        lambda; the default is the slope of the product form there. The anchored form's is smaller, about ``log(1/alpha)/s``.
+        lambda. Default: 8, the slope of the product form there; with a reference the anchored form's own, ``log(1/alpha)/s``.
+    reference, alpha
+        Losses of a predictable reference on every token of the window: the anchored bound itself is minimised
+        (:mod:`scalebound.train.anchored_objective`), at this alpha.
     threads
         Threads of this process. Same seed, machine and thread count: same bytes.
     state
@@ -129,7 +134,7 @@ def finetune(run: str | os.PathLike, stream: str | os.PathLike, *, window: tuple
     """
     if steps is not None and steps < 1:
         raise UsageError(f"steps = {steps}", expected="at least 1")
-    if not (math.isfinite(price) and price >= 0):
+    if price is not None and not (math.isfinite(price) and price >= 0):
         raise UsageError(f"price = {price}", expected="a number of at least 0")
     if batch_sequences < 1:
         raise UsageError(f"batch_sequences = {batch_sequences}", expected="at least 1")
@@ -148,20 +153,24 @@ def finetune(run: str | os.PathLike, stream: str | os.PathLike, *, window: tuple
     if not 0 <= window[0] < window[1] <= len(opened) or window[1] - window[0] < context:
         raise InputError(f"has {len(opened):,} tokens, which do not hold the window {window[0]:,} to {window[1]:,}", where=str(opened.path), expected=f"a window inside it of at least {context:,} tokens")
     steps = steps or default_steps(window[1] - window[0], context)
+    bound = AnchoredObjective(reference, window, alpha=alpha) if reference is not None else None
+    price = price if price is not None else PRICE if bound is None else bound.price
     model = Transformer(shape, context)
     model.load_tensors(given)
     settings = {
         "model": hash_tensors(config, given), "stream": opened.sha256, "window": list(window), "steps": steps, "price": price,
         "batch_sequences": batch_sequences, "seed": seed, "threads": threads,
+        "reference": None if bound is None else [sha256_bytes(bound.losses.tobytes()), alpha],
     }  # fmt: skip
-    work = _Work(model, canonical_config(config), opened, window, context, Path(state) if state is not None else None, sha256_bytes(canonical_json(settings)))
+    work = _Work(model, canonical_config(config), opened, window, context, Path(state) if state is not None else None, sha256_bytes(canonical_json(settings)), bound)
     return work.run({name: tensor.float() for name, tensor in given.items()}, steps, price, batch_sequences, seed, checkpoint_s, progress)
 
 
 class _Work:
     """What stays the same during one call."""
 
-    def __init__(self, model: Transformer, config: dict, stream: Stream, window: tuple[int, int], context: int, state: Path | None, identity: str) -> None:
+    def __init__(self, model: Transformer, config: dict, stream: Stream, window: tuple[int, int], context: int, state: Path | None, identity: str, bound: AnchoredObjective | None = None) -> None:
+        self.bound, self.references = bound, None if bound is None else torch.from_numpy(bound.sequences(context))
         self.model, self.config, self.separator, self.state, self.identity = model, config, stream.info.separator, state, identity
         self.tokens = window[1] - window[0]
         stop = window[1] - self.tokens % context
@@ -181,7 +190,8 @@ class _Work:
             progress(step, steps)
             at = (step * batch_sequences + np.arange(batch_sequences)) % len(order)
             tensors, bits = latent()
-            loss = self._loss(tensors, self.sequences[order[at]])
+            losses_BT = self._losses(tensors, self.sequences[order[at]])
+            loss = losses_BT.mean() if self.bound is None or self.references is None else self.bound(losses_BT, self.references[order[at]])
             objective = loss + price * math.log(2) / self.tokens * bits
             if not math.isfinite(objective.item()):
                 raise MachineError(f"the objective is {objective.item()} at step {step + 1} of {steps}", where="finetune", hint="lower the price")
@@ -200,18 +210,18 @@ class _Work:
             self.state.unlink(missing_ok=True)
         return Finetuned(latent.quantized(self.config), steps, price, self.tokens, judged.size, loss_before, loss_start, loss_after, bits_start, bits_after)
 
-    def _loss(self, tensors: dict[str, Tensor], batch: np.ndarray) -> Tensor:
-        """Mean loss of some sequences under given weights."""
+    def _losses(self, tensors: dict[str, Tensor], batch: np.ndarray) -> Tensor:
+        """Losses of some sequences' tokens under given weights."""
         targets_BT = torch.from_numpy(batch.astype(np.int64))
         inputs_BT = F.pad(targets_BT[:, :-1], (1, 0), value=self.separator)
         logits_BTV = functional_call(self.model, Transformer.fused(tensors, self.model.shape.depth), (inputs_BT,))
-        return F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten())
+        return F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten(), reduction="none").view(targets_BT.shape)
 
     @torch.no_grad()
     def _judge(self, tensors: dict[str, np.ndarray], judged: np.ndarray) -> float:
         weights = {name: torch.from_numpy(data) for name, data in tensors.items()}
         parts = [judged[k : k + 16] for k in range(0, len(judged), 16)]
-        return math.fsum(self._loss(weights, part).item() * part.size for part in parts) / judged.size
+        return math.fsum(self._losses(weights, part).mean().item() * part.size for part in parts) / judged.size
 
     def _package(self, latent: Latent, judged: np.ndarray) -> tuple[float, float]:
         """Loss and bits per parameter of the package that these latents would be now."""

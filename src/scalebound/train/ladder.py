@@ -12,8 +12,8 @@ from scalebound.train.loop import RunInfo, train_run
 from scalebound.train.recipe import Recipe
 
 
-def _rung(recipe: Recipe, stream: str, out: str, window_start: int, fresh: bool, *, progress: Progress) -> RunInfo:
-    return train_run(recipe, stream, out, window_start=window_start, fresh=fresh, progress=progress)
+def _rung(recipe: Recipe, stream: str, out: str, fresh: bool, *, progress: Progress) -> RunInfo:
+    return train_run(recipe, stream, out, fresh=fresh, progress=progress)
 
 
 def train_ladder(rungs: Sequence[tuple[Recipe, str | os.PathLike, str | os.PathLike]], *, workers: int | None = None, fresh: bool = False, progress: Progress = silent) -> list[RunInfo]:
@@ -22,6 +22,6 @@ def train_ladder(rungs: Sequence[tuple[Recipe, str | os.PathLike, str | os.PathL
     Each run uses one thread, so results do not depend on the number of workers.
     """
     order = sorted(range(len(rungs)), key=lambda k: -rungs[k][0].flops)
-    tasks = [(rungs[k][0], str(rungs[k][1]), str(Path(rungs[k][2])), 0, fresh) for k in order]
+    tasks = [(rungs[k][0], str(rungs[k][1]), str(Path(rungs[k][2])), fresh) for k in order]
     infos = run_tasks(_rung, tasks, workers=workers, progress=progress)
     return [info for _, info in sorted(zip(order, infos, strict=True), key=lambda pair: pair[0])]

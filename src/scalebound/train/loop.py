@@ -22,15 +22,17 @@ import torch.nn.functional as F
 
 import scalebound
 from scalebound.core.errors import InputError, MachineError, from_os_error
-from scalebound.core.io import atomic_write, load_struct, save_struct
+from scalebound.core.io import atomic_write, canonical_json, load_struct, save_struct
 from scalebound.core.progress import Progress, silent
 from scalebound.core.seeds import derive
 from scalebound.core.stats import ModelRef, Policy, Stats, StatsInfo, StreamRef
 from scalebound.data.stream import Stream
-from scalebound.models.folder import save_folder
-from scalebound.models.transformer import Transformer
+from scalebound.data.tokenizer import load_tokenizer
+from scalebound.models.start import Start, open_trainable
+from scalebound.models.trainable import Trainable
+from scalebound.train.checkpoint import complete_checkpoints, prune, read_state, step_of, write_checkpoint
 from scalebound.train.optim import set_rate
-from scalebound.train.parametrization import build
+from scalebound.train.parametrization import build, optimizer_for
 from scalebound.train.recipe import Recipe, check_recipe, load_recipe
 from scalebound.train.schedule import SCHEDULES
 
@@ -56,12 +58,13 @@ class RunInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     threads: int
     train_s: float  # the only field that differs between equal runs
     version: str
+    base: ModelRef | None = None  # the model it started from
 
 
 RunInfo.SCHEMA = SCHEMA  # type: ignore[attr-defined]
 
 
-def train_run(recipe: Recipe, stream_path: str | os.PathLike, out: str | os.PathLike, *, window_start: int = 0, threads: int = 1,
+def train_run(recipe: Recipe, stream_path: str | os.PathLike, out: str | os.PathLike, *, base: str | os.PathLike | Start | None = None, window_start: int = 0, threads: int = 1,
               checkpoint_s: float = CHECKPOINT_S, fresh: bool = False, progress: Progress = silent) -> RunInfo:  # fmt: skip
     """Train one model and write its run folder; a run that was interrupted goes on, a finished one is returned as it is.
 
@@ -71,6 +74,8 @@ def train_run(recipe: Recipe, stream_path: str | os.PathLike, out: str | os.Path
         See :class:`~scalebound.train.recipe.Recipe`.
     stream_path
         The stream; the window is ``[window_start, window_start + recipe.tokens)``.
+    base
+        The model that a recipe with ``base`` starts from: a path for :func:`~scalebound.models.open_trainable`, or what that returned.
     threads
         Threads of this process. Results are equal for equal machine and thread count.
     fresh
@@ -79,9 +84,10 @@ def train_run(recipe: Recipe, stream_path: str | os.PathLike, out: str | os.Path
     Raises
     ------
     InputError
-        The recipe contradicts itself, the stream is too short or has another vocabulary, or the folder holds a run of another recipe or stream.
+        The recipe contradicts itself, the stream is too short or has another vocabulary, the model to start from is not the recipe's, or the
+        folder holds a run of another recipe or stream.
     MachineError
-        The loss is no longer a number (step and last checkpoint named), or the disk is full.
+        The loss is no longer a number (step, its sequences and last checkpoint named), or the disk is full.
     """
     check_recipe(recipe)
     torch.set_num_threads(threads)
@@ -89,15 +95,30 @@ def train_run(recipe: Recipe, stream_path: str | os.PathLike, out: str | os.Path
     window = (window_start, window_start + recipe.tokens)
     if window[1] > len(stream):
         raise InputError(f"has {len(stream):,} tokens", where=str(stream.path), expected=f"at least {window[1]:,} for {recipe.params:,} parameters", hint="give more text, or ask for a smaller model")
-    if stream.info.vocab_size != recipe.vocab_size:
+    if stream.info.vocab_size != recipe.vocab_size and not (recipe.base and stream.info.vocab_size < recipe.vocab_size):
         raise InputError(f"has a vocabulary of {stream.info.vocab_size:,}", where=str(stream.path), expected=f"{recipe.vocab_size:,} as the recipe says")
+    if (base is not None) != bool(recipe.base):
+        raise InputError("needs the model it starts from" if recipe.base else "starts from random weights, and a model to start from was given", where="recipe", expected="both or neither")
     if fresh and out.exists():
         shutil.rmtree(out)
     _claim(out, recipe, stream, window)
     if (out / "run.json").is_file():
         progress(recipe.tokens, recipe.tokens)
         return load_struct(out / "run.json", RunInfo)
-    return _train(recipe, stream, window, out, threads, checkpoint_s, progress)
+    return _train(recipe, stream, window, out, _open_base(base, recipe, stream), threads, checkpoint_s, progress)
+
+
+def _open_base(base: str | os.PathLike | Start | None, recipe: Recipe, stream: Stream) -> Start | None:
+    if base is None:
+        return None
+    start = base if isinstance(base, Start) else open_trainable(base)
+    if start.sha256 != recipe.base:
+        raise InputError(f"is the model {start.sha256[:12]}..", where=start.name, expected=f"{recipe.base[:12]}.., which the recipe starts from")
+    if os.path.isfile(start.tokenizer):  # other ids would be learned without a complaint
+        own = load_tokenizer(start.tokenizer)
+        if own.sha256 != stream.info.tokenizer.sha256 and (stream.info.tokenizer.kind == "byte" or own.vocabulary() != stream.tokenizer().vocabulary()):
+            raise InputError("was made with another tokenizer than the model's", where=str(stream.path), expected=f"the tokens of {start.tokenizer}")
+    return start
 
 
 def _claim(out: Path, recipe: Recipe, stream: Stream, window: tuple[int, int]) -> None:
@@ -113,10 +134,19 @@ def _claim(out: Path, recipe: Recipe, stream: Stream, window: tuple[int, int]) -
     recipe.save(out / "recipe.toml")
 
 
-def _train(recipe: Recipe, stream: Stream, window: tuple[int, int], out: Path, threads: int, checkpoint_s: float, progress: Progress) -> RunInfo:
-    model, optimizer = build(recipe, torch.Generator().manual_seed(derive(recipe.seed, "init", recipe.params)))
+def _train(recipe: Recipe, stream: Stream, window: tuple[int, int], out: Path, start: Start | None, threads: int, checkpoint_s: float, progress: Progress) -> RunInfo:
+    model: Trainable
+    if start is None:
+        model, optimizer = build(recipe, torch.Generator().manual_seed(derive(recipe.seed, "init", recipe.params)))
+    else:
+        model, optimizer = start.model, optimizer_for(start.model, recipe)
+    files = _tokenizer_files(stream, start)
     schedule = SCHEDULES[recipe.schedule]
-    step = _resume(model, optimizer, out)
+    asked = {max(1, round(share * recipe.steps)) for share in recipe.checkpoints}
+    resumable = complete_checkpoints(out, resumable=True)
+    step = step_of(resumable[-1]) if resumable else 0
+    if resumable:
+        read_state(resumable[-1], model, optimizer)
     T, per_step = recipe.context, recipe.context * recipe.batch_sequences
     sequences = np.asarray(stream.tokens[window[0] : window[1]]).reshape(-1, T)
     began = last_saved = time.monotonic()
@@ -127,11 +157,14 @@ def _train(recipe: Recipe, stream: Stream, window: tuple[int, int], out: Path, t
             online.seek(0, os.SEEK_END)
             _rewind_log(log, step)
             while step < recipe.steps:
-                batch = sequences[step * recipe.batch_sequences : (step + 1) * recipe.batch_sequences]
-                mean, losses = backward(model, batch, stream.info.separator, recipe.accumulation)
+                first = step * recipe.batch_sequences
+                mean, losses = backward(model, sequences[first : first + recipe.batch_sequences], stream.info.separator, recipe.accumulation)
                 if not math.isfinite(mean):
-                    kept = sorted((out / "checkpoints").glob("step-*"))
-                    raise MachineError(f"the loss is {mean} at step {step + 1} of {recipe.steps}", where=str(out), hint=f"last good checkpoint: {kept[-1].name if kept else 'none'}; lower learning_rate ({recipe.learning_rate:g})")
+                    kept = complete_checkpoints(out)
+                    raise MachineError(
+                        f"the loss is {mean} at step {step + 1} of {recipe.steps}, on the sequences from {first:,} to {min(first + recipe.batch_sequences, len(sequences)) - 1:,}",
+                        where=str(out), hint=f"last good checkpoint: {kept[-1].name if kept else 'none'}; lower learning_rate ({recipe.learning_rate:g})",
+                    )  # fmt: skip
                 online.write(losses)
                 norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip).item()
                 rate = recipe.learning_rate * schedule(step, recipe.steps, warmup=recipe.warmup, decay=recipe.decay)
@@ -141,15 +174,17 @@ def _train(recipe: Recipe, stream: Stream, window: tuple[int, int], out: Path, t
                 step += 1
                 print(json.dumps({"step": step, "tokens": min(step * per_step, recipe.tokens), "loss": mean, "lr": rate, "grad_norm": norm}), file=log)
                 progress(min(step * per_step, recipe.tokens), recipe.tokens)
-                if time.monotonic() - last_saved > checkpoint_s and step < recipe.steps:
+                if step < recipe.steps and (step in asked or time.monotonic() - last_saved > checkpoint_s):
                     for file in (online, log):
                         file.flush()
                         os.fsync(file.fileno())
-                    _checkpoint(model, optimizer, recipe, step, out, resumable=True)
+                    write_checkpoint(out, step, model, optimizer=optimizer, files=files)
+                    prune(out, newest=2, keep=asked)
                     last_saved = time.monotonic()
     except OSError as error:
         raise from_os_error(error, out) from error
-    sha256 = _checkpoint(model, optimizer, recipe, step, out, resumable=False)
+    sha256 = write_checkpoint(out, step, model, optimizer=optimizer if step in asked else None, files=files)
+    prune(out, newest=1, keep=asked)
     online_losses = np.fromfile(out / ONLINE_PART, dtype="<f4")
     model_ref = ModelRef(name=out.name, sha256="", params=recipe.params)  # a different predictor at every step: no single model's hash
     Stats(
@@ -164,13 +199,23 @@ def _train(recipe: Recipe, stream: Stream, window: tuple[int, int], out: Path, t
         params=recipe.params, steps=step, tokens=recipe.tokens, flops=recipe.flops, train_loss=float(online_losses[-max(1, len(online_losses) // 10) :].mean(dtype=np.float64)),
         model_sha256=sha256, stream=stream.ref(out), window=window, checkpoint=f"checkpoints/step-{step}", host=f"{platform.machine()} {platform.system()}",
         threads=threads, train_s=round(time.monotonic() - began, 3) if not started_at else 0.0, version=scalebound.__version__,
+        base=None if start is None else ModelRef(name=Path(start.name).name, sha256=start.sha256, params=start.num_params),
     )  # fmt: skip
     save_struct(out / "run.json", info)
     (out / ONLINE_PART).unlink(missing_ok=True)
     return info
 
 
-def backward(model: Transformer, batch: np.ndarray, separator: int, parts: int) -> tuple[float, bytes]:
+def _tokenizer_files(stream: Stream, start: Start | None) -> dict[str, bytes]:
+    """What makes a checkpoint open with the tokens it was trained on; nothing for bytes, whose tokenizer every folder of ours is given."""
+    if start is not None and start.files:
+        return start.files
+    if stream.info.tokenizer.kind == "byte":
+        return {}
+    return {"tokenizer.json": stream.tokenizer().content, "tokenizer_config.json": canonical_json({"tokenizer_class": "PreTrainedTokenizerFast"})}
+
+
+def backward(model: Trainable, batch: np.ndarray, separator: int, parts: int) -> tuple[float, bytes]:
     """Add the gradient of a batch's mean loss, in ``parts`` passes, and return that loss and the bytes of every token's loss in order."""
     total, losses = 0.0, []
     for piece in np.array_split(batch, min(parts, len(batch))):
@@ -182,38 +227,6 @@ def backward(model: Transformer, batch: np.ndarray, separator: int, parts: int) 
         total += loss.item()
         losses.append(losses_N.detach().numpy().astype("<f4").tobytes())
     return total, b"".join(losses)
-
-
-def _checkpoint(model: Transformer, optimizer: torch.optim.Optimizer, recipe: Recipe, step: int, out: Path, *, resumable: bool) -> str:
-    """Write checkpoints/step-N and remove the ones before it."""
-    from safetensors.torch import save
-
-    folder = out / "checkpoints" / f"step-{step}"
-    if resumable:  # the optimizer first: a folder with config.json is complete
-        state = {f"{number}.{key}": value for number, entry in optimizer.state_dict()["state"].items() for key, value in entry.items()}
-        atomic_write(folder / "training.safetensors", save({name: tensor.contiguous() for name, tensor in state.items()}))
-    sha256 = save_folder(folder, recipe.shape.config(recipe.context), model.tensors())
-    for old in folder.parent.glob("step-*"):
-        if old != folder:
-            shutil.rmtree(old)
-    return sha256
-
-
-def _resume(model: Transformer, optimizer: torch.optim.Optimizer, out: Path) -> int:
-    """Load the newest complete checkpoint that can be resumed, if any, and return its step."""
-    from safetensors.torch import load_file
-
-    folders = [f for f in (out / "checkpoints").glob("step-*") if (f / "config.json").is_file() and (f / "training.safetensors").is_file()]
-    if not folders:
-        return 0
-    newest = max(folders, key=lambda folder: int(folder.name.removeprefix("step-")))
-    model.load_tensors(load_file(newest / "model.safetensors"))
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for name, tensor in load_file(newest / "training.safetensors").items():
-        number, key = name.split(".", 1)
-        state.setdefault(int(number), {})[key] = tensor
-    optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
-    return int(newest.name.removeprefix("step-"))
 
 
 def _rewind_log(log, step: int) -> None:

@@ -36,6 +36,7 @@ from dataclasses import dataclass
 import torch
 
 from scalebound.core.errors import UsageError
+from scalebound.models.trainable import Trainable
 from scalebound.models.transformer import Transformer
 from scalebound.train.optim import OPTIMIZERS
 from scalebound.train.optim.groups import Group
@@ -79,17 +80,8 @@ def abc_table(parametrization: str, *, width: int, base_width: int, optimizer: s
     return {"embedding": Rule(math.sqrt(r), 1.0, 1.0), "hidden": Rule(1.0, 1 / hidden, hidden), "gain": Rule(1.0, 1.0, 0.0), "final gain": Rule(1 / r, 1 / r, 0.0)}
 
 
-def tensor_class(name: str) -> str:
-    """The class of a parameter of :class:`~scalebound.models.transformer.Transformer`."""
-    if name == "embedding":
-        return "embedding"
-    if name == "norm":
-        return "final gain"
-    return "gain" if name.endswith("_norm") else "hidden"
-
-
 def build(recipe: Recipe, generator: torch.Generator) -> tuple[Transformer, torch.optim.Optimizer]:
-    """The model of a recipe with its initial weights, and the optimizer with a group for every kind of tensor.
+    """The model of a recipe with its initial weights, and the optimizer with a group for every kind of tensor (:func:`optimizer_for`).
 
     Parameters
     ----------
@@ -102,18 +94,25 @@ def build(recipe: Recipe, generator: torch.Generator) -> tuple[Transformer, torc
     model = Transformer(recipe.shape, recipe.context, generator)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            factor = table[tensor_class(name)].initial
+            factor = table[model.tensor_class(name)].initial
             if factor != 1.0:
                 parameter.mul_(factor)
-    optimizer = OPTIMIZERS[recipe.optimizer](_groups(model, table, recipe), lr=recipe.learning_rate, betas=(recipe.beta1, recipe.beta2), weight_decay=recipe.weight_decay)
-    return model, optimizer
+    return model, optimizer_for(model, recipe)
 
 
-def _groups(model: Transformer, table: dict[str, Rule], recipe: Recipe) -> list[Group]:
+def optimizer_for(model: Trainable, recipe: Recipe) -> torch.optim.Optimizer:
+    """The recipe's optimizer over every parameter of the model that requires a gradient."""
+    table = abc_table(recipe.parametrization, width=recipe.width, base_width=recipe.base_width, optimizer=recipe.optimizer)
+    return OPTIMIZERS[recipe.optimizer](_groups(model, table, recipe), lr=recipe.learning_rate, betas=(recipe.beta1, recipe.beta2), weight_decay=recipe.weight_decay)
+
+
+def _groups(model: Trainable, table: dict[str, Rule], recipe: Recipe) -> list[Group]:
     """Parameters with the same treatment in one group; standard AdamW has two, matrices and gains, in the model's order."""
     groups: dict[tuple, Group] = {}
     for name, parameter in model.named_parameters():
-        kind = tensor_class(name)
+        if not parameter.requires_grad:
+            continue
+        kind = model.tensor_class(name)
         rule = table[kind]
         hidden = recipe.optimizer == "muon" and kind == "hidden"
         pieces = (3 if name.endswith("qkv") else 2 if name.endswith("gate_up") else 1) if hidden else 1

@@ -9,6 +9,7 @@ learning rate       0.3 / width, within a factor of 1.6 of the best of three to 
 schedule            2% warmup (at least 10 steps), linear decay over the last half (``"wsd"``; others in :mod:`~scalebound.train.schedule`)
 optimizer           AdamW, betas 0.9 and 0.95, weight decay 0.1 on matrices, gradient norm clipped at 1 (others: :mod:`~scalebound.train.optim`;
                     the derived rate is AdamW's: Muon shares it, Lion wants 3 to 10 times less, SGD its own)
+from a given model  its shape and vocabulary; learning rate 0.03 / width (:func:`derive_continuation`)
 accumulation        1: a batch is one forward and backward pass; k splits it into k, for the same update in less memory
 ==================  =====================================================================================================
 
@@ -22,13 +23,14 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
 from scalebound.core.errors import InputError, from_os_error
 from scalebound.core.io import atomic_write, to_struct
 from scalebound.models.shape import Shape, heads_for, shape_for
+from scalebound.models.start import Start
 
 BASE_WIDTH = 64
 MUP_HEAD_WIDTH = 16
@@ -59,6 +61,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     parametrization: Literal["standard", "mup"] = "standard"
     base_width: int = BASE_WIDTH  # where "mup" and "standard" are the same
     accumulation: int = 1
+    base: str = ""  # SHA-256 of the model training starts from; empty: from random weights
+    checkpoints: tuple[float, ...] = ()  # shares of the run after which a checkpoint is kept, with the state to go on from it
 
     @property
     def shape(self) -> Shape:
@@ -74,7 +78,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     def save(self, path: str | os.PathLike) -> Path:
         lines = ["# Everything that decides this run, but for the stream and the machine. Times are not part of it."]
-        lines += [f"{key} = {value!r}" for key, value in msgspec.to_builtins(self).items()]
+        lines += [f"{key} = {list(value) if isinstance(value, tuple) else value!r}" for key, value in msgspec.to_builtins(self).items()]
         return atomic_write(path, ("\n".join(lines) + "\n").encode())
 
 
@@ -97,7 +101,7 @@ def _refuse_unknown_names(keys: Mapping[str, Any], where: str) -> None:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
             raise InputError(f"unknown key {key!r}", where=where, expected=f"{near!r}, perhaps", hint=f"the keys are {', '.join(known)}")
-        names = get_args(types[key])  # of the methods, for keys that name one
+        names = get_args(types[key]) if get_origin(types[key]) is Literal else ()  # of the methods, for keys that name one
         if names and keys[key] not in names:
             raise InputError(f"{key} = {keys[key]!r}", where=where, expected=f"one of {', '.join(names)}")
 
@@ -129,9 +133,15 @@ def check_recipe(recipe: Recipe, *, where: str = "recipe") -> None:
         value = getattr(recipe, key)
         if not 0.0 <= value <= high or (key.startswith("beta") and value == 1.0):
             raise InputError(f"{key} = {value}", where=where, expected="at least 0" if high > 1 else "between 0 and 1")
-    if recipe.width % (2 * recipe.heads):
+    for share in recipe.checkpoints:
+        if not 0.0 < share <= 1.0:
+            raise InputError(f"checkpoints = {list(recipe.checkpoints)}", where=where, expected="shares of the run, above 0 and at most 1")
+    if recipe.base:
+        if recipe.parametrization != "standard":
+            raise InputError(f"parametrization = {recipe.parametrization!r} with a model to start from", where=where, expected="'standard': the initial weights are given")
+    elif recipe.width % (2 * recipe.heads):
         raise InputError(f"width = {recipe.width} with heads = {recipe.heads}", where=where, expected="a width that is an even multiple of the heads")
-    if recipe.params != recipe.shape.num_params:
+    if not recipe.base and recipe.params != recipe.shape.num_params:
         raise InputError(f"params = {recipe.params:,} contradicts the shape, which has {recipe.shape.num_params:,}", where=where, hint="leave params out: it follows from the shape")
     if recipe.tokens % recipe.context:
         raise InputError(f"tokens = {recipe.tokens:,} is no multiple of the context {recipe.context}", where=where, expected=f"{max(1, recipe.tokens // recipe.context) * recipe.context:,}")
@@ -139,6 +149,13 @@ def check_recipe(recipe: Recipe, *, where: str = "recipe") -> None:
         raise InputError(f"accumulation = {recipe.accumulation} with batch_sequences = {recipe.batch_sequences}", where=where, expected="at most one part a sequence")
     if recipe.parametrization == "mup" and recipe.optimizer == "sgd":
         raise InputError('parametrization = "mup" with optimizer = "sgd"', where=where, expected="adamw, muon or lion")
+
+
+def _batch(tokens: int, context: int) -> int:
+    batch = 4
+    while batch < 256 and tokens / (context * 1000) > batch * 1.5:
+        batch *= 2
+    return batch
 
 
 def derive_recipe(params: int, *, tokens_per_param: float = 20.0, vocab_size: int = 256, context: int = 256, seed: int = 0,
@@ -185,15 +202,55 @@ def derive_recipe(params: int, *, tokens_per_param: float = 20.0, vocab_size: in
         shape = Shape(vocab_size, width, shape.depth, heads_for(width, MUP_HEAD_WIDTH if mup else None), round(8 * width / 3 / 4) * 4)
     shape = Shape(vocab_size, *(given.get(key, getattr(shape, key)) for key in ("width", "depth", "heads", "feed_forward")))
     tokens = given.get("tokens", max(1, int(tokens_per_param * shape.num_params) // context) * context)
-    batch = 4
-    while batch < 256 and tokens / (context * 1000) > batch * 1.5:
-        batch *= 2
-    batch = given.get("batch_sequences", batch)
+    batch = given.get("batch_sequences", _batch(tokens, context))
     steps = -(-tokens // (batch * context))
     derived = {
         "params": shape.num_params, "vocab_size": vocab_size, "width": shape.width, "depth": shape.depth, "heads": shape.heads, "feed_forward": shape.feed_forward,
         "context": context, "tokens": tokens, "batch_sequences": batch, "learning_rate": 0.3 / (given.get("base_width", BASE_WIDTH) if mup else shape.width),
         "warmup": max(0.02, min(0.1, 10 / steps)), "decay": 0.5, "seed": seed,
+    }  # fmt: skip
+    recipe = to_struct(derived | given, Recipe, where=where)
+    check_recipe(recipe, where=where)
+    return recipe
+
+
+def derive_continuation(start: Start, tokens: int, *, context: int = 256, seed: int = 0, overrides: Mapping[str, Any] | None = None, where: str = "overrides") -> Recipe:
+    """The recipe that goes on training a given model: its shape, a tenth of the learning rate of a fresh one, the other formulas as they are.
+
+    Parameters
+    ----------
+    start
+        From :func:`scalebound.models.open_trainable`.
+    tokens
+        Length of training, rounded down to whole sequences.
+    context, seed, overrides, where
+        As in :func:`derive_recipe`; a context beyond the model's is shortened to it unless an override asks for it. Keys of the shape are the
+        model's and cannot be given.
+
+    Raises
+    ------
+    InputError
+        An override that is unknown, out of range, contradicts another or the model; fewer tokens than one sequence.
+    """
+    given = dict(overrides or {})
+    _refuse_unknown_names(given, where)
+    fixed = {"params": start.num_params, "vocab_size": start.vocab_size, "width": start.width, "depth": start.depth, "heads": start.heads, "feed_forward": start.feed_forward, "base": start.sha256}
+    for key, value in fixed.items():
+        if given.get(key, value) != value:
+            raise InputError(f"{key} = {given[key]!r}", where=where, expected=f"{value!r}, the model's", hint="leave it out")
+    for key in ("context", "tokens", "batch_sequences"):
+        if key in given and (type(given[key]) is not int or given[key] < 1):
+            raise InputError(f"{key} = {given[key]!r}", where=where, expected="a whole number, at least 1")
+    context = given.get("context", min(context, start.max_context))
+    if context > start.max_context:
+        raise InputError(f"context = {context:,}", where=where, expected=f"at most {start.max_context:,}, the model's")
+    if tokens < context and "tokens" not in given:
+        raise InputError(f"{tokens:,} tokens are shorter than one sequence of {context:,}", where=where, expected="at least one sequence", hint="give more text, or a shorter context")
+    tokens = given.get("tokens", tokens // context * context)
+    batch = given.get("batch_sequences", _batch(tokens, context))
+    steps = -(-tokens // (batch * context))
+    derived = fixed | {
+        "context": context, "tokens": tokens, "batch_sequences": batch, "learning_rate": 0.03 / start.width, "warmup": max(0.02, min(0.1, 10 / steps)), "decay": 0.5, "seed": seed,
     }  # fmt: skip
     recipe = to_struct(derived | given, Recipe, where=where)
     check_recipe(recipe, where=where)

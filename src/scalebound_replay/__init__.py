@@ -1,5 +1,5 @@
 """``--replay m``: m random blocks scored again with the decoded model, through plain transformers: the only part that would notice
-statistics invented together with their hash. Blocks are drawn from a fresh seed unless one is given. References are not replayed."""
+statistics invented together with their hash. References are not replayed."""
 
 import secrets
 from typing import Any
