@@ -15,15 +15,11 @@ if TYPE_CHECKING:
     from scalebound.core.stats import Stats
 
 
-<<<<<<< HEAD
-def compress(model: Path, *, out: Path, bits: str | None = None, step: str | None = None, finetune: Annotated[bool, Parameter(negative=())] = False,
-             steps: int | None = None, price: float | None = None, reference: Path | None = None, alpha: float | None = None, seed: int = 0, stream: Path | None = None, tokens: int = 100_000) -> Result:  # fmt: skip
-=======
 def compress(model: Path, *, out: Path, bits: str | None = None, step: str | None = None, quantizer: Literal["rtn", "gptq"] = "rtn",
              allocation: Literal["fisher", "uniform"] | None = None, rate_penalty: float | None = None, sequences: int | None = None,
-             finetune: Annotated[bool, Parameter(negative=())] = False, steps: int | None = None, price: float | None = None, seed: int = 0,
+             finetune: Annotated[bool, Parameter(negative=())] = False, steps: int | None = None, price: float | None = None,
+             reference: Path | None = None, alpha: float | None = None, seed: int = 0,
              stream: Path | None = None, tokens: int = 100_000) -> Result:  # fmt: skip
->>>>>>> main
     """Write a model as a package: one small file that decodes to exactly the weights it was rounded to.
 
     The file's size is the code length of a certificate. --step divides every row by a multiple of its root mean square and rounds it, and
@@ -96,19 +92,14 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
         raise UsageError("--finetune was given with --bits, --step or --quantizer", expected="one of them")
     if finetune and stream is None:
         raise UsageError("--finetune needs --stream", expected="the stream the model was trained on")
-<<<<<<< HEAD
-    if not finetune and (steps is not None or price is not None or seed or reference is not None or alpha is not None):
+    if calibrated and (bits is None or stream is None):
+        raise UsageError("--quantizer gptq needs --bits and --stream", expected="bits per parameter of the file, and text to calibrate on")
+    if not finetune and (steps is not None or price is not None or reference is not None or alpha is not None or (seed and not calibrated)):
         raise UsageError("--steps, --price, --reference, --alpha and --seed belong to --finetune", hint="add --finetune")
     if alpha is not None and reference is None:
         raise UsageError("--alpha was given without --reference", hint="add --reference STATS")
-=======
-    if calibrated and (bits is None or stream is None):
-        raise UsageError("--quantizer gptq needs --bits and --stream", expected="bits per parameter of the file, and text to calibrate on")
-    if not finetune and (steps is not None or price is not None or (seed and not calibrated)):
-        raise UsageError("--steps, --price and --seed belong to --finetune", hint="add --finetune")
     if not calibrated and (allocation is not None or rate_penalty is not None or sequences is not None):
         raise UsageError("--allocation, --rate-penalty and --sequences belong to --quantizer gptq", hint="add --quantizer gptq")
->>>>>>> main
     relative = parse_numbers(step or "0.3", "--step") if bits is None and not finetune else ()
     widths = parse_numbers(bits, "--bits") if bits is not None else ()
     if not calibrated and any(width != int(width) for width in widths):
@@ -130,31 +121,6 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
         from scalebound.data.stream import Stream
         from scalebound.train.posttraining import SEQUENCES, calibration_tokens
     records, rows = [], []
-<<<<<<< HEAD
-    loss_before: float | None = None
-    loss_after: float | None = None
-    for name, setting in settings:
-        path = out if len(settings) == 1 else out.with_name(f"{out.stem}-{name}{out.suffix}")
-        if finetune and stream is not None:
-            quantized, setting = _finetune(model, stream, out, steps, price, seed, reference, alpha)
-        else:
-            with progress_bar(f"round {name}", "weights") as progress:
-                quantized = quantize(config, tensors, **setting, progress=progress)
-        parts = save_package(path, quantized)
-        if stream is not None:
-            with tempfile.TemporaryDirectory() as folder:
-                opened = _stream(model, stream, tokens, Path(folder))
-                loss_before = _loss(model, opened, tokens, Path(folder)) if loss_before is None else loss_before
-                loss_after = _loss(path, opened, tokens, Path(folder))
-        length = code_bits(parts.file_bytes)
-        records.append({
-            "package": str(path), "file_bytes": parts.file_bytes, "code_bits": length, "bits_per_parameter": 8 * parts.file_bytes / quantized.num_params, "params": quantized.num_params,
-            "loss_before": loss_before, "loss_after": loss_after, **setting, "package_sha256": sha256_file(path), "model_sha256": quantized.sha256(),
-            "breakdown": {"header": parts.header_bytes, "tables": parts.table_bytes, "classes": parts.class_bytes, "scales": parts.scale_bytes, "raw": parts.raw_bytes, "weights": parts.weight_bytes},
-        })  # fmt: skip
-        shown = ["not measured" if loss is None else f"{loss:.4f}" for loss in (loss_before, loss_after)]
-        rows.append([name, f"{parts.file_bytes:,}", f"{8 * parts.file_bytes / quantized.num_params:.3f}", *shown, *(f"{part:,}" for part in records[-1]["breakdown"].values())])
-=======
     with tempfile.TemporaryDirectory() as scratch:
         held = calibration_tokens(config, sequences or SEQUENCES) if calibrated else 0
         opened = None if stream is None else _stream(model, stream, tokens + held, Path(scratch))
@@ -162,7 +128,7 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
         for name, setting in settings:
             path = out if len(settings) == 1 else out.with_name(f"{out.stem}-{name}{out.suffix}")
             if finetune and stream is not None:
-                quantized, setting = _finetune(model, stream, out, steps, price, seed)
+                quantized, setting = _finetune(model, stream, out, steps, price, seed, reference, alpha)
             elif calibrated and opened is not None:
                 start = max(0, min(tokens, len(Stream(opened)) - held))
                 options = {"bits": setting["bits"], "allocation": allocation or "fisher", "penalty": rate_penalty, "sequences": sequences or SEQUENCES, "start": start, "seed": seed}
@@ -180,7 +146,6 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
             })  # fmt: skip
             shown = ["not measured" if losses[key] is None else f"{losses[key]:.4f}" for key in ("loss_before", "loss_after")]
             rows.append([name, f"{parts.file_bytes:,}", f"{8 * parts.file_bytes / quantized.num_params:.3f}", *shown, *(f"{part:,}" for part in records[-1]["breakdown"].values())])
->>>>>>> main
     headers = ["rounding", "bytes", "bits/parameter", "loss before", "loss after", "header", "tables", "classes", "scales", "raw", "weights"]
     if len(records) > 1:
         note(f"Picking one of these {len(records)} after looking costs log2({len(records)}) choice bits in a certificate.")
