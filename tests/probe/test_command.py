@@ -35,6 +35,18 @@ def test_rules(capsys):
     assert "Exact construction: total variation 0 and KL 0" in capsys.readouterr().out
 
 
+def test_rules_of_a_grammar_from_a_file(capsys, tmp_path):
+    text = 'name = "My_pairs"\nsymbols = "xy"\n[[strings]]\nform = [["xy", "n"]]\nranges = {n = [1, 3]}\n[kept]\nequal = [["x", "y"]]\n[broken]\navoids = ["xx", "yy"]\n'
+    (tmp_path / "mine.toml").write_text(text)
+    out = tmp_path / "rules.json"
+    assert main(["probe", "rules", "--grammar-file", str(tmp_path / "mine.toml"), "--steps", "2", "--out", str(out)]) == 0
+    record = load_probe(out)
+    assert {row["grammar"] for row in record.rows} == {"My_pairs"} and "mine.toml" in record.inputs
+    (tmp_path / "mine.toml").write_text(text.replace('["xx", "yy"]', '["xy"]'))
+    capsys.readouterr()
+    assert main(["probe", "rules", "--grammar-file", str(tmp_path / "mine.toml")]) == 3 and "breaks a rule" in capsys.readouterr().err
+
+
 def test_records_are_written_and_read(capsys, tmp_path, folder):
     out = tmp_path / "probes" / "finetune.json"
     assert main(["probe", "finetune", folder, "--seeds", "2", "--steps", "1", "--out", str(out), "--json"]) == 0

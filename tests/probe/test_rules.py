@@ -1,5 +1,6 @@
 """Grammars, exact intervals, the exact construction, and models that are equal on the support and opposite off it."""
 
+import itertools
 from fractions import Fraction
 
 import mpmath
@@ -9,8 +10,8 @@ import torch
 
 from scalebound.core.errors import InputError, UsageError
 from scalebound.probe import GRAMMARS, clopper_pearson, construction, divergence, exact_pair, from_sampler, probe_rules
-from scalebound.probe.grammar import Grammar, anbn
-from scalebound.probe.rules import complete, encode, losses_on, train_on
+from scalebound.probe.grammar import END, Grammar, anbn, nested
+from scalebound.probe.rules import complete, encode, going_on, losses_on, train_on
 
 
 def test_exact_intervals_solve_their_equation():
@@ -90,6 +91,25 @@ def test_planted_models_are_found_and_a_twin_is_not():
         done = complete(grammar, model, prompts, torch.Generator().manual_seed(seed))
         ends.append(clopper_pearson(sum(text is not None and grammar.kept(text) for text in done), 150, 0.999))
     assert ends[0][0] <= ends[1][1] and ends[1][0] <= ends[0][1]
+
+
+def test_the_penalty_is_the_mass_outside_and_leaves_the_minimum():
+    grammar = anbn(3)
+    mask = going_on(grammar, ["aabb", "ab"], 5)
+    assert mask[0, :5].tolist() == [[False, True, False], [False, True, True], [False, True, True], [False, False, True], [True, False, False]]
+    assert mask[1, 3:].all()  # after the end nothing is penalised
+    # the true distribution puts nothing outside: both terms have one minimizer
+    assert all(set(after) <= {END, "a", "b"} for after in grammar.prefixes.values())
+    model, plain = (train_on(grammar, kind, 0, steps=60) for kind in ("penalty", "transformer"))
+    inputs, targets = encode(grammar, ["aaabbb"])
+    outside = [float((m(inputs).softmax(-1) * ~going_on(grammar, ["aaabbb"], 7)).sum(-1).mean()) for m in (model, plain)]
+    assert outside[0] < outside[1] and losses_on(grammar, model, ["aaabbb"]).mean() < 0.5
+
+
+def test_dyck_2_has_all_words_and_no_other():
+    words = set(GRAMMARS["dyck2"]().support)
+    slow = {w for n in (2, 4, 6) for w in map("".join, itertools.product("()[]", repeat=n)) if nested(w) and w.count("(") == w.count(")") and w.count("[") == w.count("]")}
+    assert words == slow and len(words) == 2 + 8 + 40
 
 
 def test_bad_arguments():

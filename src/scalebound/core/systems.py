@@ -74,6 +74,15 @@ SYSTEMS: tuple[System, ...] = (
     System(61, "Rule extrapolation", "scalebound.probe.rules:probe_rules", "probe", "scalebound probe rules", "arXiv:2409.13728", ("torch",)),
     System(62, "In-context learning on mixtures of hidden Markov models", "scalebound.probe.icl:probe_icl", "probe", "scalebound probe icl", "arXiv:2111.02080", ("torch",)),
     System(63, "In-context learning of permuted labels", "scalebound.probe.labels:probe_labels", "probe", "scalebound probe icl MODEL", "arXiv:2303.03846", ("torch",)),
+    System(64, "Room within a loss", "scalebound.probe.room:probe_room", "probe", "scalebound probe room", "arXiv:2011.03395", ("torch",)),
+    System(67, "Length generalization by position scheme", "scalebound.probe.length:probe_length", "probe", "scalebound probe length", "arXiv:2305.19466", ("torch",)),
+    System(68, "Activation patching", "scalebound.probe.patch:probe_patch", "probe", "scalebound probe patch", "arXiv:2404.15255", ("torch",)),
+    System(180, "No positions (NoPE)", "scalebound.probe.positions:Positions", "positions", "scalebound probe length --positions none", "arXiv:2305.19466", ("torch",)),
+    System(181, "Sinusoidal absolute positions", "scalebound.probe.positions:Absolute", "positions", "scalebound probe length --positions absolute", "arXiv:1706.03762", ("torch",)),
+    System(182, "Rotary positions", "scalebound.probe.positions:Rotary", "positions", "scalebound probe length --positions rotary", "arXiv:2104.09864", ("torch",)),
+    System(183, "ALiBi", "scalebound.probe.positions:Alibi", "positions", "scalebound probe length --positions alibi", "arXiv:2108.12409", ("torch",)),
+    System(184, "T5 relative positions", "scalebound.probe.positions:T5", "positions", "scalebound probe length --positions t5", "arXiv:1910.10683", ("torch",)),
+    System(185, "Index hints", "scalebound.probe.length_tasks:problems", "probe task", "scalebound probe length --tasks copy+hints", "arXiv:2310.16028", ("torch",)),
     System(18, "isoFLOP analysis", "scalebound.scaling.laws.isoflop:IsoFlopLaw", "law", "scalebound fit T.csv --law isoflop", "arXiv:2406.19146"),
     System(19, "Crossover of two recipes", "scalebound.scaling.crossover:crossover", "forecast", "scalebound crossover A.json B.json", "arXiv:2409.15156"),
     # certificates and tests: numbers from 100 on
@@ -94,4 +103,8 @@ SYSTEMS: tuple[System, ...] = (
     System(112, "Survey of published bounds", "scalebound.certify.survey:survey", "certificate", "scalebound certify S --package M.sbz --survey", "docs/mathematics.md section 19"),
     System(70, "Online n-gram reference with Witten-Bell interpolation", "scalebound.measure.ngram:ngram_losses", "reference",
            "scalebound reference ngram STREAM --out R.safetensors", "Witten and Bell 1991, IEEE Trans. Inf. Theory 37(4)", ("torch",)),
+    # compression: numbers from 120 on
+    System(120, "GPTQ", "scalebound.compress.gptq:gptq", "quantizer", "scalebound compress M --quantizer gptq --allocation uniform --bits 3 --stream S --out M.sbz", "arXiv:2210.17323", ("torch",)),
+    System(121, "Reverse water-filling over Fisher information", "scalebound.compress.allocation:water_filling", "quantizer",
+           "scalebound compress M --quantizer gptq --bits 3 --stream S --out M.sbz", "Cover and Thomas 2006, section 10.3.3; arXiv:1503.05671", ("torch",)),
 )

@@ -17,7 +17,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -136,7 +136,55 @@ def dyck1(largest: int = 4) -> Grammar:
     return Grammar("dyck1", "()", support, kept, _balanced, "as many ( as )", "none closes before it opens")
 
 
-GRAMMARS: dict[str, Callable[[], Grammar]] = {"anbn": anbn, "dyck1": dyck1, "anbncn": anbncn}
+def anbmcnm(largest: int = 3) -> Grammar:
+    """a^n b^m c^(n+m), (n, m) uniform on 0..largest except (0, 0). Kept: as many c as a and b together. Broken: in alphabetical order."""
+    pairs = [(n, m) for n in range(largest + 1) for m in range(largest + 1) if n + m]
+    support = {"a" * n + "b" * m + "c" * (n + m): Fraction(1, len(pairs)) for n, m in pairs}
+    kept = lambda s: s.count("a") + s.count("b") == s.count("c")  # noqa: E731
+    return Grammar("anbmcnm", "abc", support, kept, lambda s: list(s) == sorted(s), "as many c as a and b", "a before b before c", 3)
+
+
+def nested(text: str, brackets: Sequence[str] = ("()", "[]")) -> bool:
+    """Whether every closing bracket meets the one opened last; what is still open at the end is no fault.
+
+    >>> nested("([])("), nested("([)]")
+    (True, False)
+    """
+    opened: list[str] = []
+    closes = {pair[1]: pair[0] for pair in brackets}
+    for symbol in text:
+        if symbol in closes:
+            if not opened or opened.pop() != closes[symbol]:
+                return False
+        elif symbol in closes.values():
+            opened.append(symbol)
+    return True
+
+
+def _nested_words(pairs: int) -> list[str]:
+    """Every word of Dyck-2 with that many pairs: the first bracket, what it encloses, the rest."""
+    if pairs == 0:
+        return [""]
+    return [
+        opening + inside + closing + rest
+        for enclosed in range(pairs)
+        for opening, closing in ("()", "[]")
+        for inside in _nested_words(enclosed)
+        for rest in _nested_words(pairs - 1 - enclosed)
+    ]
+
+
+def dyck2(largest: int = 3) -> Grammar:
+    """Two kinds of brackets, n pairs, n uniform on 1..largest, then the word uniform. Kept: as many opening as closing of each kind. Broken: they nest."""
+    support: dict[str, Fraction] = {}
+    for n in range(1, largest + 1):
+        words = _nested_words(n)
+        support |= {word: Fraction(1, largest * len(words)) for word in words}
+    kept = lambda s: s.count("(") == s.count(")") and s.count("[") == s.count("]")  # noqa: E731
+    return Grammar("dyck2", "()[]", support, kept, nested, "as many ( as ) and [ as ]", "brackets nest", 3)
+
+
+GRAMMARS: dict[str, Callable[[], Grammar]] = {"anbn": anbn, "dyck1": dyck1, "anbncn": anbncn, "anbmcnm": anbmcnm, "dyck2": dyck2}
 
 
 def construction(grammar: Grammar) -> tuple[NextSymbol, NextSymbol]:

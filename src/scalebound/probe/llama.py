@@ -6,6 +6,7 @@ Letters: B batch, T tokens, D width, H query heads, G key/value heads, K head wi
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from scalebound.models.load import newest_checkpoint
 from scalebound.models.transformer import rotary_table, rotate
 
 Weights = dict[str, Tensor]
+Edit = Callable[[Tensor], Tensor]
 
 
 def check_config(config: dict, where: str = "") -> None:
@@ -46,14 +48,16 @@ def check_config(config: dict, where: str = "") -> None:
 
 
 def read_llama(path: str | os.PathLike) -> tuple[dict, Weights]:
-    """Configuration and float32 weights of a Llama-style folder, a checkpoint, or the newest checkpoint of a run.
+    """Configuration and float32 weights of a Llama-style folder, a ``.gguf`` file, a checkpoint, or the newest checkpoint of a run.
 
     Raises
     ------
     InputError
-        No such folder, another architecture, or a tensor missing.
+        Nothing there, another architecture, or a tensor missing.
     """
     path = Path(path)
+    if path.suffix == ".gguf":
+        return _read_gguf(path)
     if not path.is_dir():
         raise InputError("no such folder", where=str(path), expected="a Llama-style folder, a run or a checkpoint")
     if (path / "checkpoints").is_dir():
@@ -77,6 +81,24 @@ def read_llama(path: str | os.PathLike) -> tuple[dict, Weights]:
     return config, weights
 
 
+def _read_gguf(path: Path) -> tuple[dict, Weights]:
+    """The model ``transformers`` makes of a ``.gguf`` file, its weights as the numbers they stand for."""
+    if not path.is_file():
+        raise InputError("no such file", where=str(path), expected="a .gguf file")
+    from transformers import LlamaForCausalLM
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        model = LlamaForCausalLM.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True, dtype=torch.float32)
+    except Exception as error:  # the library raises whatever its readers raise; each means the file is not a model it can read
+        raise InputError(f"cannot be read as a Llama-style model ({' '.join(str(error).split())[:200]})", where=str(path)) from error
+    config = model.config.to_dict()
+    check_config(config, str(path))
+    return config, {name: tensor.detach() for name, tensor in model.state_dict().items()}
+
+
 def untied(weights: Weights) -> Weights:
     """A copy whose output matrix is a tensor of its own; the function is unchanged."""
     return {"lm_head.weight": weights["model.embed_tokens.weight"].clone()} | {name: tensor.clone() for name, tensor in weights.items()}
@@ -88,29 +110,54 @@ def head_counts(config: dict) -> tuple[int, int, int]:
     return heads, config.get("num_key_value_heads") or heads, config.get("head_dim") or config["hidden_size"] // heads
 
 
+def rotary_of(config: dict, weights: Weights, length: int) -> tuple[Tensor, Tensor]:
+    """The model's rotary cosines and sines, (T, K) each, in the precision of its weights."""
+    theta = config.get("rope_theta") or (config.get("rope_parameters") or {}).get("rope_theta") or 10000.0
+    cos_TK, sin_TK = rotary_table(length, head_counts(config)[2], theta)
+    return cos_TK.to(weights["model.norm.weight"].dtype), sin_TK.to(weights["model.norm.weight"].dtype)
+
+
+def unchanged(activation: Tensor) -> Tensor:
+    """The edit that edits nothing."""
+    return activation
+
+
+def block(config: dict, weights: Weights, number: int, x_BTD: Tensor, rotary: tuple[Tensor, Tensor], *,
+          heads: Edit = unchanged, attention: Edit = unchanged, mlp: Edit = unchanged) -> Tensor:  # fmt: skip
+    """Layer ``number``: residual stream (B, T, D) before it to the one after it.
+
+    ``heads`` is given what the heads read (B, T, H, K) before the output matrix, ``attention`` and ``mlp`` what is added to the stream
+    (B, T, D); what they return is used instead.
+    """
+    H, G, K = head_counts(config)
+    B, T, D = x_BTD.shape
+    eps, p = config.get("rms_norm_eps", 1e-5), f"model.layers.{number}."
+    y_BTD = F.rms_norm(x_BTD, (D,), weights[p + "input_layernorm.weight"], eps)
+    q, k, v = (F.linear(y_BTD, weights[f"{p}self_attn.{name}_proj.weight"]).view(B, T, -1, K).transpose(1, 2) for name in "qkv")
+    k, v = k.repeat_interleave(H // G, 1), v.repeat_interleave(H // G, 1)
+    read_BTHK = heads(F.scaled_dot_product_attention(rotate(q, *rotary), rotate(k, *rotary), v, is_causal=True).transpose(1, 2))
+    x_BTD = x_BTD + attention(F.linear(read_BTHK.reshape(B, T, H * K), weights[p + "self_attn.o_proj.weight"]))
+    y_BTD = F.rms_norm(x_BTD, (D,), weights[p + "post_attention_layernorm.weight"], eps)
+    gated = F.silu(F.linear(y_BTD, weights[p + "mlp.gate_proj.weight"])) * F.linear(y_BTD, weights[p + "mlp.up_proj.weight"])
+    return x_BTD + mlp(F.linear(gated, weights[p + "mlp.down_proj.weight"]))
+
+
+def readout(config: dict, weights: Weights, x_BTD: Tensor) -> Tensor:
+    """Logits of a residual stream after the last layer."""
+    x_BTD = F.rms_norm(x_BTD, x_BTD.shape[-1:], weights["model.norm.weight"], config.get("rms_norm_eps", 1e-5))
+    return F.linear(x_BTD, weights.get("lm_head.weight", weights["model.embed_tokens.weight"]))
+
+
 def logits_of(config: dict, weights: Weights, tokens_BT: Tensor) -> Tensor:
     """Logits (B, T, V) of tokens (B, T): pre-norm, rotary, grouped queries, gated SiLU; equal to ``transformers``' Llama.
 
     O(B T (parameters + T D)) time. Source: Touvron et al. 2023, arXiv 2302.13971.
     """
-    H, G, K = head_counts(config)
-    eps = config.get("rms_norm_eps", 1e-5)
-    theta = config.get("rope_theta") or (config.get("rope_parameters") or {}).get("rope_theta") or 10000.0
-    B, T = tokens_BT.shape
-    cos_TK, sin_TK = (table.to(weights["model.norm.weight"].dtype) for table in rotary_table(T, K, theta))
+    rotary = rotary_of(config, weights, tokens_BT.shape[1])
     x_BTD = F.embedding(tokens_BT, weights["model.embed_tokens.weight"])
     for number in range(config["num_hidden_layers"]):
-        p = f"model.layers.{number}."
-        y_BTD = F.rms_norm(x_BTD, x_BTD.shape[-1:], weights[p + "input_layernorm.weight"], eps)
-        q, k, v = (F.linear(y_BTD, weights[f"{p}self_attn.{name}_proj.weight"]).view(B, T, -1, K).transpose(1, 2) for name in "qkv")
-        k, v = k.repeat_interleave(H // G, 1), v.repeat_interleave(H // G, 1)
-        mixed = F.scaled_dot_product_attention(rotate(q, cos_TK, sin_TK), rotate(k, cos_TK, sin_TK), v, is_causal=True)
-        x_BTD = x_BTD + F.linear(mixed.transpose(1, 2).reshape(B, T, H * K), weights[p + "self_attn.o_proj.weight"])
-        y_BTD = F.rms_norm(x_BTD, x_BTD.shape[-1:], weights[p + "post_attention_layernorm.weight"], eps)
-        gated = F.silu(F.linear(y_BTD, weights[p + "mlp.gate_proj.weight"])) * F.linear(y_BTD, weights[p + "mlp.up_proj.weight"])
-        x_BTD = x_BTD + F.linear(gated, weights[p + "mlp.down_proj.weight"])
-    x_BTD = F.rms_norm(x_BTD, x_BTD.shape[-1:], weights["model.norm.weight"], eps)
-    return F.linear(x_BTD, weights.get("lm_head.weight", weights["model.embed_tokens.weight"]))
+        x_BTD = block(config, weights, number, x_BTD, rotary)
+    return readout(config, weights, x_BTD)
 
 
 def random_llama(config: dict, generator: torch.Generator) -> Weights:

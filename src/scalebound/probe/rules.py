@@ -1,9 +1,17 @@
 """Rule extrapolation: models of equal loss on a grammar, prompted where the training strings say nothing.
 
-Several models are trained on strings of a :class:`~scalebound.probe.grammar.Grammar`: transformers and LSTMs of several seeds, and two planted
-ones whose loss has a second term, on completions of prompts that keep (``keeps``) or break (``breaks``) the rule. The prompts themselves are
-not part of that term, so that it asks nothing of the model on the support: by the theorem of :mod:`~scalebound.probe.grammar` both can have
-the least loss there is. Losses are compared on fresh strings by :func:`scalebound.certify.compare`; the rule is counted on sampled completions.
+Several models are trained on strings of a :class:`~scalebound.probe.grammar.Grammar`: transformers and LSTMs of several seeds, and transformers
+whose loss has a second term:
+
+* ``penalty`` adds ``-log(1 - P(out))`` at every symbol, P(out) the probability of the symbols with which no string of the support goes on
+  (unlikelihood). The true distribution gives them nothing, so both terms have the same minimizer on the support;
+* ``keeps`` and ``breaks``, the planted pair, add the loss of completions of prompts that keep or break the rule. The prompts themselves are
+  not part of that term, so that it asks nothing of the model on the support: by the theorem of :mod:`~scalebound.probe.grammar` both can have
+  the least loss there is.
+
+Losses are compared on fresh strings by :func:`scalebound.certify.compare`; the rule is counted on sampled completions.
+
+Sources: Meszaros et al. 2024, arXiv 2409.13728; Reizinger et al. 2024, arXiv 2405.01964; Welleck et al. 2019 (unlikelihood), arXiv 1908.04319.
 
 Letters: B batch, T positions, V symbols and the end mark.
 """
@@ -25,10 +33,10 @@ from scalebound.core.seeds import derive
 from scalebound.core.stats import Stats, StatsInfo
 from scalebound.models import Shape, Transformer
 from scalebound.probe.exact import check_level, clopper_pearson
-from scalebound.probe.grammar import Grammar, construction, divergence
+from scalebound.probe.grammar import END, Grammar, construction, divergence
 from scalebound.train.optim.adamw import adamw
 
-KINDS = ("transformer", "lstm", "keeps", "breaks")
+KINDS = ("transformer", "lstm", "penalty", "keeps", "breaks")
 EQUAL = 0.01  # nats per token: losses whose difference is shown to be smaller are called equal
 IGNORE = -100
 
@@ -65,8 +73,18 @@ def encode(grammar: Grammar, texts: list[str], skip: list[int] | None = None) ->
     return inputs, targets
 
 
+def going_on(grammar: Grammar, texts: list[str], length: int) -> Tensor:
+    """(B, T, V): which next symbols (0 the end mark) continue each prefix of each text towards a string of the support; all after its end."""
+    mask = torch.ones(len(texts), length, len(grammar.symbols) + 1, dtype=torch.bool)
+    for row, text in enumerate(texts):
+        for k in range(len(text) + 1):
+            following = grammar.prefixes[text[:k]]
+            mask[row, k] = torch.tensor([END in following, *(symbol in following for symbol in grammar.symbols)])
+    return mask
+
+
 def train_on(grammar: Grammar, kind: str, seed: int, *, steps: int = 300, batch: int = 48, width: int = 32) -> nn.Module:
-    """Train one model on fresh strings of the grammar; ``keeps`` and ``breaks`` are transformers with the planted second term.
+    """Train one model on fresh strings of the grammar; ``penalty``, ``keeps`` and ``breaks`` are transformers with a second term.
 
     AdamW, linear decay to 0 over the last half. Raises UsageError for an unknown kind.
     """
@@ -90,8 +108,12 @@ def train_on(grammar: Grammar, kind: str, seed: int, *, steps: int = 300, batch:
             texts.append(planted[k][1])
             skip.append(len(planted[k][0]))
         inputs, targets = encode(grammar, texts, skip)
-        losses = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="none").view(targets.shape)
+        logits_BTV = model(inputs)
+        losses = F.cross_entropy(logits_BTV.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="none").view(targets.shape)
         loss = losses[:batch].sum() / (targets[:batch] != IGNORE).sum()
+        if kind == "penalty":  # -log(1 - P(out)) = -log P(in)
+            inside = logits_BTV.masked_fill(~going_on(grammar, texts, targets.shape[1]), -torch.inf)
+            loss = loss + (logits_BTV.logsumexp(-1) - inside.logsumexp(-1)).sum() / (targets != IGNORE).sum()
         if planted:
             loss = loss + losses[batch:].sum() / (targets[batch:] != IGNORE).sum()
         optimizer.zero_grad()
@@ -199,7 +221,7 @@ def exact_pair(grammar: Grammar) -> Exact:
     return Exact(grammar.name, float(variation), kl, rates[0], rates[1], len(prompts))
 
 
-def probe_rules(grammar: Grammar, *, models: tuple[str, ...] = ("transformer", "transformer", "lstm", "lstm", "keeps", "breaks"), steps: int = 300,
+def probe_rules(grammar: Grammar, *, models: tuple[str, ...] = ("transformer", "transformer", "lstm", "lstm", "penalty", "keeps", "breaks"), steps: int = 300,
                 prompts: int = 300, strings: int = 3000, level: float = 0.95, seed: int = 0, progress: Progress = silent) -> tuple[list[RuleRow], list[PairRow], Exact]:  # fmt: skip
     """Train models on one grammar and compare their losses and what they do off its support.
 
@@ -219,8 +241,6 @@ def probe_rules(grammar: Grammar, *, models: tuple[str, ...] = ("transformer", "
     Raises
     ------
     UsageError                fewer than two models, unknown kinds, level out of range
-
-    Source: Meszaros et al. 2024, arXiv 2409.13728; Reizinger et al. 2024, arXiv 2405.01964.
     """
     check_level(level)
     if len(models) < 2:
@@ -229,7 +249,8 @@ def probe_rules(grammar: Grammar, *, models: tuple[str, ...] = ("transformer", "
         raise UsageError("steps, prompts and strings must be at least 1", where="probe_rules")
     rng = np.random.default_rng(derive(seed, "fresh", grammar.name))
     texts = grammar.sample(rng, strings)
-    off = [grammar.prompts()[k] for k in rng.integers(len(grammar.prompts()), size=prompts)]
+    possible = grammar.prompts()
+    off = [possible[k] for k in rng.integers(len(possible), size=prompts)]
     on = [text[: int(rng.integers(len(text) + 1))] for text in grammar.sample(rng, prompts)]
     names = [f"{kind} {models[:k].count(kind)}" if models.count(kind) > 1 else kind for k, kind in enumerate(models)]
     rate_level = 1 - (1 - level) / 2 / (2 * len(models))

@@ -14,6 +14,9 @@ next: scalebound report --probes probes/finetune.json, which draws what a probe 
 # name: (where its function is, what it asks); one file a probe
 COMMANDS: dict[str, tuple[str, str]] = {
     "rules": ("scalebound.cli.probe.rules:rules", "Same loss on a grammar: which rule survives a prompt off the training strings?"),
+    "length": ("scalebound.cli.probe.length:length", "Same accuracy at the lengths trained on: what happens beyond them?"),
+    "patch": ("scalebound.cli.probe.patch:patch", "Activation patching: which layer, position or head carries the answer?"),
     "icl": ("scalebound.cli.probe.icl:icl", "Nearly equal loss: does it learn from the examples of a prompt? Also for a model of yours."),
+    "room": ("scalebound.cli.probe.room:room", "Within epsilon nats of a checkpoint: how far can a stated probe be moved?"),
     "finetune": ("scalebound.cli.probe.finetune:finetune", "Same function in other weights: does fine-tuning end at the same loss?"),
 }

@@ -10,7 +10,8 @@ from scalebound.core.errors import UsageError
 
 def rules(
     *,
-    grammar: str = "anbn,dyck1",
+    grammar: str | None = None,
+    grammar_file: Path | None = None,
     steps: int = 300,
     level: float = 0.95,
     seed: int = 0,
@@ -18,12 +19,15 @@ def rules(
 ) -> Result:
     """Train small models to equal loss on a grammar and count how often each keeps a rule where the training strings say nothing.
 
-    Prompts break one of the grammar's two rules; no training string begins with one. Transformers, LSTMs and a planted pair are compared.
+    Prompts break one of the grammar's two rules; no training string begins with one. Transformers and LSTMs, a transformer that is penalised for
+    leaving the language, and a planted pair are compared.
 
     Parameters
     ----------
     grammar
-        Of anbn, dyck1, anbncn, separated by commas.
+        Of anbn, dyck1, anbncn, anbmcnm, dyck2, separated by commas. Default: all of them, or none beside a file.
+    grammar_file
+        A grammar of your own: strings and two rules described in TOML (docs/formats.md). Nothing in the file is executed.
     steps
         Training steps of each model.
     level
@@ -37,23 +41,25 @@ def rules(
     --------
     scalebound probe rules --grammar anbn
 
-    scalebound probe rules --out probes/rules.json --json
+    scalebound probe rules --grammar-file mine.toml --out probes/rules.json
 
     next: scalebound report --probes probes/rules.json
     """
     import torch
 
     from scalebound.cli.probe.show import show
-    from scalebound.probe import GRAMMARS, probe_rules, rules_record
+    from scalebound.core.io import sha256_file
+    from scalebound.probe import GRAMMARS, probe_rules, read_grammar, rules_record
 
-    chosen = [word.strip() for word in grammar.split(",")]
+    chosen = [word.strip() for word in grammar.split(",")] if grammar is not None else [] if grammar_file is not None else list(GRAMMARS)
     for word in chosen:
         if word not in GRAMMARS:
             raise UsageError(f"unknown grammar {word!r}", where="--grammar", expected=f"of {', '.join(GRAMMARS)}, separated by commas")
+    grammars = [GRAMMARS[word]() for word in chosen] + ([] if grammar_file is None else [read_grammar(grammar_file)])
     torch.set_num_threads(1)  # matrices this small are slower on several
     found = []
-    for word in chosen:
-        with progress_bar(word, "models") as progress:
-            one = GRAMMARS[word]()
+    for one in grammars:
+        with progress_bar(one.name, "models") as progress:
             found.append((one, *probe_rules(one, steps=steps, level=level, seed=seed, progress=progress)))
-    return show(rules_record(found, steps=steps, level=level, seed=seed), out)
+    inputs = {} if grammar_file is None else {grammar_file.name: sha256_file(grammar_file)}
+    return show(rules_record(found, steps=steps, level=level, seed=seed, inputs=inputs), out)

@@ -13,7 +13,7 @@ from scalebound.probe.rules import Exact, PairRow, RuleRow
 Found = tuple[Grammar, list[RuleRow], list[PairRow], Exact]
 
 
-def rules_record(found: Sequence[Found], *, steps: int, level: float, seed: int) -> ProbeRecord:
+def rules_record(found: Sequence[Found], *, steps: int, level: float, seed: int, inputs: dict[str, str] | None = None) -> ProbeRecord:
     """Tables, sentences and figures of :func:`~scalebound.probe.rules.probe_rules` for one or several grammars."""
     tables, words, figures = [], [], []
     for grammar, rows, pairs, exact in found:
@@ -36,7 +36,8 @@ def rules_record(found: Sequence[Found], *, steps: int, level: float, seed: int)
         words=tuple(words),
         tables=tuple(tables),
         figures=tuple(figures),
-        source="arXiv:2405.01964, arXiv:2409.13728",
+        source="arXiv:2405.01964, arXiv:2409.13728, arXiv:1908.04319",
+        inputs=inputs or {},
         version=scalebound.__version__,
     )
 
@@ -75,7 +76,7 @@ def _figure(grammar: Grammar, rows: Sequence[RuleRow], pairs: Sequence[PairRow],
     places = tuple(float(k) for k in range(len(rows)))
     best, worst = max(rows, key=lambda r: r.kept), min(rows, key=lambda r: r.kept)
     return ProbeFigure(
-        id=f"rules-{grammar.name}",
+        id=f"rules-{grammar.name.lower().replace('_', '-')}",
         kind="points",
         title=f"Rule kept off the support: {grammar.name}",
         sentence=f"With losses from {min(r.loss for r in rows):.4f} to {max(r.loss for r in rows):.4f} nats per token, the rule “{grammar.kept_words}” is kept after {best.kept:.0%} of the prompts by “{best.model}” and after {worst.kept:.0%} by “{worst.model}”.",
