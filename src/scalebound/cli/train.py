@@ -12,7 +12,7 @@ from scalebound.cli.output import Result, progress_bar, table
 
 
 def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flops: str | None = None, time: str | None = None, rungs: int = 1, text: Path | None = None, tokens_per_param: float = 20.0, recipe: Path | None = None,
-          base: Annotated[Path | None, Parameter(name="--from")] = None, anchor_slice: str | None = None, threads: int = 1, tokenizer: str = "byte", context: int = 256, seed: int = 0, workers: int | None = None, sweep: Literal["lr"] | None = None, widths: str = "32,64,128,256", rates: str | None = None, dry_run: bool = False, fresh: bool = False) -> Result:  # fmt: skip
+          base: Annotated[Path | None, Parameter(name="--from")] = None, anchor_slice: str | None = None, threads: int = 1, tokenizer: str = "byte", context: int = 256, seed: int = 0, workers: int | None = None, cooldown_from: Path | None = None, cooldown: float = 0.2, sweep: Literal["lr"] | None = None, widths: str = "32,64,128,256", rates: str | None = None, dry_run: bool = False, fresh: bool = False) -> Result:  # fmt: skip
     """Train one model or a ladder of them, in a single pass over a text, and keep the loss of every token.
 
     Give exactly one of --sizes, --tokens, --flops and --time; width, depth, heads, batch, learning rate, warmup and schedule follow from the number
@@ -58,6 +58,11 @@ def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flo
         Decides initial weights, the split of the text and the order of sequences.
     workers
         Processes, one model each at a time. Default: one per core.
+    cooldown_from
+        A checkpoint (or a run) of a stable run, kept by the recipe's `checkpoints`: go on from it with a cooldown, in a folder of its own. The
+        result is the uninterrupted wsd run of that length, to the bit. `schedule` of --recipe chooses the form of the cooldown.
+    cooldown
+        Its share of the whole run.
     sweep
         lr: a learning-rate sweep instead of a ladder.
     widths
@@ -93,6 +98,10 @@ def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flo
         if base is not None or sizes is not None or any(value is not None for value in budget.values()) or anchor_slice is not None or dry_run:
             raise UsageError("--sweep has its own sizes and length", expected="no --from, --sizes, --tokens, --flops, --time, --anchor-slice or --dry-run beside it")
         return _sweep(out, text, widths, rates, overrides, seed=seed, workers=workers, fresh=fresh)
+    if cooldown_from is not None:
+        if sizes is not None or any(value is not None for value in budget.values()):
+            raise UsageError("--cooldown-from has its size and length", expected="no --sizes, --tokens, --flops or --time beside it")
+        return _cool(cooldown_from, out, cooldown, overrides, base=base, threads=threads)
     if base is not None:
         if sizes is not None or tokenizer != "byte" or rungs != 1 or anchor_slice is not None:
             wrong = "--sizes" if sizes is not None else "--tokenizer" if tokenizer != "byte" else "--rungs" if rungs != 1 else "--anchor-slice"
@@ -279,6 +288,31 @@ def _continue(base: Path, out: Path, budget: dict[str, str | None], *, text: Pat
         info = train_run(found, stream, out, base=start, threads=threads, fresh=fresh, progress=progress)
     record = {"rungs": [_record(found) | {"run": str(out), "train_loss": info.train_loss, "model_sha256": info.model_sha256}], "stream": str(stream), "base": {"model": str(base), "sha256": start.sha256}}
     return Result(record, [*_recipe_tables([found], None, overrides), _trained([info], [out], [None])])
+
+
+def _cool(trunk: Path, out: Path, share: float, overrides: dict[str, Any], *, base: Path | None, threads: int) -> Result:
+    """Branch a cooldown off a stable run."""
+    from scalebound.core.errors import InputError, UsageError
+    from scalebound.core.io import read_json, sha256_file
+    from scalebound.train import branch_run, cooldown_recipe
+    from scalebound.train.branch import find_trunk
+    from scalebound.train.checkpoint import step_of
+    from scalebound.train.recipe import load_recipe
+
+    other = sorted(set(overrides) - {"schedule", "checkpoints", "watch"})
+    if other:
+        raise UsageError(f"--cooldown-from with {other[0]} in the recipe", expected="only schedule, checkpoints and watch: the rest is the trunk's")
+    run, checkpoint = find_trunk(trunk)
+    recipe = cooldown_recipe(load_recipe(run / "recipe.toml"), step_of(checkpoint), share=share, schedule=overrides.get("schedule", "wsd"))
+    wanted = read_json(run / "stream.json")["stream"]
+    found = [path for folder in (run, run.parent) for path in sorted((folder / "streams").glob("*.json")) if sha256_file(path) == wanted]
+    if not found:
+        raise InputError("has no stream of its run beside it", where=str(run), expected="the folder streams/ it was trained from")
+    with progress_bar("cool down") as progress:
+        info = branch_run(trunk, recipe, found[0], out, base=base, threads=threads, progress=progress)
+    record = {"rungs": [_record(recipe) | {"run": str(out), "train_loss": info.train_loss, "model_sha256": info.model_sha256}], "trunk": str(run), "step": step_of(checkpoint), "stream": str(found[0])}
+    line = f"From step {step_of(checkpoint):,} of {run}: {recipe.steps - step_of(checkpoint):,} steps of cooldown ({recipe.schedule}) to {recipe.steps:,} in all."
+    return Result(record, [line, _trained([info], [out], [None])])
 
 
 def _finished(out: Path) -> list[tuple[int, int, float]]:

@@ -32,7 +32,8 @@ from scalebound.data.tokenizer import load_tokenizer
 from scalebound.models.start import Start, open_trainable
 from scalebound.models.trainable import Trainable
 from scalebound.train import watch
-from scalebound.train.checkpoint import complete_checkpoints, prune, read_state, step_of, write_checkpoint
+from scalebound.train.average import WeightAverage
+from scalebound.train.checkpoint import complete_checkpoints, prune, read_state, save_model, step_of, write_checkpoint
 from scalebound.train.optim import set_rate
 from scalebound.train.parametrization import build, optimizer_for
 from scalebound.train.recipe import Recipe, check_recipe, load_recipe
@@ -147,8 +148,11 @@ def _train(recipe: Recipe, stream: Stream, window: tuple[int, int], out: Path, s
     asked = {max(1, round(share * recipe.steps)) for share in recipe.checkpoints}
     resumable = complete_checkpoints(out, resumable=True)
     step = step_of(resumable[-1]) if resumable else 0
+    average = WeightAverage(model, recipe.average) if recipe.average else None
     if resumable:
-        read_state(resumable[-1], model, optimizer)
+        extra = read_state(resumable[-1], model, optimizer)
+        if average is not None:
+            average.load(extra, step)
     T, per_step = recipe.context, recipe.context * recipe.batch_sequences
     sequences = np.asarray(stream.tokens[window[0] : window[1]]).reshape(-1, T)
     began = last_saved = time.monotonic()
@@ -177,6 +181,8 @@ def _train(recipe: Recipe, stream: Stream, window: tuple[int, int], out: Path, s
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
                 step += 1
+                if average is not None:
+                    average.update(model)
                 if watched is not None:
                     line |= watched.after(model)
                 print(json.dumps(line), file=log)
@@ -185,12 +191,14 @@ def _train(recipe: Recipe, stream: Stream, window: tuple[int, int], out: Path, s
                     for file in (online, log):
                         file.flush()
                         os.fsync(file.fileno())
-                    write_checkpoint(out, step, model, optimizer=optimizer, files=files)
+                    write_checkpoint(out, step, model, optimizer=optimizer, extra=average.state() if average else None, files=files)
                     prune(out, newest=2, keep=asked)
                     last_saved = time.monotonic()
     except OSError as error:
         raise from_os_error(error, out) from error
-    sha256 = write_checkpoint(out, step, model, optimizer=optimizer if step in asked else None, files=files)
+    sha256 = write_checkpoint(out, step, model, optimizer=optimizer if step in asked else None, extra=average.state() if average else None, files=files)
+    if average is not None:
+        save_model(out / "averaged", model.config(), average.tensors_of(model), files)
     prune(out, newest=1, keep=asked)
     online_losses = np.fromfile(out / ONLINE_PART, dtype="<f4")
     model_ref = ModelRef(name=out.name, sha256="", params=recipe.params)  # a different predictor at every step: no single model's hash
