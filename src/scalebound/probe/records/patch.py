@@ -71,7 +71,7 @@ def _sentences(found: Patching, pairs: Pairs, level: float) -> list[str]:
         "Clean and corrupted prompts are equal: every effect is 0." if first == T else f"Positions before the first difference ({first}, “{pairs.labels[first]}”) have no effect in a causal model and were not patched.",
         f"Of the largest cells, layer and place were chosen on half of the pairs and the effect estimated on the other half; Student's {100 * level:g}% intervals over pairs, each on its own."
         if N >= 4 else "With fewer than four pairs the largest cells are chosen and estimated on the same pairs: their effects are too large if anything, and have no interval.",
-        "A share is an effect over the gap, 0 nothing and 1 everything. No head, one head (at least half of the logit difference restored by it alone), or spread: the verdict is about heads in denoising.",
+        "A share is an effect over the gap: 0 nothing, 1 everything. The verdict is about heads in denoising: one_head when a single head restores at least half of the logit difference, else spread; no_gap when there is nothing to restore.",
     ]  # fmt: skip
     for site, direction in dict.fromkeys((row.site, row.direction) for row in found.rows):
         places = {row.metric: (row.layer, row.column) for row in found.rows if (row.site, row.direction) == (site, direction)}
