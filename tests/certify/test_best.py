@@ -101,3 +101,14 @@ def test_command(tmp_path, monkeypatch, capsys):
     for words in (["--best", "--alpha", "0.1"], ["--best", "--also", "x"], ["--also", "a=b"], ["--best", "--method", "anchored"]):
         assert run("s.safetensors", "--code-bits", "300", *words)[0] == 2
     assert run("s.safetensors", "--best")[0] == 2
+
+
+def test_deployable_only(stats):
+    """Online losses that would win are shown and not chosen, and not paid for."""
+    info = msgspec.structs.replace(stats.info, kind="online", anchor=None, predictable="for the test", model=ModelRef("online"))
+    online = Stats(info, {"nll": stats.read("nll") * np.float32(0.3)})
+    free, _ = certify_best([Artefact(stats, 3000)], references=[online], compare=False)
+    kept, tried = certify_best([Artefact(stats, 3000)], references=[online], compare=False, deployable=True)
+    assert not free.anchor.deployable and kept.anchor.deployable and free.bound < kept.bound
+    assert {line.deployable for line in tried} == {True, False} and all(line.deployable == line.candidate for line in tried)
+    assert kept.bound == certify_best([Artefact(stats, 3000)], compare=False)[0].bound

@@ -20,7 +20,7 @@ from scalebound.core.errors import InputError, UsageError
 from scalebound.core.stats import Stats
 
 EPSILONS = (0.01, 0.001)  # shares of uniform inside a reference, tried when one is given
-PLAIN_ALPHAS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)  # anchored without a measured centre: any alpha can be tried
+PLAIN_ALPHAS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)  # anchored without a measured centre: any alpha can be tried
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class Artefact:
 @dataclass(frozen=True)
 class Tried:
     """One line of the table: a form, its settings, the bound in nats per token and the bits paid for choices. ``chosen`` marks the best;
-    forms with ``candidate`` False are shown for comparison and could not be chosen."""
+    forms with ``candidate`` False are shown for comparison and could not be chosen; ``deployable`` says whether the predictor can be run as
+    it stands (``scalebound export``), which a mixture with counts or online losses cannot."""
 
     artefact: str
     method: str
@@ -48,6 +49,7 @@ class Tried:
     choice_bits: float
     vacuous: bool
     candidate: bool = True
+    deployable: bool = True
     chosen: bool = False
 
 
@@ -65,6 +67,7 @@ def certify_best(
     vocab_size: int = 0,
     choices: Sequence[Choice] = (),
     compare: bool = True,
+    deployable: bool = False,
     inputs: Callable[[Artefact, Stats | None, Inputs], Inputs] = no_inputs,
 ) -> tuple[Certificate, tuple[Tried, ...]]:
     """Try every form and keep the smallest bound.
@@ -81,6 +84,7 @@ def certify_best(
     epsilons            values of eps, fixed in advance
     choices             whatever else was picked after looking
     compare             also compute the published inequality, as a line of the table that cannot be chosen
+    deployable          only predictors that can be run as they stand are candidates; other references are shown for comparison, and not paid for
     inputs              fills in the files' names and hashes for the artefact and reference that won
 
     Returns
@@ -114,7 +118,11 @@ def certify_best(
     anchors = {artefact.stats.info.anchor.sha256 for artefact, has in zip(artefacts, own, strict=True) if has and artefact.stats.info.anchor}
     if len(anchors) > 1:
         raise InputError("was measured with another anchor than the first", where=artefacts[-1].stats.path, expected="one anchor for all packages")
-    forms = 1 + bool(anchors) + len(references)
+    fixed = [reference.info.kind != "online" for reference in references]
+    first = next((artefact.stats.info.anchor for artefact, has in zip(artefacts, own, strict=True) if has), None)
+    runs = first is not None and first.deployable  # the measured anchor's mixture can be run
+    # forms that could be chosen: plain, with the measured anchor, with each reference
+    forms = 1 + (bool(anchors) and (runs or not deployable)) + (sum(fixed) if deployable else len(references))
     paid = [*choices, *([Choice(setting="reference", options=forms)] if forms > 1 else [])]
     paid_anchored = [*paid, *([Choice(setting="eps", options=len(epsilons))] if len(epsilons) > 1 else []), Choice(setting="centres", options=2)]
 
@@ -144,7 +152,8 @@ def certify_best(
             named = "" if method != "anchored" else (source.path or source.info.model.name) if source is not None else "measured anchor"
             line = Tried(
                 artefact.name, method, named, "+".join(dict.fromkeys(c.kind for c in certificate.centres)), certificate.smoothing.eps, certificate.smoothing.alpha, certificate.bound,
-                certificate.code.choice_bits, certificate.vacuous, candidate=method != "freedman",
+                certificate.code.choice_bits, certificate.vacuous, candidate=method != "freedman" and (certificate.anchor.deployable or not deployable),
+                deployable=certificate.anchor.deployable,
             )  # fmt: skip
             found.append((certificate, line, artefact, source))
     best = min((k for k, (_, line, _, _) in enumerate(found) if line.candidate), key=lambda k: found[k][0].bound)

@@ -36,6 +36,7 @@ def certify(
     stream_tokens: int = 0,
     require: float | None = None,
     best: bool = False,
+    deployable: bool = False,
     also: Annotated[tuple[str, ...], Parameter(consume_multiple=False)] = (),
     also_reference: Annotated[tuple[Path, ...], Parameter(consume_multiple=False)] = (),
     survey: bool = False,
@@ -91,6 +92,8 @@ def certify(
         Exit with status 1 unless the bound is at most this many nats per token.
     best
         Try every form, alpha and eps, and keep the smallest bound, all choices paid; prints the table of what was tried.
+    deployable
+        With --best: keep only what can be run as it stands (scalebound export), not mixtures with counts or online losses.
     also
         With --best: another package of the same run as STATS=PACKAGE, such as another bit width. May be repeated.
     also_reference
@@ -144,8 +147,10 @@ def certify(
                 raise UsageError("is what --best looks for itself, or has no place in it", where=flag, expected="--best without it")
         return certify_best_of(
             stats, package, code_bits, losses, also=also, references=[*([reference] if reference else []), *also_reference], delta=delta, full=full,
-            vocab_size=vocab_size, choice=choice, require=require, out=out,
+            vocab_size=vocab_size, choice=choice, require=require, out=out, deployable=deployable,
         )  # fmt: skip
+    if deployable:
+        raise UsageError("belongs to --best", where="--deployable", expected="--best")
     if survey:
         if code_bits is None or out is not None or require is not None:
             raise UsageError("--survey shows a table for a model with a package", where="--survey", expected="--package or --code-bits, without --out and --require")
@@ -203,6 +208,7 @@ def certify_best_of(
     choice: tuple[str, ...],
     require: float | None,
     out: Path | None,
+    deployable: bool,
 ) -> Result:
     """``certify --best``: the search, and the table of what was tried."""
     from dataclasses import asdict
@@ -239,17 +245,18 @@ def certify_best_of(
     certificate, tried = certify_best(
         artefacts, references=[open_losses(path, vocab_size=vocab_size) for path in references], delta=delta,
         full=open_losses(full, vocab_size=vocab_size) if full else None, vocab_size=vocab_size, choices=[parse_choice(text) for text in choice], inputs=inputs,
+        deployable=deployable,
     )  # fmt: skip
     if out is not None:
         certificate.save(out)
     rows = [
-        [line.artefact, line.method, line.reference or "-", line.centres, f"{line.eps:g}" if line.eps else "-", f"{line.alpha:g}", f"{line.choice_bits:.2f}", f"{line.bound:.4f}",
+        [line.artefact, line.method, line.reference or "-", line.centres, f"{line.eps:g}" if line.eps else "-", f"{line.alpha:g}", f"{line.choice_bits:.2f}", f"{line.bound:.4f}", "yes" if line.deployable else "no",
          "best" if line.chosen else "" if line.candidate else "for comparison"]
         for line in tried
     ]  # fmt: skip
     met = require is None or certificate.bound <= require
     view = view_of(certificate, out, require)
-    view.insert(1, table(["package", "form", "reference", "centres", "eps", "alpha", "bits for choices", "bound", ""], rows))
+    view.insert(1, table(["package", "form", "reference", "centres", "eps", "alpha", "bits for choices", "bound", "deployable", ""], rows))
     return Result({**msgspec.to_builtins(certificate), "tried": [asdict(line) for line in tried]}, view, status=0 if met else 1)
 
 

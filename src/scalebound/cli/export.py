@@ -7,17 +7,22 @@ from pathlib import Path
 from scalebound.cli.output import Result, table
 
 
-def export(package: Path, *, out: Path, tokenizer: Path | None = None) -> Result:
+def export(package: Path, *, out: Path, anchor: Path | None = None, tokenizer: Path | None = None) -> Result:
     """Write a package as a Hugging Face folder that transformers opens: the same numbers in float32, the same identity.
+
+    Given a certificate instead, write the predictor it is about: the package's model mixed with the uniform distribution or with the
+    anchor, as a folder of both models that every command here takes as a model. Its loss is the one whose expectation is bounded.
 
     Models of bytes get their tokenizer; a package of another model carries none, so name its tokenizer.json with --tokenizer.
 
     Parameters
     ----------
     package
-        A package (.sbz).
+        A package (.sbz), or a certificate (.json) whose predictor can be deployed.
     out
         The folder to write; it must not exist or be empty.
+    anchor
+        Of an anchored certificate: the anchor (a run, a model folder or a package). Its hash must be the certificate's.
     tokenizer
         A tokenizer.json, or a folder that holds one, to copy beside the weights.
 
@@ -25,7 +30,7 @@ def export(package: Path, *, out: Path, tokenizer: Path | None = None) -> Result
     --------
     scalebound export small.sbz --out small-hf
 
-    scalebound export smollm2.sbz --tokenizer SmolLM2-135M --out smollm2-hf
+    scalebound export best.json --anchor runs/demo/anchor --out certified
 
     next: transformers.AutoModelForCausalLM.from_pretrained("small-hf"), or scalebound measure small-hf TEXT --out S.safetensors
     """
@@ -33,8 +38,21 @@ def export(package: Path, *, out: Path, tokenizer: Path | None = None) -> Result
 
     require_extra("constriction")
     require_extra("torch")
-    from scalebound.models import export_package
+    from scalebound.core.errors import UsageError
+    from scalebound.models import export_certified, export_package
 
+    if package.suffix == ".json":
+        from scalebound.core.certificate import load_certificate
+
+        certificate = load_certificate(package)
+        made, mixture = export_certified(certificate, package, package.parent / certificate.inputs.package.path, out, anchor=anchor, tokenizer=tokenizer)
+        terms = certificate.terms
+        loss = terms.full_precision_loss + terms.quantization + terms.smoothing  # empirical loss of the smoothed predictor
+        kept = {"folder": str(out), "certificate": str(package), "model_sha256": mixture.sha256(), "alpha": mixture.alpha, "eps": mixture.eps, "params": made.params, "loss": loss, "bound": certificate.bound}
+        lines = [["alpha, share of what is mixed in", f"{mixture.alpha:g}"], ["loss on the certified tokens", f"{loss:.6f}"], ["bound on its expectation", f"{certificate.bound:.6f}"], ["model", mixture.sha256()]]
+        return Result(kept, [table(["", str(out)], lines), f"Score it: scalebound measure {out} STREAM --out S.safetensors"])
+    if anchor is not None:
+        raise UsageError("an anchor belongs to a certificate", where="--anchor", expected="CERTIFICATE.json in place of the package")
     done = export_package(package, out, tokenizer=tokenizer)
     record = {"folder": str(out), "package": str(package), "model_sha256": done.sha256, "params": done.params, "bytes": done.size_bytes, "tokenizer": done.tokenizer}
     rows = [["parameters", f"{done.params:,}"], ["bytes", f"{done.size_bytes:,}"], ["tokenizer", done.tokenizer or "none"], ["model", done.sha256]]

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scalebound.core.hashing import canonical_config
+from scalebound.models.language_model import Past
 from scalebound.models.shape import Shape
 from scalebound.models.trainable import Trainable
 
@@ -52,10 +53,26 @@ class Layer(nn.Module):
         self.down = nn.Parameter(torch.empty(d, f))
 
     def forward(self, x_BTD: Tensor, cos_TK: Tensor, sin_TK: Tensor) -> Tensor:
+        q_BHTK, k_BHTK, v_BHTK = self._projected(x_BTD, cos_TK, sin_TK)
+        return self._mixed(x_BTD, F.scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTK, is_causal=True))
+
+    def after(self, x_BTD: Tensor, cos_TK: Tensor, sin_TK: Tensor, before: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """As ``forward`` for tokens that follow those of ``before``, whose keys and values are given; and the keys and values of both."""
+        q_BHTK, k_BHTK, v_BHTK = self._projected(x_BTD, cos_TK, sin_TK)
+        if before is not None:
+            k_BHTK, v_BHTK = torch.cat([before[0], k_BHTK], dim=2), torch.cat([before[1], v_BHTK], dim=2)
+        T, S = q_BHTK.shape[2], k_BHTK.shape[2]
+        seen_TS = torch.ones(T, S, dtype=torch.bool, device=x_BTD.device).tril(S - T)
+        return self._mixed(x_BTD, F.scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTK, attn_mask=seen_TS)), (k_BHTK, v_BHTK)
+
+    def _projected(self, x_BTD: Tensor, cos_TK: Tensor, sin_TK: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         B, T, D = x_BTD.shape
         qkv = F.linear(F.rms_norm(x_BTD, (D,), self.attention_norm, EPS), self.qkv).view(B, T, 3, self.heads, D // self.heads)
         qk_BHTK = rotate(qkv[:, :, :2].permute(2, 0, 3, 1, 4), cos_TK, sin_TK)
-        mixed_BHTK = F.scaled_dot_product_attention(qk_BHTK[0], qk_BHTK[1], qkv[:, :, 2].transpose(1, 2), is_causal=True)
+        return qk_BHTK[0], qk_BHTK[1], qkv[:, :, 2].transpose(1, 2)
+
+    def _mixed(self, x_BTD: Tensor, mixed_BHTK: Tensor) -> Tensor:
+        B, T, D = x_BTD.shape
         x_BTD = x_BTD + F.linear(mixed_BHTK.transpose(1, 2).reshape(B, T, D), self.attention_out)
         gate, up = F.linear(F.rms_norm(x_BTD, (D,), self.feed_forward_norm, EPS), self.gate_up).chunk(2, dim=-1)
         return x_BTD + F.linear(F.silu(gate) * up, self.down)
@@ -95,6 +112,17 @@ class Transformer(Trainable):
         for layer in self.layers:
             x_BTD = layer(x_BTD, self.cos_TK[:T], self.sin_TK[:T])
         return F.rms_norm(x_BTD, (x_BTD.shape[-1],), self.norm, EPS)
+
+    def extend(self, tokens_BT: Tensor, past: Past | None) -> tuple[Tensor, Past]:
+        """Hidden states of tokens that follow a past, and the past with them (see :class:`~scalebound.models.language_model.LanguageModel`)."""
+        x_BTD, layers = F.embedding(tokens_BT, self.embedding), []
+        start = len(past) if past is not None else 0
+        stop = start + tokens_BT.shape[1]
+        for number, layer in enumerate(self.layers):
+            assert isinstance(layer, Layer)
+            x_BTD, kept = layer.after(x_BTD, self.cos_TK[start:stop], self.sin_TK[start:stop], past.layers[number] if past is not None else None)
+            layers.append(kept)
+        return F.rms_norm(x_BTD, (x_BTD.shape[-1],), self.norm, EPS), Past(layers)
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits of hidden states: (..., D) to (..., V)."""

@@ -53,6 +53,7 @@ from scalebound.probe.records.icl import icl_record as icl_record
 from scalebound.probe.records.icl import labels_record as labels_record
 from scalebound.probe.records.length import length_record as length_record
 from scalebound.probe.records.patch import patch_record as patch_record
+from scalebound.probe.records.room import room_record as room_record
 from scalebound.probe.records.rules import rules_record as rules_record
 from scalebound.probe.reparametrize import TRANSFORMATIONS as TRANSFORMATIONS
 from scalebound.probe.reparametrize import fold as fold
@@ -62,5 +63,8 @@ from scalebound.probe.reparametrize import query_key as query_key
 from scalebound.probe.reparametrize import rotate_residual as rotate_residual
 from scalebound.probe.reparametrize import up_down as up_down
 from scalebound.probe.reparametrize import value_output as value_output
+from scalebound.probe.room import Item as Item
+from scalebound.probe.room import Room as Room
+from scalebound.probe.room import probe_room as probe_room
 from scalebound.probe.rules import exact_pair as exact_pair
 from scalebound.probe.rules import probe_rules as probe_rules
