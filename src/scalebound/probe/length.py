@@ -142,8 +142,8 @@ def probe_length(tasks: Sequence[str] = ("sort", "count"), positions: Sequence[s
 
     Returns
     -------
-    (rows, models, verdict)   a row per model and length; a summary per model; "same_training_different_length" when two models that both
-                              learned a task have disjoint intervals at a length beyond training, else "no_pair_found"
+    (rows, models, verdict)   a row per model and length; a summary per model; "same_training_different_length" when two trained models that
+                              both learned a task have disjoint intervals at a length beyond training, else "no_pair_found"
 
     Raises
     ------
@@ -194,7 +194,7 @@ def summarize(rows: Sequence[LengthRow]) -> LengthModel:
 
 
 def _verdict(rows: list[LengthRow], models: list[LengthModel]) -> str:
-    learned = {(m.task, m.positions, m.model) for m in models if m.verdict != "not learned"}
+    learned = {(m.task, m.positions, m.model) for m in models if m.verdict != "not learned" and m.model != BY_HAND}
     beyond: dict[tuple[str, int], list[LengthRow]] = {}
     for row in rows:
         if not row.trained and (row.task, row.positions, row.model) in learned:
