@@ -156,8 +156,8 @@ class PatchMap:
 class PatchRow:
     """The largest cell of one map (attention, mlp or heads) by one metric, chosen on the pairs of even number and estimated on those of odd number.
 
-    ``effect`` is the mean over the odd pairs with Student's interval; ``share`` that mean over the mean gap of the same pairs (None without a
-    gap). With fewer than four pairs choice and estimate use all pairs: the effect is then too large if anything, and has no interval.
+    ``effect`` is the mean over the odd pairs with Student's interval; ``share`` that mean over the mean gap of the same pairs (None where
+    no gap is :func:`established`). With fewer than four pairs choice and estimate use all pairs: the effect is then too large if anything, and has no interval.
     """
 
     site: str
@@ -240,6 +240,12 @@ def probe_patch(config: dict, weights: Weights, pairs: Pairs, *, sites: Sequence
     return Patching(maps, rows, gaps, accuracy, _verdict(rows, gaps["logit_difference"], level))
 
 
+def established(gap: np.ndarray, level: float) -> float | None:
+    """The mean gap over pairs, or None when its interval contains 0 (or the only pair has none): then no share can be taken of it."""
+    mean, low, high = over_seeds(gap, level) if len(gap) > 1 else (float(gap[0]),) * 3
+    return None if low <= 0 <= high else mean
+
+
 def _largest(one: PatchMap, metric: str, gap: np.ndarray, level: float) -> PatchRow:
     effects = one.effects[metric]
     N = len(effects)
@@ -247,13 +253,12 @@ def _largest(one: PatchMap, metric: str, gap: np.ndarray, level: float) -> Patch
     layer, column = np.unravel_index(int(np.argmax(effects[choose].mean(0))), effects.shape[1:])
     values, together = effects[estimate, layer, column], float(gap[estimate].mean())
     effect, low, high = over_seeds(values, level) if N >= 4 else (float(values.mean()), None, None)
-    share = effect / together if together else None
+    share = effect / together if established(gap, level) is not None and together else None
     return PatchRow(one.site, one.direction, metric, int(layer), one.columns[column], effect, low, high, share, len(values))
 
 
 def _verdict(rows: list[PatchRow], gap: np.ndarray, level: float) -> str:
-    low, high = over_seeds(gap, level)[1:] if len(gap) > 1 else (float(gap[0]), float(gap[0]))
-    if low <= 0 <= high:
+    if established(gap, level) is None:
         return "no_gap"
     carries = [row for row in rows if (row.site, row.direction, row.metric) == ("heads", "denoising", "logit_difference")]
     if carries and (carries[0].share or 0.0) >= LARGE and (carries[0].low is None or carries[0].low > 0):
