@@ -67,3 +67,14 @@ def test_every_number_equals_its_definition(family, stream, tmp_path):
         np.testing.assert_allclose(stats.read(name), values, atol=2e-5, err_msg=name)
     # the head must be cut by vocabulary wherever it is a matrix: an array of [tokens, vocabulary] never exists
     assert (load_model(tmp_path / "model").head_part is None) == (family == "cohere")
+    loaded = load_model(tmp_path / "model")
+    ours = settings.get("model_type", family) in ("llama", "mistral", "qwen2", "qwen3") or family == "llama tied"
+    assert (type(getattr(loaded.hidden, "__self__", None)).__name__ == "Llama") == ours
+    assert (loaded.extend is None) == (family == "mamba")
+    if loaded.extend is not None:  # a text in three pieces, each behind the past of those before it, the last one read by two rows
+        with torch.inference_mode():
+            whole, past = loaded.hidden(tokens[None, :40]), None
+            first, past = loaded.extend(tokens[None, :7], None)
+            second, past = loaded.extend(tokens[None, 7:33], past)
+            third, _ = loaded.extend(tokens[None, 20:40].expand(2, -1), past.cut(20).repeat(2))
+        np.testing.assert_allclose(torch.cat([first, second[:, :13], third[1:]], 1), whole, atol=2e-4 * float(whole.abs().max()))

@@ -102,7 +102,7 @@ def test_packages_are_models(tmp_path, folder):
 
 @pytest.mark.parametrize("case, what", [
     ("absent", "no such file or folder"), ("empty folder", "holds no model"), ("file", "is not a model"), ("no weights", "holds no model"), ("corrupt weights", "not a safetensors file"),
-    ("truncated weights", "not a safetensors file"), ("missing tensor", "lacks the tensor"), ("wrong shape", "has shape"), ("bad config", "not valid JSON"), ("run without checkpoint", "without a checkpoint"), ("bad gguf", "cannot be read"),
+    ("truncated weights", "not a safetensors file"), ("missing tensor", "lacks the tensor"), ("wrong shape", "has shape"), ("bad config", "not valid JSON"), ("run without checkpoint", "without a checkpoint"), ("bad gguf", "is not a .gguf file"),
 ])  # fmt: skip
 def test_what_is_no_model_is_refused(tmp_path, folder, case, what):
     from safetensors.torch import load_file, save_file

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
 from scalebound.cli.output import Result, progress_bar, table
 
+if TYPE_CHECKING:
+    from scalebound.models import LanguageModel
 
-def measure(model: Path, text: Path, *, out: Path, context: int | None = None, tokens: int | None = None, window: tuple[int, int] | None = None,
+
+def measure(model: Path, text: Path | None = None, *, out: Path, tasks: Path | None = None, context: int | None = None, tokens: int | None = None, window: tuple[int, int] | None = None,
             policy: Literal["packed", "documents", "sliding"] = "packed", stride: int | None = None, dtype: Literal["auto", "float32", "bfloat16"] = "auto",
             sample: int | None = None, seed: int = 0, anchor: Path | None = None, anchor_eps: float | None = None,
             anchor_alphas: Annotated[str | None, Parameter(name="--anchor-alphas")] = None, workers: int = 1, threads: int | None = None, fresh: bool = False) -> Result:  # fmt: skip
-    """Score every token of a text or stream with a model: nll, entropy and varentropy, in nats per token.
+    """Score every token of a text or stream with a model: nll, entropy and varentropy, in nats per token. Or multiple-choice items: --tasks.
 
-    Every token gets one loss, from earlier tokens of the window only; --policy says which. Interrupted, it goes on where it was.
+    Every token gets one loss, from earlier tokens of the window only; --policy says which. Interrupted, it goes on where it was. With
+    --tasks, choices are scored by summed and per-byte log-probability, as lm-evaluation-harness scores them; that starts over when interrupted.
 
     Parameters
     ----------
@@ -25,7 +29,9 @@ def measure(model: Path, text: Path, *, out: Path, context: int | None = None, t
     text
         A stream (.json or .bin), a text file or a folder. Text is turned into a stream beside --out with the model's tokenizer.
     out
-        The stats file to write (.safetensors).
+        The stats file to write (.safetensors); with --tasks the table of answers (.csv).
+    tasks
+        Instead of text: items, a JSON object a line with context, choices and gold; or samples exported by lm-evaluation-harness.
     context
         The most tokens one is scored from. Default: the stream's sequence length, at most the model's context; 1024 for text.
     policy
@@ -63,12 +69,14 @@ def measure(model: Path, text: Path, *, out: Path, context: int | None = None, t
 
     scalebound measure model.gguf docs/ --context 2048 --policy sliding --stride 512 --workers 2 --out docs.safetensors
 
+    scalebound measure model.gguf --tasks items.jsonl --out answers.csv
+
     next: scalebound interval notes.safetensors, or scalebound certify notes.safetensors --package model.sbz
     """
     import math
     import time
 
-    from scalebound.core.errors import require_extra
+    from scalebound.core.errors import UsageError, require_extra
     from scalebound.core.workers import cores
 
     require_extra("torch")
@@ -79,7 +87,15 @@ def measure(model: Path, text: Path, *, out: Path, context: int | None = None, t
 
     out = Path(out)
     threads = threads or (cores() if workers == 1 else 1)
+    if (text is None) == (tasks is None):
+        raise UsageError("both TEXT and --tasks are given" if tasks else "there is nothing to score", expected="a text or stream, or --tasks FILE")
+    of_text = {"--context": context, "--tokens": tokens, "--window": window, "--stride": stride, "--sample": sample, "--anchor": anchor, "--workers": workers if workers != 1 else None}
+    if tasks is not None and any(value is not None for value in of_text.values()):
+        raise UsageError(f"{next(flag for flag, value in of_text.items() if value is not None)} has no meaning for items", where="--tasks", expected="--dtype and --threads at most")
     loaded = load_model(model, dtype=dtype)
+    if tasks is not None:
+        return answers(loaded, tasks, out, threads)
+    assert text is not None
     stream = stream_of(text, loaded, out.with_suffix(".stream"), context=context or min(1024, loaded.max_context), max_tokens=tokens)
     began = time.monotonic()
     with progress_bar(f"measure {Path(model).name}") as progress:
@@ -98,4 +114,25 @@ def measure(model: Path, text: Path, *, out: Path, context: int | None = None, t
         record["mean_reference_nll"] = float(stats.read("reference_nll").mean(dtype="f8"))
         rows.append(["anchor's mean nll", f"{record['mean_reference_nll']:.4f} nats/token"])
     view = [table(["", str(out)], rows), f"An interval for the mean: scalebound interval {out}"]
+    return Result(record, view)
+
+
+def answers(model: LanguageModel, tasks: Path, out: Path, threads: int) -> Result:
+    """``measure --tasks``: accuracy with its exact interval for items drawn independently, and the table of answers."""
+    import torch
+
+    from scalebound.certify import binomial_upper
+    from scalebound.measure import answer_items
+
+    torch.set_num_threads(threads)
+    with progress_bar(f"measure {Path(tasks).name}", unit="items") as progress:
+        found, _ = answer_items(model, tasks, out, progress=progress)
+    rows, record = [], {"answers": str(out), "items": found.items, "mean_nll": found.mean_nll, "level": 0.95, "dtype": model.dtype}
+    for name, words, correct in (("accuracy", "summed log-probability", found.correct), ("accuracy_per_byte", "log-probability per byte", found.correct_per_byte)):
+        low, high = 1 - binomial_upper(found.items - correct, found.items, code_bits=0, delta=0.025), binomial_upper(correct, found.items, code_bits=0, delta=0.025)
+        record[name] = {"value": correct / found.items, "low": low, "high": high, "correct": correct}
+        rows.append([words, f"{correct / found.items:.4f}", f"{low:.4f} to {high:.4f}", f"{correct:,} of {found.items:,}"])
+    view = [table(["choice by", "accuracy", "95% interval", "right"], rows), "The interval is exact for items drawn independently from what you want to speak about.",
+            f"The right answer loses {found.mean_nll:.4f} nats per item, given that one of the choices comes. Written: {out}, {out.with_suffix('.json').name}.",
+            "Compare two models item by item: scalebound compare A.csv B.csv"]  # fmt: skip
     return Result(record, view)

@@ -8,7 +8,7 @@ So a checkpoint folder, its copy elsewhere, and the package that decodes to the 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ def canonical_config(config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in TRANSIENT_CONFIG_KEYS}
 
 
-def model_sha256(config: dict[str, Any], tensors: Iterable[tuple[str, str, tuple[int, ...], np.ndarray]]) -> str:
+def model_sha256(config: dict[str, Any], tensors: Iterable[tuple[str, str, tuple[int, ...], np.ndarray | Callable[[], Iterable[np.ndarray]]]]) -> str:
     """SHA-256 of a model.
 
     Parameters
@@ -33,11 +33,13 @@ def model_sha256(config: dict[str, Any], tensors: Iterable[tuple[str, str, tuple
         As in ``config.json``; transient keys are dropped.
     tensors
         ``(name, dtype, shape, bytes)`` with dtype one of safetensors' names ("F32", "F16", "BF16", ...) and the bytes as a
-        contiguous little-endian array of any dtype. Tied tensors appear once, under the name that is stored.
+        contiguous little-endian array of any dtype, or a function that gives them piece by piece, called when the tensor's turn has come.
+        Tied tensors appear once, under the name that is stored.
     """
     digest = hashlib.sha256()
     for name, dtype, shape, data in sorted(tensors, key=lambda item: item[0]):
         digest.update(f"{name}\0{dtype}\0{','.join(map(str, shape))}\0".encode())
-        digest.update(np.ascontiguousarray(data).reshape(-1).view(np.uint8).data)
+        for piece in data() if callable(data) else (data,):
+            digest.update(np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data)
     digest.update(canonical_json(canonical_config(config)))
     return digest.hexdigest()

@@ -65,6 +65,11 @@ SYSTEMS: tuple[System, ...] = (
            "scalebound train --sizes 20k --recipe R.toml --out RUN", "arXiv:2404.06395", ("torch",)),
     System(48, "Maximal-update parametrization", "scalebound.train.parametrization:abc_table", "parametrization",
            "scalebound train --sizes 20k --recipe R.toml --out RUN", "arXiv:2203.03466", ("torch",)),
+    System(49, "Output z-loss", "scalebound.train.loop:backward", "training", "scalebound train --sizes 20k --recipe R.toml --out RUN", "arXiv:2204.02311", ("torch",)),
+    System(50, "Watch on what precedes instabilities", "scalebound.train.watch:before", "training", "scalebound train --sizes 20k --out RUN", "arXiv:2309.14322", ("torch",)),
+    System(51, "Learning-rate sweep, its sensitivity and forecast instability", "scalebound.scaling.laws.lr_sensitivity:forecast_onset", "forecast",
+           "scalebound train --sweep lr --out RUNS", "arXiv:2309.14322"),
+    System(52, "Query-key normalization", "scalebound.models.transformer:Layer", "architecture", "scalebound train --sizes 20k --recipe R.toml --out RUN", "arXiv:2010.04245", ("torch",)),
     System(60, "Fine-tunability of equal functions", "scalebound.probe.finetune:probe_finetune", "probe", "scalebound probe finetune", "arXiv:2405.01964", ("torch",)),
     System(61, "Rule extrapolation", "scalebound.probe.rules:probe_rules", "probe", "scalebound probe rules", "arXiv:2409.13728", ("torch",)),
     System(62, "In-context learning on mixtures of hidden Markov models", "scalebound.probe.icl:probe_icl", "probe", "scalebound probe icl", "arXiv:2111.02080", ("torch",)),
@@ -100,4 +105,8 @@ SYSTEMS: tuple[System, ...] = (
     System(112, "Survey of published bounds", "scalebound.certify.survey:survey", "certificate", "scalebound certify S --package M.sbz --survey", "docs/mathematics.md section 19"),
     System(70, "Online n-gram reference with Witten-Bell interpolation", "scalebound.measure.ngram:ngram_losses", "reference",
            "scalebound reference ngram STREAM --out R.safetensors", "Witten and Bell 1991, IEEE Trans. Inf. Theory 37(4)", ("torch",)),
+    # compression: numbers from 120 on
+    System(120, "GPTQ", "scalebound.compress.gptq:gptq", "quantizer", "scalebound compress M --quantizer gptq --allocation uniform --bits 3 --stream S --out M.sbz", "arXiv:2210.17323", ("torch",)),
+    System(121, "Reverse water-filling over Fisher information", "scalebound.compress.allocation:water_filling", "quantizer",
+           "scalebound compress M --quantizer gptq --bits 3 --stream S --out M.sbz", "Cover and Thomas 2006, section 10.3.3; arXiv:1503.05671", ("torch",)),
 )

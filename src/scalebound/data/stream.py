@@ -23,7 +23,7 @@ from scalebound.core.progress import Progress, silent
 from scalebound.core.seeds import generator
 from scalebound.core.stats import StreamRef
 from scalebound.data.corpus import Document
-from scalebound.data.tokenizer import Tokenizer, load_tokenizer
+from scalebound.data.tokenizer import FileTokenizer, Tokenizer, load_tokenizer
 
 SCHEMA = "scalebound.stream/1"
 
@@ -100,7 +100,10 @@ class Stream:
             raise InputError("does not have the hash its .json names", where=str(self.path.with_suffix(".bin")), hint="build the stream again")
 
     def tokenizer(self) -> Tokenizer:
-        found = load_tokenizer("byte" if self.info.tokenizer.kind == "byte" else self.info.tokenizer.path)
+        """The tokenizer it was made with: a file beside it, or the one its ``.json`` names by its path."""
+        named = self.info.tokenizer.path
+        beside = self.path.parent / named
+        found = load_tokenizer("byte" if self.info.tokenizer.kind == "byte" else beside if named and beside.is_file() else named)
         if found.sha256 != self.info.tokenizer.sha256:
             raise InputError("is not the tokenizer this stream was made with", where=found.path)
         return found
@@ -181,8 +184,12 @@ def build_stream(documents: Sequence[Document], tokenizer: Tokenizer, out: str |
             atomic_write(binary, lambda file: _write_ordered(file, tokens, order, sequence_tokens))
     except OSError as error:
         raise from_os_error(error, out) from error
+    where_from = tokenizer.path
+    if isinstance(tokenizer, FileTokenizer) and tokenizer.path.endswith(".gguf"):  # so that nobody has to make it out of that file again
+        where_from = out.name + ".tokenizer.json"
+        atomic_write(out.with_name(where_from), tokenizer.content)
     info = StreamInfo(
-        tokenizer=TokenizerRef(tokenizer.kind, tokenizer.sha256, tokenizer.path), vocab_size=tokenizer.vocab_size, separator=tokenizer.separator,
+        tokenizer=TokenizerRef(tokenizer.kind, tokenizer.sha256, where_from), vocab_size=tokenizer.vocab_size, separator=tokenizer.separator,
         dtype=dtype.name, num_tokens=total, sequence_tokens=sequence_tokens, seed=seed, documents=tuple(int(p) for p in np.sort(where)),
         num_documents=len(where), text_bytes=text_bytes, split=split, source=source, bin_sha256=sha256_file(binary), version=scalebound.__version__,
     )  # fmt: skip

@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 import os
 import re
-from functools import cached_property
+import subprocess
+import sys
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -46,6 +48,10 @@ class Tokenizer(Protocol):
         """Every token and its id."""
         ...
 
+    def opening(self) -> list[int]:
+        """The special tokens it would put before a text, if it were asked for special tokens: a Llama's begin-of-text, most others' none."""
+        ...
+
 
 class ByteTokenizer:
     """Every byte is a token.
@@ -70,6 +76,9 @@ class ByteTokenizer:
     def vocabulary(self) -> dict[str, int]:
         return {chr(byte): byte for byte in range(256)}
 
+    def opening(self) -> list[int]:
+        return []
+
 
 class FileTokenizer:
     """A ``tokenizer.json`` of the ``tokenizers`` library, or the tokenizer of a ``.gguf`` file, which ``transformers`` turns into one."""
@@ -80,14 +89,12 @@ class FileTokenizer:
 
     def __init__(self, path: str | os.PathLike) -> None:
         require_extra("tokenizers")
-        from tokenizers import Tokenizer as Library
-
         path = Path(path)
         path = path / "tokenizer.json" if path.is_dir() else path
-        text = _gguf_tokenizer(path) if path.suffix == ".gguf" else read_bytes(path, limit=MAX_JSON_BYTES)
+        text = _gguf_tokenizer(str(path), os.stat(path).st_mtime_ns) if path.suffix == ".gguf" else read_bytes(path, limit=MAX_JSON_BYTES)
         self.path, self.sha256, self.content = str(path), sha256_bytes(text), text
         try:
-            self._library = Library.from_buffer(text)
+            self._library = _library(text)
         except Exception as error:  # the library raises bare Exception for every malformed file
             raise InputError(f"is not a tokenizer file ({error})", where=self.path, expected="a tokenizer.json of the tokenizers library") from error
         self.vocab_size = self._library.get_vocab_size()
@@ -117,7 +124,7 @@ class FileTokenizer:
     @cached_property
     def _byte_table(self) -> tuple[np.ndarray, np.ndarray] | None:
         """Bytes of every token's text, and which tokens begin with the space that is taken off at the start of a text."""
-        decoder = json.loads(self._library.to_str()).get("decoder") or {}
+        decoder = json.loads(self._library.decoder.__getstate__()) if self._library.decoder is not None else {}
         steps = decoder.get("decoders", [decoder])
         kinds = {step.get("type") for step in steps}
         byte_level = "ByteLevel" in kinds
@@ -146,16 +153,41 @@ class FileTokenizer:
     def vocabulary(self) -> dict[str, int]:
         return self._library.get_vocab(with_added_tokens=True)
 
+    def opening(self) -> list[int]:
+        plain, full = (self._library.encode("a", add_special_tokens=special).ids for special in (False, True))
+        return next((full[:k] for k in range(len(full)) if full[k : k + len(plain)] == plain), [])
 
-def _gguf_tokenizer(path: Path) -> bytes:
+
+@lru_cache(maxsize=2)
+def _library(text: bytes) -> Any:
+    """A tokenizer is tens of megabytes: one that a model, a stream and a check all ask for exists once."""
+    from tokenizers import Tokenizer as Library
+
+    return Library.from_buffer(text)
+
+
+MAKE = """
+import pathlib, sys
+from transformers import AutoTokenizer
+path = pathlib.Path(sys.argv[1])
+try:
+    made = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True, trust_remote_code=False)
+    sys.stdout.buffer.write(made.backend_tokenizer.to_str().encode())
+except Exception as error:  # the library raises whatever its readers raise
+    sys.exit(" ".join(str(error).split())[:200] or "no reason given")
+"""
+
+
+@lru_cache(maxsize=4)
+def _gguf_tokenizer(path: str, changed: int) -> bytes:
+    """The tokenizer.json of a ``.gguf`` file (``changed``: its time of change), made by ``transformers`` in a process of its own: for some
+    seconds that takes several times the memory that scoring does."""
     require_extra("transformers")
-    from transformers import AutoTokenizer
-
-    try:
-        found = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # the library raises whatever its readers raise
-        raise InputError(f"holds no tokenizer that can be read ({' '.join(str(error).split())[:200]})", where=str(path)) from error
-    return found.backend_tokenizer.to_str().encode()
+    done = subprocess.run([sys.executable, "-c", MAKE, path], capture_output=True, env={**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "TQDM_DISABLE": "1"})
+    if done.returncode:
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        raise InputError(f"holds no tokenizer that can be read ({lines[-1] if lines else 'the reader was killed'})", where=path)
+    return done.stdout
 
 
 def load_tokenizer(name: str | os.PathLike = "byte") -> Tokenizer:

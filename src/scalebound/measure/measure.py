@@ -22,6 +22,7 @@ from scalebound.core.progress import Progress, silent
 from scalebound.core.stats import AnchorRef, Stats
 from scalebound.core.workers import run_tasks
 from scalebound.data.stream import Stream
+from scalebound.data.tokenizer import Tokenizer
 from scalebound.measure.join import join_parts
 from scalebound.measure.plan import Plan, check_request, describe, draw_blocks
 from scalebound.measure.score import score_pieces
@@ -29,7 +30,8 @@ from scalebound.measure.spans import batches_of, spans_of, text_boundaries
 from scalebound.models.language_model import LanguageModel
 from scalebound.models.load import load_model
 
-BATCH_TOKENS = 8192  # tokens per forward pass; small enough for 24 GB with any model people score on a processor
+BATCH_TOKENS = 8192  # tokens per forward pass of a small model, or on an accelerator
+LARGE, BATCH_TOKENS_LARGE = 20_000_000, 2048  # from so many parameters on a processor is as fast with fewer, and activations count
 PARTS = 64  # at most this share of the work is lost by a kill
 DEFAULT_EPS = 0.01  # share of uniform inside an anchor
 DEFAULT_ALPHAS = (0.05, 0.1, 0.2, 0.4)  # smoothings the centre is computed for
@@ -70,7 +72,8 @@ def measure(model: str | os.PathLike | LanguageModel, stream: str | os.PathLike,
     Raises
     ------
     InputError
-        Unusable model or stream; a prediction that is not a number (with the token's position); ``out`` holds another measurement.
+        Unusable model or stream; a prediction that is not a number (with the token's position); ``out`` holds another measurement;
+        an anchor that was trained on tokens of the window (:mod:`~scalebound.measure.provenance`).
     UsageError
         A context, window or sample out of range.
 
@@ -92,9 +95,9 @@ def measure(model: str | os.PathLike | LanguageModel, stream: str | os.PathLike,
         blocks = draw_blocks(num_blocks, sample, seed, ragged=(window[1] - window[0]) % block_tokens != 0)
     elif sample is not None or not len(blocks) or blocks[0] < 0 or blocks[-1] >= num_blocks or np.any(np.diff(blocks) <= 0):
         raise UsageError("the blocks given are no selection", expected=f"ascending ids below {num_blocks:,}, and no sample besides")
-    info = describe(loaded, reference, opened, window, context, anchor_is, eps, tuple(alphas), out.parent, policy=policy, stride=stride, dtype=loaded.dtype, predictable=predictable)
+    info = describe(loaded, reference, opened, window, context, anchor_is, eps, tuple(alphas), out.parent, policy=policy, stride=stride, dtype=loaded.dtype, predictable=predictable, anchor_path=anchor)
     part_blocks = min(4096, max(1, -(-len(blocks) // PARTS)))
-    plan = Plan(info=info, blocks_sha256=sha256_bytes(blocks.tobytes()), part_blocks=part_blocks, batch_tokens=BATCH_TOKENS, dtype=loaded.dtype)
+    plan = Plan(info=info, blocks_sha256=sha256_bytes(blocks.tobytes()), part_blocks=part_blocks, batch_tokens=batch_tokens(loaded), dtype=loaded.dtype)
     if fresh:
         out.unlink(missing_ok=True)
         shutil.rmtree(_folder(out), ignore_errors=True)
@@ -114,6 +117,11 @@ def measure(model: str | os.PathLike | LanguageModel, stream: str | os.PathLike,
     join_parts([_part(out, number) for number in range(-(-len(blocks) // part_blocks))], out)
     shutil.rmtree(_folder(out))
     return Stats.load(out)
+
+
+def batch_tokens(model: LanguageModel) -> int:
+    """Tokens of one forward pass: by a rule and not by a stopwatch, so that the bytes of a measurement do not depend on the day it was made."""
+    return BATCH_TOKENS_LARGE if model.device == "cpu" and model.num_params >= LARGE else BATCH_TOKENS
 
 
 def _folder(out: Path) -> Path:
@@ -147,9 +155,10 @@ def _work(model_path: str, stream_path: str, out: str, anchor_path: str | None, 
         return
     model, anchor = models or (load_model(model_path, dtype=plan.dtype), load_model(anchor_path, dtype=plan.dtype) if anchor_path else None)
     stream = Stream(stream_path)
+    tokenizer = stream.tokenizer()
     for number in todo:
         ids = blocks[number * plan.part_blocks : (number + 1) * plan.part_blocks]
-        part = _score_part(model, anchor, stream, plan, ids, partial(_report, progress, done, total))
+        part = _score_part(model, anchor, stream, tokenizer, plan, ids, partial(_report, progress, done, total))
         part.save(_part(Path(out), number))
         done += sizes[number]
         progress(done, total)
@@ -159,7 +168,7 @@ def _report(progress: Progress, before: int, total: int, tokens: int) -> None:
     progress(before + tokens, total)
 
 
-def _score_part(model: LanguageModel, anchor: LanguageModel | None, stream: Stream, plan: Plan, ids: np.ndarray, report: Callable[[int], None]) -> Stats:
+def _score_part(model: LanguageModel, anchor: LanguageModel | None, stream: Stream, tokenizer: Tokenizer, plan: Plan, ids: np.ndarray, report: Callable[[int], None]) -> Stats:
     info, (start, stop) = plan.info, plan.info.window
     boundaries = text_boundaries(stream.info.documents, stream.info.sequence_tokens, stream.info.seed is not None, info.window)
     spans = spans_of(info.policy.name, ids, window=info.window, context=info.policy.context, block_tokens=info.block_tokens, boundaries=boundaries)
@@ -189,7 +198,7 @@ def _score_part(model: LanguageModel, anchor: LanguageModel | None, stream: Stre
             at += size
         done += at
         report(done)
-    tokenizer, text_bytes = stream.tokenizer(), 0
+    text_bytes = 0
     for b in ids:
         first, last = start + int(b) * info.block_tokens, min(start + (int(b) + 1) * info.block_tokens, stop)
         text_bytes += tokenizer.count_bytes(np.asarray(stream.tokens[first:last]), previous=int(stream.tokens[first - 1]) if first else None)

@@ -39,12 +39,12 @@ def _rows(model: LanguageModel, hidden_RD: Tensor, targets_R: Tensor, stretch: i
     hit_R = torch.full(targets_R.shape, float("nan"), device=hidden_RD.device)  # every target lies in one stretch
     for start in range(0, V, stretch):
         stop = min(start + stretch, V)
-        z_RV = model.logits_of(hidden_RD, start, stop).float()
+        z_RV = model.logits_of(hidden_RD, start, stop).to(torch.float32, copy=True)
         inside = (targets_R >= start) & (targets_R < stop)
         found = z_RV.gather(1, (targets_R - start).clamp(0, stop - start - 1)[:, None])[:, 0]
         hit_R = torch.where(inside, found, hit_R)
         top_R = z_RV.amax(1, keepdim=True).clamp_min(-1e30)  # a stretch may hold nothing but minus infinity
-        x_RV = z_RV - top_R  # at most 0
+        x_RV = z_RV.sub_(top_R)  # at most 0
         weight_RV = x_RV.exp()
         total_R = weight_RV.sum(1).clamp_min(1e-30)  # at least 1 wherever the stretch holds a finite logit
         # a logit of minus infinity has probability 0 and must add 0

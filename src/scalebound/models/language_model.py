@@ -13,6 +13,29 @@ import torch
 from torch import Tensor
 
 
+@dataclass(frozen=True)
+class Past:
+    """Keys and values of tokens already read, a pair a layer, each (B, heads, T, width): what lets their text be shared by what follows.
+
+    >>> past = Past([(torch.zeros(1, 2, 5, 4), torch.zeros(1, 2, 5, 4))])
+    >>> len(past), len(past.cut(3)), past.repeat(6).layers[0][0].shape[0]
+    (5, 3, 6)
+    """
+
+    layers: list[tuple[Tensor, Tensor]]
+
+    def __len__(self) -> int:
+        return self.layers[0][0].shape[2]
+
+    def cut(self, length: int) -> Past:
+        """The first ``length`` tokens of it, without a copy."""
+        return Past([(keys[:, :, :length], values[:, :, :length]) for keys, values in self.layers])
+
+    def repeat(self, rows: int) -> Past:
+        """The past of one text as that of ``rows`` texts that begin with it, without a copy."""
+        return Past([(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1)) for keys, values in self.layers])
+
+
 @dataclass
 class LanguageModel:
     """A causal model that scores tokens.
@@ -37,6 +60,9 @@ class LanguageModel:
         Precision of the weights in memory and of the arithmetic up to the logits.
     head_part
         The head for a stretch [start, stop) of the vocabulary; None for a head that cannot be cut.
+    extend
+        Tokens (B, T) that follow what a :class:`Past` holds (None: nothing), to their hidden states and a past that holds them too; None for
+        models without keys and values to keep, such as Mamba.
     """
 
     name: str
@@ -51,6 +77,7 @@ class LanguageModel:
     device: str = "cpu"
     dtype: str = "float32"
     head_part: Callable[[Tensor, int, int], Tensor] | None = None
+    extend: Callable[[Tensor, Past | None], tuple[Tensor, Past]] | None = None
 
     @torch.inference_mode()
     def logits(self, tokens_BT: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ mixture (:mod:`scalebound.models.mixture`). No code from a model folder is ever 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from torch import Tensor
 from scalebound.core.errors import InputError, UsageError
 from scalebound.models import mixture
 from scalebound.models.folder import hash_tensors, read_config, read_tensors, stored_dtypes
-from scalebound.models.language_model import LanguageModel, linear_head
+from scalebound.models.language_model import LanguageModel, Past, linear_head
+from scalebound.models.llama_load import llama_of_folder, llama_of_gguf, llama_of_tensors
 from scalebound.models.transformer import Transformer, own_shape
 
 # Families whose logits are exactly output_embedding(decoder(tokens)), soft-capped where their configuration says so.
@@ -47,13 +49,15 @@ def load_model(path: str | os.PathLike, *, dtype: torch.dtype | str = torch.floa
     if path.suffix == ".sbz":
         return _package(path, dtype, device)
     if path.suffix == ".gguf":
-        return _transformers(path, dtype, device)
+        return llama_of_gguf(path, dtype=dtype, device=device) or _transformers(path, dtype, device)
     if (path / mixture.FILE).is_file():
         return mixture.load_mixture(path, lambda part: load_model(part, dtype=dtype, device=device))
     path = model_folder(path)
     config = read_config(path)
-    tensors = read_tensors(path)
     tokenizer = str(path / "tokenizer.json") if (path / "tokenizer.json").is_file() else "byte"
+    if own_shape(config) is None and (found := llama_of_folder(path, config, dtype=dtype, device=device, tokenizer=tokenizer)):
+        return found
+    tensors = read_tensors(path)
     if own_shape(config) is None:
         return _transformers(path, dtype, device, sha256=hash_tensors(config, tensors))
     return from_tensors(config, tensors, name=str(path), dtype=dtype, device=device, tokenizer=tokenizer)
@@ -105,6 +109,8 @@ def newest_checkpoint(run: str | os.PathLike) -> Path:
 
 def from_tensors(config: dict, tensors: dict[str, Tensor], *, name: str, dtype: torch.dtype = torch.float32, device: str = "cpu", tokenizer: str = "byte") -> LanguageModel:
     """A model from a configuration and the tensors of its folder."""
+    if own_shape(config) is None and (found := llama_of_tensors(config, tensors, name=name, dtype=dtype, device=device, tokenizer=tokenizer)):
+        return found
     sha256 = hash_tensors(config, tensors)
     num_params = sum(t.numel() for t in tensors.values())
     shape = own_shape(config)
@@ -113,7 +119,7 @@ def from_tensors(config: dict, tensors: dict[str, Tensor], *, name: str, dtype: 
     model = own_model(config, tensors, name)
     model = model.to(dtype=dtype, device=device).eval().requires_grad_(False)
     first = config.get("bos_token_id")
-    return LanguageModel(name, sha256, num_params, shape.vocab_size, config["max_position_embeddings"], 255 if first is None and shape.vocab_size == 256 else first or 0, model.hidden, model.head, tokenizer, device, str(dtype).removeprefix("torch."), linear_head(model.embedding))
+    return LanguageModel(name, sha256, num_params, shape.vocab_size, config["max_position_embeddings"], 255 if first is None and shape.vocab_size == 256 else first or 0, model.hidden, model.head, tokenizer, device, str(dtype).removeprefix("torch."), linear_head(model.embedding), model.extend)
 
 
 def own_model(config: dict, tensors: dict[str, Tensor], name: str) -> Transformer:
@@ -157,7 +163,8 @@ def read_transformers(path: Path, dtype: torch.dtype = torch.float32) -> Any:
 
 def tied_names(model: Any) -> set[str]:
     """Names under which a ``transformers`` model holds a tensor a second time."""
-    return set(getattr(model, "all_tied_weights_keys", None) or getattr(model, "_tied_weights_keys", None) or ())
+    found = getattr(model, "all_tied_weights_keys", None)  # empty where the head is a matrix of its own
+    return set(getattr(model, "_tied_weights_keys", None) or () if found is None else found)
 
 
 def gguf_sha256(model: Any) -> str:
@@ -180,8 +187,11 @@ def transformers_from_config(config: dict, tensors: dict[str, Tensor], name: str
 
     if "model_type" not in config:
         raise InputError("has a configuration without model_type", where=name)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), trust_remote_code=False)
-    report = model.load_state_dict(tensors, strict=False)
+    try:
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), trust_remote_code=False)
+        report = model.load_state_dict(tensors, strict=False)
+    except (ValueError, KeyError, RuntimeError) as error:  # an unknown model_type, a tensor of another shape
+        raise InputError(f"does not fit its configuration ({' '.join(str(error).split())[:200]})", where=name) from error
     tied = tied_names(model)
     absent = [key for key in report.missing_keys if key not in tied and key != "lm_head.weight"]
     if absent or report.unexpected_keys:
@@ -205,4 +215,17 @@ def _wrap(model: Any, name: str, sha256: str, num_params: int, device: str, toke
     first = config.bos_token_id if config.bos_token_id is not None else config.eos_token_id
     first = first[0] if isinstance(first, list) else first
     context = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 1 << 20
-    return LanguageModel(name, sha256, num_params, config.vocab_size, context, int(first or 0), hidden, head, tokenizer, device, str(dtype).removeprefix("torch."), part)
+    keeps = not getattr(model, "_is_stateful", False)  # recurrent states cannot be cut back to a shorter text
+    return LanguageModel(name, sha256, num_params, config.vocab_size, context, int(first or 0), hidden, head, tokenizer, device, str(dtype).removeprefix("torch."), part, _extender(model, decoder if part else None) if keeps else None)
+
+
+def _extender(model: Any, decoder: Any) -> Callable[[Tensor, Past | None], tuple[Tensor, Past]]:
+    """``extend`` of a model of ``transformers``: its hidden states where the head is ours to apply (a ``decoder``), else its logits."""
+    from transformers import DynamicCache
+
+    def extend(tokens_BT: Tensor, past: Past | None) -> tuple[Tensor, Past]:
+        cache = DynamicCache(past.layers if past is not None else None)
+        found = (model if decoder is None else decoder)(tokens_BT, past_key_values=cache, use_cache=True)
+        return found.logits if decoder is None else found.last_hidden_state, Past([(layer.keys, layer.values) for layer in cache.layers])  # type: ignore
+
+    return extend

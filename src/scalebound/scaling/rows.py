@@ -1,7 +1,7 @@
 """From a table to the rows of a fit: columns found or derived, and everything that can be wrong with them said plainly.
 
-What is checked at this door: missing columns, NaN, sizes that are not positive or not counts, units that are mixed, losses in bits,
-repeated rows, inputs that do not vary, too few rows. Nothing is dropped silently: ``drop_bad`` says how many rows went and why.
+What is checked at this door: missing columns, NaN, sizes that are not positive or not counts, units that are mixed, losses in bits
+(some only after the fit, :mod:`~scalebound.scaling.units`), repeated rows, inputs that do not vary, too few rows. Nothing is dropped silently: ``drop_bad`` says how many rows went and why.
 """
 
 from __future__ import annotations
@@ -290,6 +290,17 @@ def _check_loss_units(table: Table, y: np.ndarray, column: str) -> None:
                 expected=in_nats,
                 hint="multiply losses in bits by ln 2 = 0.6931",
             )
+    unit = next((name for name in ("loss_unit", "unit", "units") if name in table and table[name].dtype.kind != "f"), None)
+    if unit is not None:
+        named = np.array(["bit" in str(cell).lower() for cell in table[unit]])
+        if named.any():
+            k = int(np.flatnonzero(named)[0])
+            raise InputError(
+                f"{unit} is {table[unit][k]!r}" + ("" if named.all() else ": units are mixed"),
+                where=f"{table.source}, row {table.rows[k]}",
+                expected=in_nats,
+                hint="multiply losses in bits by ln 2 = 0.6931",
+            )
     vocabulary = next((name for name in ("vocab_size", "vocab", "vocabulary") if name in table and table[name].dtype.kind == "f"), None)
     if vocabulary is not None:
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -352,6 +363,25 @@ def decades_beyond(inputs: dict[str, np.ndarray], ranges: dict[str, tuple[float,
     if out is None:
         return np.zeros(len(next(iter(inputs.values()))))
     return out
+
+
+def sizes(inputs: dict[str, np.ndarray]) -> tuple[np.ndarray, str]:
+    """What runs are ordered by: compute where it can be known, else the first input, larger meaning more expensive."""
+    if "flops" in inputs:
+        return inputs["flops"], "flops"
+    if "params" in inputs and "tokens" in inputs:
+        return 6 * inputs["params"] * inputs["tokens"], "6 * params * tokens"
+    name = next(iter(inputs))
+    if name == "loss" or name.endswith(("_bpb", "bpb", "loss")):
+        return -inputs[name], f"minus {name}"
+    return inputs[name], name
+
+
+def decades_past(size: np.ndarray, limit: np.ndarray | float) -> np.ndarray:
+    """Powers of ten by which sizes of :func:`sizes` exceed a limit; 0 for those that do not."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        far = np.abs(np.log10(np.abs(size) / np.abs(limit)))
+    return np.where((size > limit) & np.isfinite(far), far, 0.0)
 
 
 def parse_points(points: Sequence[str] | str, *, flag: str = "--at") -> dict[str, np.ndarray]:

@@ -1,0 +1,179 @@
+"""The decoder of Llama and its relatives (Mistral, Qwen2, Qwen3), computed here instead of by ``transformers``.
+
+Pre-norm, rotary positions, grouped keys, gated feed-forward; optionally biases and normalised queries and keys. It exists because a model of
+this shape then loads tensor by tensor into its final precision, needs 150 MB less than with ``transformers`` imported, and runs with fused
+projections and :mod:`~scalebound.models.attention`. A test holds it to ``transformers``' numbers for every family; a configuration with
+anything else in it (scaled rotary angles, a sliding window, other activations) is left to ``transformers``.
+
+Letters: B batch, T tokens, D width, H query heads, G key heads, K head width, F feed-forward width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from scalebound.models.attention import causal_attention
+from scalebound.models.language_model import Past
+
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+PROJECTIONS = {"self_attn": ("q_proj", "k_proj", "v_proj", "o_proj"), "mlp": ("gate_proj", "up_proj", "down_proj")}
+
+
+@dataclass(frozen=True)
+class LlamaShape:
+    """Sizes of a decoder, read from a ``config.json``."""
+
+    vocab_size: int
+    width: int
+    depth: int
+    heads: int
+    key_heads: int
+    head_width: int
+    feed_forward: int
+    context: int
+    eps: float
+    theta: float
+
+    @classmethod
+    def of(cls, config: dict[str, Any]) -> LlamaShape | None:
+        """The shape of a configuration whose function :class:`Llama` computes; None for any other."""
+        rope = config.get("rope_parameters") or {"rope_theta": config.get("rope_theta"), "rope_type": "default"}
+        slides = config.get("use_sliding_window", config.get("model_type") == "mistral")
+        plain = (
+            config.get("model_type") in FAMILIES and config.get("hidden_act") == "silu" and not config.get("rope_scaling")
+            and rope.get("rope_type", "default") == "default" and rope.get("partial_rotary_factor", 1.0) == 1.0 and set(rope) <= {"rope_theta", "rope_type", "partial_rotary_factor"}
+            and not (slides and (config.get("sliding_window") or 1 << 60) < (config.get("max_position_embeddings") or 0))
+            and set(config.get("layer_types") or ["full_attention"]) == {"full_attention"} and config.get("pretraining_tp", 1) == 1 and not config.get("quantization_config")
+        )  # fmt: skip
+        try:
+            heads, width = config["num_attention_heads"], config["hidden_size"]
+            sizes = (config["vocab_size"], width, config["num_hidden_layers"], heads, config.get("num_key_value_heads") or heads, config.get("head_dim") or width // heads,
+                     config["intermediate_size"], config["max_position_embeddings"])  # fmt: skip
+            found = cls(*sizes, eps=float(config["rms_norm_eps"]), theta=float(rope["rope_theta"]))
+        except (KeyError, TypeError):
+            return None
+        right = all(isinstance(size, int) and size > 0 for size in sizes) and found.heads % found.key_heads == 0 and found.head_width % 2 == 0
+        return found if plain and right else None
+
+
+class Llama:
+    """A decoder whose weights are filled in one by one, in any order.
+
+    Parameters
+    ----------
+    shape
+    names
+        The tensors it will be given, under the names of a folder; biases and norms of queries and keys exist when they are named.
+    """
+
+    def __init__(self, shape: LlamaShape, names: Iterable[str], *, dtype: torch.dtype, device: str) -> None:
+        self.shape = shape
+        self.slots: dict[str, Tensor] = {}  # by name in the folder: a view of where the tensor goes
+        wanted = set(names)
+        D, K, width = shape.width, shape.head_width, (shape.heads + 2 * shape.key_heads) * shape.head_width
+        ends = (0, shape.heads * K, (shape.heads + shape.key_heads) * K, width)
+
+        def vector(name: str, size: int) -> Tensor:
+            self.slots[name] = torch.empty(size, dtype=dtype, device=device)
+            return self.slots[name]
+
+        def joined(parts: tuple[str, ...], cuts: tuple[int, ...], inner: int) -> tuple[Tensor, Tensor | None]:
+            weight = torch.empty(cuts[-1], inner, dtype=dtype, device=device)
+            bias = torch.empty(cuts[-1], dtype=dtype, device=device) if f"{parts[0]}.bias" in wanted else None
+            for part, start, stop in zip(parts, cuts, cuts[1:], strict=False):
+                self.slots[f"{part}.weight"] = weight[start:stop]
+                if bias is not None:
+                    self.slots[f"{part}.bias"] = bias[start:stop]
+            return weight, bias
+
+        self.embedding = torch.empty(shape.vocab_size, D, dtype=dtype, device=device)
+        self.slots["model.embed_tokens.weight"] = self.embedding
+        self.output = self.embedding
+        if "lm_head.weight" in wanted:
+            self.output = self.slots["lm_head.weight"] = torch.empty(shape.vocab_size, D, dtype=dtype, device=device)
+        self.norm = vector("model.norm.weight", D)
+        self.layers = []
+        for number in range(shape.depth):
+            at = f"model.layers.{number}."
+            q, k, v, o = (f"{at}self_attn.{name}" for name in PROJECTIONS["self_attn"])
+            gate, up, down = (f"{at}mlp.{name}" for name in PROJECTIONS["mlp"])
+            normed = tuple(vector(f"{at}self_attn.{name}_norm.weight", K) for name in "qk") if f"{at}self_attn.q_norm.weight" in wanted else None
+            self.layers.append(_Layer(
+                shape, vector(at + "input_layernorm.weight", D), joined((q, k, v), ends, D), normed, joined((o,), (0, D), ends[1]),
+                vector(at + "post_attention_layernorm.weight", D), joined((gate, up), (0, shape.feed_forward, 2 * shape.feed_forward), D), joined((down,), (0, D), shape.feed_forward),
+            ))  # fmt: skip
+        frequency = 1.0 / shape.theta ** (torch.arange(0, K, 2, dtype=torch.int64).float() / K)
+        angle = torch.outer(torch.arange(shape.context, dtype=torch.float32), frequency)
+        self.cos, self.sin = (wave.to(device, dtype)[:, None, :] for wave in (angle.cos(), angle.sin()))  # (context, 1, K/2)
+
+    def hidden(self, tokens_BT: Tensor) -> Tensor:
+        """Normalised final hidden states, (B, T, D)."""
+        x, T = F.embedding(tokens_BT, self.embedding), tokens_BT.shape[1]
+        for layer in self.layers:
+            q, k, v = layer.projected(x, self.cos[:T], self.sin[:T])
+            x = layer.mixed(x, causal_attention(q, k, v))
+        return F.rms_norm(x, (self.shape.width,), self.norm, self.shape.eps)
+
+    def extend(self, tokens_BT: Tensor, past: Past | None) -> tuple[Tensor, Past]:
+        """As in :class:`~scalebound.models.language_model.LanguageModel`."""
+        x, layers, start = F.embedding(tokens_BT, self.embedding), [], len(past) if past is not None else 0
+        T = tokens_BT.shape[1]
+        seen_TS = torch.ones(T, start + T, dtype=torch.bool, device=x.device).tril(start)
+        for number, layer in enumerate(self.layers):
+            q, k, v = layer.projected(x, self.cos[start : start + T], self.sin[start : start + T])
+            if past is not None:
+                k, v = (torch.cat([before, now], dim=2) for before, now in zip(past.layers[number], (k, v), strict=True))
+            x = layer.mixed(x, F.scaled_dot_product_attention(q, k, v, attn_mask=seen_TS, enable_gqa=q.shape[1] != k.shape[1]))
+            layers.append((k, v))
+        return F.rms_norm(x, (self.shape.width,), self.norm, self.shape.eps), Past(layers)
+
+
+@dataclass
+class _Layer:
+    shape: LlamaShape
+    attention_norm: Tensor
+    qkv: tuple[Tensor, Tensor | None]
+    qk_norms: tuple[Tensor, ...] | None
+    attention_out: tuple[Tensor, Tensor | None]
+    feed_forward_norm: Tensor
+    gate_up: tuple[Tensor, Tensor | None]
+    down: tuple[Tensor, Tensor | None]
+
+    def projected(self, x_BTD: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, H, T, K), keys and values (B, G, T, K), the first two turned by their positions."""
+        s = self.shape
+        B, T, D = x_BTD.shape
+        all_BTJK = F.linear(F.rms_norm(x_BTD, (D,), self.attention_norm, s.eps), *self.qkv).view(B, T, s.heads + 2 * s.key_heads, s.head_width)
+        q, k, v = all_BTJK.split([s.heads, s.key_heads, s.key_heads], dim=2)
+        if self.qk_norms is not None:
+            qk = torch.cat([F.rms_norm(part, (s.head_width,), norm, s.eps) for part, norm in zip((q, k), self.qk_norms, strict=True)], dim=2)
+        else:
+            qk = all_BTJK[:, :, : s.heads + s.key_heads]
+        turned = _turned(qk, cos, sin).transpose(1, 2)
+        return turned[:, : s.heads], turned[:, s.heads :], v.transpose(1, 2)
+
+    def mixed(self, x_BTD: Tensor, mixed_BHTK: Tensor) -> Tensor:
+        """The rest of the layer: the attention's output and the feed-forward part, each added."""
+        B, T, D = x_BTD.shape
+        x_BTD = x_BTD + F.linear(mixed_BHTK.transpose(1, 2).reshape(B, T, -1), *self.attention_out)
+        gate, up = F.linear(F.rms_norm(x_BTD, (D,), self.feed_forward_norm, self.shape.eps), *self.gate_up).chunk(2, dim=-1)
+        return x_BTD + F.linear(F.silu(gate) * up, *self.down)
+
+
+def _turned(x_BTJK: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Pairs (k, k + K/2) rotated by the position's angle, into fresh memory laid out by head."""
+    B, T, J, K = x_BTJK.shape
+    low, high = x_BTJK.chunk(2, dim=-1)
+    out = x_BTJK.new_empty(B, J, T, K).transpose(1, 2)
+    first, second = out.chunk(2, dim=-1)
+    torch.mul(low, cos, out=first)
+    first.addcmul_(high, sin, value=-1)
+    torch.mul(high, cos, out=second)
+    second.addcmul_(low, sin)
+    return out
