@@ -78,6 +78,8 @@ SYSTEMS: tuple[System, ...] = (
     System(62, "In-context learning on mixtures of hidden Markov models", "scalebound.probe.icl:probe_icl", "probe", "scalebound probe icl", "arXiv:2111.02080", ("torch",)),
     System(63, "In-context learning of permuted labels", "scalebound.probe.labels:probe_labels", "probe", "scalebound probe icl MODEL", "arXiv:2303.03846", ("torch",)),
     System(64, "Room within a loss", "scalebound.probe.room:probe_room", "probe", "scalebound probe room", "arXiv:2011.03395", ("torch",)),
+    System(65, "Prefix-prompted extraction", "scalebound.probe.memorization:probe_extraction", "probe", "scalebound probe memorization", "arXiv:2202.07646", ("torch",)),
+    System(66, "Counterfactual influence of documents", "scalebound.probe.influence:influences", "probe", "scalebound probe memorization", "arXiv:1906.05271", ("torch",)),
     System(67, "Length generalization by position scheme", "scalebound.probe.length:probe_length", "probe", "scalebound probe length", "arXiv:2305.19466", ("torch",)),
     System(68, "Activation patching", "scalebound.probe.patch:probe_patch", "probe", "scalebound probe patch", "arXiv:2404.15255", ("torch",)),
     System(180, "No positions (NoPE)", "scalebound.probe.positions:Positions", "positions", "scalebound probe length --positions none", "arXiv:2305.19466", ("torch",)),
