@@ -71,9 +71,9 @@ def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flo
     from scalebound.core.errors import UsageError, require_extra
 
     require_extra("torch")
+    from scalebound.cli.numbers import parse_share
     from scalebound.data import load_tokenizer
     from scalebound.train import derive_recipe, seconds_for, train_ladder
-    from scalebound.cli.numbers import parse_share
     from scalebound.train.anchor_slice import anchor_recipe
     from scalebound.train.budget import disk_of, memory_of
     from scalebound.train.recipe import read_toml
