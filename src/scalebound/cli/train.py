@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -14,13 +14,16 @@ from scalebound.core.progress import Progress
 
 
 def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flops: str | None = None, time: str | None = None, rungs: int = 1, text: Path | None = None, tokens_per_param: float = 20.0, recipe: Path | None = None,
-          base: Annotated[Path | None, Parameter(name="--from")] = None, anchor_slice: str | None = None, threads: int = 1, tokenizer: str = "byte", context: int = 256, seed: int = 0, workers: int | None = None, dry_run: bool = False, fresh: bool = False) -> Result:  # fmt: skip
+          base: Annotated[Path | None, Parameter(name="--from")] = None, anchor_slice: str | None = None, threads: int = 1, tokenizer: str = "byte", context: int = 256, seed: int = 0, workers: int | None = None, cooldown_from: Path | None = None, cooldown: float = 0.2, sweep: Literal["lr"] | None = None, widths: str = "32,64,128,256", rates: str | None = None, dry_run: bool = False, fresh: bool = False) -> Result:  # fmt: skip
     """Train one model or a ladder of them, in a single pass over a text, and keep the loss of every token.
 
     Give exactly one of --sizes, --tokens, --flops and --time; width, depth, heads, batch, learning rate, warmup and schedule follow from the number
     of parameters by formulas that are printed with their values. --rungs makes a ladder whose rungs double in size and together spend the budget.
     With --from training starts from a model you have, all of its weights, on its own tokenizer, at a tenth of a fresh model's learning rate;
     --tokens, --flops or --time limit it, and without them it is one pass over the text. Interrupted, it goes on where it was.
+
+    --sweep lr trains four widths at eight learning rates under the standard and the maximal-update parametrization (64 short runs), draws
+    loss against rate, and says where the optimum moves, what a wrong rate costs, and where larger models go unstable.
 
     Parameters
     ----------
@@ -57,6 +60,17 @@ def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flo
         Decides initial weights, the split of the text and the order of sequences.
     workers
         Processes, one model each at a time. Default: one per core.
+    cooldown_from
+        A checkpoint (or a run) of a stable run, kept by the recipe's `checkpoints`: go on from it with a cooldown, in a folder of its own. The
+        result is the uninterrupted wsd run of that length, to the bit. `schedule` of --recipe chooses the form of the cooldown.
+    cooldown
+        Its share of the whole run.
+    sweep
+        lr: a learning-rate sweep instead of a ladder.
+    widths
+        Of the sweep, multiples of 16.
+    rates
+        Of the sweep, separated by commas; default 0.00125 to 0.16 in factors of two.
     dry_run
         Print what would be trained, its time, memory and disk, and what finished rungs predict for the next; write nothing.
     fresh
@@ -82,6 +96,14 @@ def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flo
 
     budget = {"--tokens": tokens, "--flops": flops, "--time": time}
     overrides = read_toml(recipe) if recipe is not None else {}
+    if sweep is not None:
+        if base is not None or sizes is not None or any(value is not None for value in budget.values()) or anchor_slice is not None or dry_run:
+            raise UsageError("--sweep has its own sizes and length", expected="no --from, --sizes, --tokens, --flops, --time, --anchor-slice or --dry-run beside it")
+        return _sweep(out, text, widths, rates, overrides, seed=seed, workers=workers, fresh=fresh)
+    if cooldown_from is not None:
+        if sizes is not None or any(value is not None for value in budget.values()):
+            raise UsageError("--cooldown-from has its size and length", expected="no --sizes, --tokens, --flops or --time beside it")
+        return _cool(cooldown_from, out, cooldown, overrides, base=base, threads=threads)
     if base is not None:
         if sizes is not None or tokenizer != "byte" or rungs != 1 or anchor_slice is not None:
             wrong = "--sizes" if sizes is not None else "--tokenizer" if tokenizer != "byte" else "--rungs" if rungs != 1 else "--anchor-slice"
@@ -137,6 +159,28 @@ def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flo
         record["anchor"] = {"run": str(out / "anchor"), "params": anchored.params, "tokens": anchored.tokens, "train_loss": anchored.train_loss, "model_sha256": anchored.model_sha256}
         view.append(f"Anchor: loss {anchored.train_loss:.4f} nats/token. Use it: scalebound measure M.sbz {stream} --window 0 {infos[-1].tokens} --anchor {out / 'anchor'} --out S.safetensors")
     return Result(record, view)
+
+
+def _sweep(out: Path, text: Path | None, widths: str, rates: str | None, overrides: dict[str, Any], *, seed: int, workers: int | None, fresh: bool) -> Result:
+    """A learning-rate sweep on a byte stream of its own."""
+    from scalebound.cli.numbers import parse_numbers
+    from scalebound.cli.train_sweep import sweep_learning_rate
+    from scalebound.core.errors import UsageError
+    from scalebound.data import load_tokenizer
+    from scalebound.train.sweep import CONTEXT, HEAD_WIDTH, RATES, sweep_tokens
+
+    sizes = tuple(sorted(int(n) for n in parse_numbers(widths, "--widths")))
+    if len(set(sizes)) < 2 or len(set(sizes)) < len(sizes) or any(n % HEAD_WIDTH for n in sizes):
+        raise UsageError(f"--widths {widths}", expected=f"at least two different multiples of {HEAD_WIDTH}")
+    chosen = tuple(sorted(parse_numbers(rates, "--rates"))) if rates is not None else RATES
+    if len(set(chosen)) < 3 or len(set(chosen)) < len(chosen):
+        raise UsageError(f"--rates {rates}", expected="at least three different rates")
+    wrong = sorted({"width", "heads", "feed_forward", "learning_rate", "params", "base"} & set(overrides))
+    if wrong:
+        raise UsageError(f"a sweep with {wrong[0]} in the recipe", expected="a recipe without it: the sweep sets it")
+    context = overrides.get("context", CONTEXT)
+    stream = _streams(out, text, load_tokenizer(), context=context, seed=seed, needed=overrides.get("tokens", sweep_tokens(context=context)))
+    return sweep_learning_rate(out, stream, widths=sizes, rates=chosen, overrides=overrides, seed=seed, workers=workers, fresh=fresh)
 
 
 def _wanted(sizes: str | None, tokens: str | None, flops: str | None, time: str | None, *, rungs: int, tokens_per_param: float, workers: int | None, derive) -> Sequence[float]:
@@ -287,6 +331,31 @@ def standings(folder: Path) -> list[dict[str, Any]]:
     except OSError:
         return []
     return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def _cool(trunk: Path, out: Path, share: float, overrides: dict[str, Any], *, base: Path | None, threads: int) -> Result:
+    """Branch a cooldown off a stable run."""
+    from scalebound.core.errors import InputError, UsageError
+    from scalebound.core.io import read_json, sha256_file
+    from scalebound.train import branch_run, cooldown_recipe
+    from scalebound.train.branch import find_trunk
+    from scalebound.train.checkpoint import step_of
+    from scalebound.train.recipe import load_recipe
+
+    other = sorted(set(overrides) - {"schedule", "checkpoints", "watch"})
+    if other:
+        raise UsageError(f"--cooldown-from with {other[0]} in the recipe", expected="only schedule, checkpoints and watch: the rest is the trunk's")
+    run, checkpoint = find_trunk(trunk)
+    recipe = cooldown_recipe(load_recipe(run / "recipe.toml"), step_of(checkpoint), share=share, schedule=overrides.get("schedule", "wsd"))
+    wanted = read_json(run / "stream.json")["stream"]
+    found = [path for folder in (run, run.parent) for path in sorted((folder / "streams").glob("*.json")) if sha256_file(path) == wanted]
+    if not found:
+        raise InputError("has no stream of its run beside it", where=str(run), expected="the folder streams/ it was trained from")
+    with progress_bar("cool down") as progress:
+        info = branch_run(trunk, recipe, found[0], out, base=base, threads=threads, progress=progress)
+    record = {"rungs": [_record(recipe) | {"run": str(out), "train_loss": info.train_loss, "model_sha256": info.model_sha256}], "trunk": str(run), "step": step_of(checkpoint), "stream": str(found[0])}
+    line = f"From step {step_of(checkpoint):,} of {run}: {recipe.steps - step_of(checkpoint):,} steps of cooldown ({recipe.schedule}) to {recipe.steps:,} in all."
+    return Result(record, [line, _trained([info], [out], [None])])
 
 
 def _finished(out: Path) -> list[tuple[int, int, float]]:
