@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 def compress(model: Path, *, out: Path, bits: str | None = None, step: str | None = None, quantizer: Literal["rtn", "gptq"] = "rtn",
              allocation: Literal["fisher", "uniform"] | None = None, rate_penalty: float | None = None, sequences: int | None = None,
              prune: Literal["magnitude", "wanda", "sparsegpt"] | None = None, sparsity: float | None = None,
-             finetune: Annotated[bool, Parameter(negative=())] = False, steps: int | None = None, price: float | None = None, seed: int = 0,
+             finetune: Annotated[bool, Parameter(negative=())] = False, steps: int | None = None, price: float | None = None,
+             reference: Path | None = None, alpha: float | None = None, seed: int = 0,
              stream: Path | None = None, tokens: int = 100_000) -> Result:  # fmt: skip
     """Write a model as a package: one small file that decodes to exactly the weights it was rounded to.
 
@@ -57,7 +58,12 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
     steps
         Of --finetune, 4 sequences each. Default: as many as see 0.3 of the run's tokens, at most 3000.
     price
-        Of --finetune: nats of loss given for a nat of code per token. Default 8, about what it costs in the product bound.
+        Of --finetune: nats of loss given for a nat of code per token. Default 8, about what it costs in the product bound; with --reference log(1/alpha)/0.9.
+    reference
+        Of --finetune: losses of a reference on the run's tokens (a stats file with reference_nll or nll). The anchored bound itself is
+        then minimised, which suits a certificate relative to that reference.
+    alpha
+        Of --reference: the share mixed in that training assumes. Default 0.4.
     seed
         Of --finetune: the order of its sequences. Of gptq: the labels its Fisher information draws.
     stream
@@ -93,8 +99,10 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
         raise UsageError("--finetune needs --stream", expected="the stream the model was trained on")
     if calibrated and (bits is None or stream is None):
         raise UsageError("--quantizer gptq needs --bits and --stream", expected="bits per parameter of the file, and text to calibrate on")
-    if not finetune and (steps is not None or price is not None or (seed and not calibrated)):
-        raise UsageError("--steps, --price and --seed belong to --finetune", hint="add --finetune")
+    if not finetune and (steps is not None or price is not None or reference is not None or alpha is not None or (seed and not calibrated)):
+        raise UsageError("--steps, --price, --reference, --alpha and --seed belong to --finetune", hint="add --finetune")
+    if alpha is not None and reference is None:
+        raise UsageError("--alpha was given without --reference", hint="add --reference STATS")
     if not calibrated and (allocation, rate_penalty, sequences, prune) != (None,) * 4:
         raise UsageError("--allocation, --rate-penalty, --sequences and --prune belong to --quantizer gptq", hint="add --quantizer gptq")
     if sparsity is not None and prune is None:
@@ -127,7 +135,7 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
         for name, setting in settings:
             path = out if len(settings) == 1 else out.with_name(f"{out.stem}-{name}{out.suffix}")
             if finetune and stream is not None:
-                quantized, setting = _finetune(model, stream, out, steps, price, seed)
+                quantized, setting = _finetune(model, stream, out, steps, price, seed, reference, alpha)
             elif calibrated and opened is not None:
                 start = max(0, min(tokens, len(Stream(opened)) - held))
                 options = {"bits": setting["bits"], "allocation": allocation or "fisher", "penalty": rate_penalty, "prune": prune, "sparsity": 0.0 if prune is None else 0.5 if sparsity is None else sparsity, "sequences": sequences or SEQUENCES, "start": start, "seed": seed}
@@ -182,18 +190,20 @@ def _calibrated(config: dict, tensors: dict, stream: Path, out: Path, options: d
     return done.model, {"gptq": done.record()}
 
 
-def _finetune(model: Path, stream: Path, out: Path, steps: int | None, price: float | None, seed: int) -> tuple[QuantizedModel, dict]:
+def _finetune(model: Path, stream: Path, out: Path, steps: int | None, price: float | None, seed: int, reference: Path | None, alpha: float | None) -> tuple[QuantizedModel, dict]:
     """The trained rounding, and what the record says of it."""
     from scalebound.core.errors import InputError
+    from scalebound.core.stats import Stats
     from scalebound.core.workers import cores
     from scalebound.data.stream import is_stream
     from scalebound.train import finetune
-    from scalebound.train.finetune import PRICE
+    from scalebound.train.anchored_objective import ALPHA
 
     if not is_stream(stream):
         raise InputError("is not a stream", where=str(stream), expected="the .json of the stream the model was trained on")
     with progress_bar("train the rounding", "steps") as progress:
-        done = finetune(model, stream, steps=steps, price=PRICE if price is None else price, seed=seed, threads=cores(), state=out.with_name(out.name + ".state"), progress=progress)
+        opened = None if reference is None else Stats.load(reference)
+        done = finetune(model, stream, steps=steps, price=price, reference=opened, alpha=ALPHA if alpha is None else alpha, seed=seed, threads=cores(), state=out.with_name(out.name + ".state"), progress=progress)
     return done.model, {"finetune": done.record()}
 
 
