@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from scalebound.cli.output import Result, progress_bar, table
+from scalebound.cli.output import Result, note, progress_bar, table
+from scalebound.core.progress import Progress
 
 
 def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flops: str | None = None, time: str | None = None, rungs: int = 1, text: Path | None = None, tokens_per_param: float = 20.0, recipe: Path | None = None,
@@ -146,12 +148,13 @@ def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flo
         return Result(record, view)
     stream = _streams(out, text, words, context=recipes[0].context, seed=recipes[0].seed, needed=needed, anchor_tokens=anchor.tokens if anchor else 0)
     jobs: list[tuple] = [(r, _kept_stream(folder, stream), folder) for r, folder in zip(recipes, folders, strict=True)]
-    with progress_bar("train") as progress:
+    every = folders + ([out / "anchor"] if anchor else [])
+    with progress_bar("train") as bar, following(bar, every) as progress:
         infos = train_ladder(jobs + ([(anchor, out / "streams" / "anchor.json", out / "anchor")] if anchor else []), workers=workers, fresh=fresh, progress=progress)
     anchored = infos.pop() if anchor else None
     smaller = [(i.params, i.tokens, i.train_loss) for i in infos]
     predicted = [_predict(smaller[:k], i.params, i.tokens) for k, i in enumerate(infos)]
-    record = {"rungs": [_record(r) | {"run": str(f), "train_loss": i.train_loss, "predicted_loss": p, "model_sha256": i.model_sha256} for r, i, f, p in zip(recipes, infos, folders, predicted, strict=True)], "stream": str(stream)}
+    record = {"rungs": [_record(r) | {"run": str(f), "train_loss": i.train_loss, "trajectory": standings(f)[-1:], "predicted_loss": p, "model_sha256": i.model_sha256} for r, i, f, p in zip(recipes, infos, folders, predicted, strict=True)], "stream": str(stream)}
     view = [*shown, _trained(infos, folders, predicted)]
     if anchored is not None:
         record["anchor"] = {"run": str(out / "anchor"), "params": anchored.params, "tokens": anchored.tokens, "train_loss": anchored.train_loss, "model_sha256": anchored.model_sha256}
@@ -291,10 +294,50 @@ def _continue(base: Path, out: Path, budget: dict[str, str | None], *, text: Pat
         return Result({"rungs": [_record(found) | {"estimated_s": spent, "memory_bytes": memory}], "disk_bytes": disk}, [*_recipe_tables([found], None, overrides), words_of])
     stream = _streams(out, text, words, context=context, seed=seed, needed=None if limit is None else max(context, int(limit) // context * context))
     found = derive(len(Stream(stream)) if limit is None else min(max(context, limit), len(Stream(stream))))
-    with progress_bar("train") as progress:
+    with progress_bar("train") as bar, following(bar, [out]) as progress:
         info = train_run(found, stream, out, base=start, threads=threads, fresh=fresh, progress=progress)
     record = {"rungs": [_record(found) | {"run": str(out), "train_loss": info.train_loss, "model_sha256": info.model_sha256}], "stream": str(stream), "base": {"model": str(base), "sha256": start.sha256}}
     return Result(record, [*_recipe_tables([found], None, overrides), _trained([info], [out], [None])])
+
+
+@contextlib.contextmanager
+def following(bar: Progress, folders: Sequence[Path]) -> Iterator[Progress]:
+    """A progress callback that also says, on stderr, where each run's trajectory certificate stands, a line for every tenth of the run."""
+    from time import monotonic
+
+    said: dict[Path, int] = {}
+    last = 0.0
+
+    def tell() -> None:
+        for folder in folders:
+            for standing in standings(folder):
+                if standing["stop"] == standing["end"] > said.get(folder, 0):
+                    said[folder] = standing["end"]
+                    note(f"{folder.name}: tokens {standing['start']:,} to {standing['end']:,}: predicted before they were learned, their mean expected loss is at most {standing['bound']:.4f} nats/token "
+                         f"(99%, anytime; mean {standing['mean']:.4f}, smoothed by {standing['alpha']:.3g})")  # fmt: skip
+
+    def update(done: int, total: int) -> None:
+        nonlocal last
+        bar(done, total)
+        if monotonic() - last > 1.0:
+            last = monotonic()
+            tell()
+
+    for folder in folders:  # what an earlier call said already
+        said[folder] = max((s["end"] for s in standings(folder) if s["stop"] == s["end"]), default=0)
+    yield update
+    tell()
+
+
+def standings(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's trajectory.jsonl that are whole."""
+    import json
+
+    try:
+        lines = (folder / "trajectory.jsonl").read_text().splitlines(keepends=True)
+    except OSError:
+        return []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def _cool(trunk: Path, out: Path, share: float, overrides: dict[str, Any], *, base: Path | None, threads: int) -> Result:

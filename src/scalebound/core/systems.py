@@ -114,4 +114,6 @@ SYSTEMS: tuple[System, ...] = (
     System(120, "GPTQ", "scalebound.compress.gptq:gptq", "quantizer", "scalebound compress M --quantizer gptq --allocation uniform --bits 3 --stream S --out M.sbz", "arXiv:2210.17323", ("torch",)),
     System(121, "Reverse water-filling over Fisher information", "scalebound.compress.allocation:water_filling", "quantizer",
            "scalebound compress M --quantizer gptq --bits 3 --stream S --out M.sbz", "Cover and Thomas 2006, section 10.3.3; arXiv:1503.05671", ("torch",)),
+    System(122, "Wanda", "scalebound.compress.pruning:keep_wanda", "pruning", "scalebound compress M --quantizer gptq --prune wanda --bits 2 --stream S --out M.sbz", "arXiv:2306.11695", ("torch",)),
+    System(123, "SparseGPT", "scalebound.compress.gptq:gptq", "pruning", "scalebound compress M --quantizer gptq --prune sparsegpt --bits 2 --stream S --out M.sbz", "arXiv:2301.00774", ("torch",)),
 )

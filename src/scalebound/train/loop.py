@@ -14,7 +14,7 @@ import platform
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import msgspec
 import numpy as np
@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 
 import scalebound
+from scalebound.certify.trajectory import LiveTrajectory
 from scalebound.core.errors import InputError, MachineError, from_os_error
 from scalebound.core.io import atomic_write, canonical_json, load_struct, save_struct
 from scalebound.core.progress import Progress, silent
@@ -42,6 +43,7 @@ from scalebound.train.schedule import SCHEDULES
 SCHEMA = "scalebound.run/1"
 CHECKPOINT_S = 20.0  # seconds between checkpoints; what a crash can cost
 ONLINE_PART = "online.part"
+TRAJECTORY = "trajectory.jsonl"
 
 
 class RunInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -157,9 +159,14 @@ def _train(recipe: Recipe, stream: Stream, window: tuple[int, int], out: Path, s
     sequences = np.asarray(stream.tokens[window[0] : window[1]]).reshape(-1, T)
     began = last_saved = time.monotonic()
     started_at = step
+    live = LiveTrajectory(window, recipe.vocab_size)
     try:
-        with open(out / ONLINE_PART, "r+b" if (out / ONLINE_PART).exists() else "w+b") as online, open(out / "log.jsonl", "r+" if (out / "log.jsonl").exists() else "w+") as log:
+        with (open(out / ONLINE_PART, "r+b" if (out / ONLINE_PART).exists() else "w+b") as online, open(out / "log.jsonl", "r+" if (out / "log.jsonl").exists() else "w+") as log,
+              open(out / TRAJECTORY, "w") as trajectory):  # fmt: skip
             online.truncate(min(step * per_step, recipe.tokens) * 4)
+            online.seek(0)
+            for _ in range(step):  # what an interrupted run had seen, batch by batch as it saw it
+                _follow(live, online.read(4 * per_step), trajectory)
             online.seek(0, os.SEEK_END)
             _rewind_log(log, step)
             while step < recipe.steps:
@@ -174,6 +181,7 @@ def _train(recipe: Recipe, stream: Stream, window: tuple[int, int], out: Path, s
                         where=str(out), hint=f"last good checkpoint: {kept[-1].name if kept else 'none'}; lower learning_rate ({recipe.learning_rate:g})",
                     )  # fmt: skip
                 online.write(losses)
+                _follow(live, losses, trajectory)
                 norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip).item()
                 rate = recipe.learning_rate * schedule(step, recipe.steps, warmup=recipe.warmup, decay=recipe.decay)
                 set_rate(optimizer.param_groups, rate)
@@ -222,6 +230,12 @@ def _train(recipe: Recipe, stream: Stream, window: tuple[int, int], out: Path, s
     save_struct(out / "run.json", info)
     (out / ONLINE_PART).unlink(missing_ok=True)
     return info
+
+
+def _follow(live: LiveTrajectory, losses: bytes, file: TextIO) -> None:
+    """Write where the trajectory's bound stands, at each hundredth of the run."""
+    for standing in live.add(np.frombuffer(losses, dtype="<f4")):
+        print(json.dumps(vars(standing)), file=file, flush=True)
 
 
 def _tokenizer_files(stream: Stream, start: Start | None) -> dict[str, bytes]:
