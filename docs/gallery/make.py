@@ -167,7 +167,7 @@ def chinchilla(page: Page) -> None:
     )
     seen = page.run(f"scalebound backtest {points} --where used_by_besiroglu=1 --law chinchilla")
     page.text(
-        f"Small predicts large: mean error {seen['mean_abs_relative_error']:.2%}, 95% intervals held {seen['coverage']:.0%}; `--widen` multiplies their half-widths by {seen['widening']:.2f}."
+        f"Small predicts large: mean error {seen['mean_abs_relative_error']:.2%}, 95% intervals held {seen['coverage']:.0%}; `fit` multiplies their half-widths by {seen['widening']:.2f}."
     )
     plan = page.run("scalebound plan chinchilla.json --flops 5.76e23")
     page.text(
@@ -226,30 +226,31 @@ def gadre(page: Page) -> None:
 def gemstones(page: Page) -> None:
     page.text("## Gemstones: a better optimum, and cooldown losses from constant-rate losses")
     page.fit(f"scalebound fit {DATA}/gemstones/train_losses.csv --law chinchilla --huber 1e-4 --where set=hot_100b+ --group run_name")
-    table = scaling.read_table(ROOT / DATA / "gemstones/train_losses.csv")
-    begin, end = select(table, where="set=cool_begin"), select(table, where="set=cool_end")
-    starts = {(name, round(tokens / 1e10)): k for k, (name, tokens) in enumerate(zip(begin["run_name"], begin["tokens_D"], strict=True))}
-    at = [starts[name, round(tokens / 1.1e10)] for name, tokens in zip(end["run_name"], end["tokens_D"], strict=True)]
-    columns = {"params": begin["params_N"][at], "tokens": begin["tokens_D"][at], "begin": begin["loss"][at], "end": end["loss"]}
-    small = columns["params"] < 9e8
-    (page.folder / "cooldowns.csv").write_bytes(to_csv({name: values[small] for name, values in columns.items()}))
-    page.text(
-        "Joined per shape and token count (`cooldowns.csv`: the loss where the cooldown begins and where it ends), shapes below 9e8 parameters:"
+    path = f"{DATA}/gemstones/train_losses.csv"
+    cooled = "--law cooldown --group run_name --begin set=cool_begin --end set=cool_end"
+    page.text("The log holds where cooldowns begin and where they end; `fit` joins them per run. Shapes below 9e8 parameters:")
+    page.fit(f"scalebound fit {path} {cooled} --where 'params_N<9e8' --out cooldown.json")
+    page.text("Larger shapes, from their losses at constant rate alone:")
+    page.run(f"scalebound forecast cooldown.json {path} --where 'set=cool_begin,params_N>9e8'")
+    large = scaling.cooldowns(
+        scaling.read_table(ROOT / path, where="params_N>9e8"), begin="set=cool_begin", end="set=cool_end", group="run_name"
     )
-    law = "end = s*begin + m*tokens**(-b)"
-    page.lines += ["```", f'$ scalebound fit cooldowns.csv --law "{law}" --out cooldown.json', "```", ""]
-    fit = scaling.fit(page.folder / "cooldowns.csv", law)
-    large = {name: values[~small] for name, values in columns.items()}
-    ahead = scaling.forecast(fit, large)
-    error = np.abs(ahead.value / large["end"] - 1)
-    inside = np.mean((ahead.low <= large["end"]) & (large["end"] <= ahead.high))
+    ahead = scaling.forecast(page.folder / "cooldown.json", large)
+    truth = large["cooldown_loss"]
+    error = np.abs(ahead.value / truth - 1)
+    inside = np.mean((ahead.low <= truth) & (truth <= ahead.high))
     page.text(
-        f"Shapes above: median error {np.median(error):.3%}, worst {error.max():.2%} (one run is an outlier), {inside:.0%} inside 95% intervals."
+        f"Of these {len(truth)} were cooled down: median error {np.median(error):.3%}, worst {error.max():.2%} (one run is an outlier), "
+        f"{inside:.0%} inside 95% intervals."
     )
     figure = Figure("Cooldown losses of larger shapes", "measured", "predicted", log_x=False)
-    figure.points(large["end"], ahead.value, COLOURS[0], "three shapes above 9e8")
-    figure.line([large["end"].min(), large["end"].max()], [large["end"].min(), large["end"].max()], COLOURS[5])
+    figure.points(truth, ahead.value, COLOURS[0], "three shapes above 9e8")
+    figure.line([truth.min(), truth.max()], [truth.min(), truth.max()], COLOURS[5])
     page.figure(figure, "gemstones", "Fitted to smaller shapes; the line is equality.")
+    page.text("A shape nobody trained: its loss at constant rate, then after a cooldown, in one call.")
+    page.run(f"scalebound fit {path} --law chinchilla --where set=hot_100b+ --group run_name --out hot.json")
+    row = page.run("scalebound forecast hot.json --then cooldown.json --at params=3e9,tokens=1e11")["rows"][0]
+    page.text(f"{row['value']:.3f} ({row['low']:.3f} to {row['high']:.3f}).")
 
 
 def datablations(page: Page) -> None:
@@ -362,12 +363,13 @@ def porian(page: Page) -> None:
         figure.points([one.flops for one in inner], [one.params for one in inner], COLOURS[k], words)
         C = np.array([1e16, 3e19])
         figure.line(C, own.params.coefficient.value * C**e.value, COLOURS[k])
-    page.lines += [
-        "```python",
-        'scaling.isoflop("isoflop_points.csv", columns="params=n", where="dataset=rw,hparams=tuned,...")',
-        "```",
-        "",
-    ]
+    page.run(
+        f"scalebound fit {DATA}/porian2024/isoflop_points.csv --law isoflop --columns params=n "
+        "--where 'dataset=rw,hparams=tuned,warmup=short,decay=const,param_count=standard' --out isoflop.json"
+    )
+    ahead = page.run("scalebound plan isoflop.json --flops 1e21")
+    size = ahead["params"]
+    page.text(f"At 1e21 FLOPs: {size['value']:.3g} parameters ({size['low']:.3g} to {size['high']:.3g}). All experiments:")
     page.text("| RefinedWeb | own optima, weighted, 95% | regression on the authors' optima |\n|---|---|---:|\n" + "\n".join(rows))
     page.figure(figure, "porian", "Optimal sizes found here, and their weighted lines.")
 
@@ -404,38 +406,48 @@ def obsscaling(page: Page) -> None:
         scaling.read_table(ROOT / DATA / f"obsscaling/base_llm_{name}_eval.csv") for name in ("benchmark", "emergent_capability")
     )
     names = ("MMLU", "ARC-C", "HellaSwag", "Winograd", "TruthfulQA", "GSM8K", "XWinograd", "HumanEval")
-    components = scaling.principal_components(np.stack([base[name] for name in names], axis=1), 3)
     where = {model: k for k, model in enumerate(base["Model"])}
     rows = [
         (where[model], k) for k, model in enumerate(tasks["Model"]) if model in where and np.isfinite(base["FLOPs (1E21)"][where[model]])
     ]
     at, task = (np.array(part) for part in zip(*rows, strict=True))
-    x, flops, y = components.scores[at], base["FLOPs (1E21)"][at], tasks["arithmetic_2dm_2_acc"][task]
+    scores, flops = np.stack([base[name] for name in names], axis=1)[at], base["FLOPs (1E21)"][at]
     train = flops <= 84
+    components = scaling.principal_components(scores[train], 3, limits=(0.0, 1.0))
     page.lines += [
         "```python",
-        "components = scaling.principal_components(scores, 3)  # eight benchmarks, missing entries filled",
-        'scaling.fit(table, scaling.Observational(3), fix={"h": 1.0})',
+        "components = scaling.principal_components(scores[small], 3, limits=(0, 1))  # eight benchmarks, missing entries filled",
+        "scaling.fit(table, scaling.Observational(3, top=1.0))  # columns pc1, pc2, pc3, accuracy",
         "```",
         "",
     ]
-    figure = Figure("Two-digit multiplication, models above 8.4e22 FLOPs", "measured accuracy", "predicted", log_x=False)
-    lines = []
-    for k, (label, values) in enumerate((("three components", x), ("log FLOPs alone", np.log(flops)[:, None]))):
-        law = scaling.Observational(values.shape[1])
-        columns = {f"pc{j + 1}": values[:, j] for j in range(values.shape[1])}
-        fit = scaling.fit(
-            {**{name: column[train] for name, column in columns.items()}, "accuracy": y[train]},
-            law,
-            fix={"h": 1.0},
-            bootstrap=0,
-            drop_bad=True,
-        )
-        predicted = law.predict(fit.vector, {name: column[~train] for name, column in columns.items()})
-        figure.points(y[~train], predicted, COLOURS[k], label)
-        lines.append(f"{label}: mean squared error {np.mean((predicted - y[~train]) ** 2):.4f}")
-    page.text(f"{int(train.sum())} models up to 8.4e22 FLOPs fitted, {int((~train).sum())} above predicted. {'; '.join(lines)}.")
-    page.figure(figure, "obsscaling", "Models above the compute of all fitted ones.")
+    figure = Figure("Word unscrambling, models above 8.4e22 FLOPs", "measured accuracy", "predicted", log_x=False)
+    page.text(
+        f"{int(train.sum())} models up to 8.4e22 FLOPs fitted, {int((~train).sum())} above predicted; the components know the small models only.",
+        "| mean squared error above | three components | log FLOPs |\n|---|---:|---:|",
+    )
+    page.lines.pop()
+    for name, label in (
+        ("word_unscrambling_2_exact_match", "word unscrambling"),
+        ("arithmetic_2dm_2_acc", "two-digit multiplication"),
+        ("arithmetic_3ds_2_acc", "three-digit subtraction"),
+    ):
+        y = tasks[name][task]
+        found = []
+        for k, (words, values) in enumerate((("three components", components.project(scores)), ("log FLOPs alone", np.log(flops)[:, None]))):
+            law = scaling.Observational(values.shape[1], top=1.0)
+            columns = {f"pc{j + 1}": values[:, j] for j in range(values.shape[1])}
+            fit = scaling.fit(
+                {**{column: of[train] for column, of in columns.items()}, "accuracy": y[train]}, law, bootstrap=0, drop_bad=True
+            )
+            predicted = law.predict(fit.vector, {column: of[~train] for column, of in columns.items()})
+            found.append(float(np.mean((predicted - y[~train]) ** 2)))
+            if label == "word unscrambling":
+                figure.points(y[~train], predicted, COLOURS[k], words)
+        page.lines.append(f"| {label} | {found[0]:.4f} | {found[1]:.4f} |")
+    page.lines.append("")
+    figure.line([0, 0.6], [0, 0.6], COLOURS[5])
+    page.figure(figure, "obsscaling", "Models above the compute of all fitted ones; the line is equality.")
 
 
 def build() -> None:

@@ -46,7 +46,7 @@ class Statistics:
     """An open statistics file: ``info`` as in docs/formats.md; arrays by :meth:`slice`; ids of the evaluated ``blocks``; ``width``, tokens
     of an equal block, and ``sampled``, how many of these were evaluated. Bare losses take vocabulary and window from what is claimed."""
     def __init__(self, path: str, vocab_size: int, window: list[int] | None) -> None:
-        self.path, self.bare, info = path, np.zeros(0), dict[str, Any]()
+        self.path, self.bare, info, self.saw = path, np.zeros(0), dict[str, Any](), False  # saw: the anchor was trained on the window
         if path.lower().endswith((".npy", ".csv")):
             self.bare = bare_losses(path)
             n, self.arrays = len(self.bare), {"nll": ("F32", [len(self.bare)], 0)}
@@ -55,6 +55,9 @@ class Statistics:
             self.arrays, metadata = safetensors_header(path)
             info = conform(parse(str(metadata.get("scalebound", "")).encode(), f"{path}: entry 'scalebound'"), FORMS["statistics"], path)
             info["anchor"] = info["anchor"] and conform(info["anchor"], FORMS["anchor"], path, "anchor")
+            seen = info["anchor"] and info["anchor"].get("trained") and conform(info["anchor"]["trained"], FORMS["trained"], path, "anchor.trained")
+            self.saw = bool(seen) and seen["stream_sha256"] == info["stream"]["sha256"] and max(
+                seen["window"][0], info["window"][0]) < min(seen["window"][1], info["window"][1])  # fmt: skip
         self.info, self.tokens, self.window, self.width = info, info["tokens"], info["window"], info["block_tokens"]
         self.length, v = self.window[1] - self.window[0], info["vocab_size"]
         if "nll" not in self.arrays or not (1 <= self.tokens <= self.length and self.window[0] >= 0 <= self.width and v >= 2):

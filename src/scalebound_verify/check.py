@@ -74,6 +74,7 @@ class Certificate(Claim):
             "it is not the one of the statistics": not anchored or [anchor["kind"], anchor["sha256"]] == [kind, sha],
             "a predictor that changes at each token is called deployable":
                 not (anchored and anchor["deployable"]) or (fixed and kind in ("model", "checkpoint")),
+            "it was trained on tokens of the window": not (anchored and not given and self.stats.saw),
             "the model is its own reference, which would have to pay its code": not anchored or not sha or sha != inputs["model_sha256"],
             "the centre was measured with another reference, alpha or eps": all(x["kind"] != "kl" for x in c["centres"]) or (
                 bool(own) and [own["sha256"], own["eps"]] == [sha, c["smoothing"]["eps"]] and c["smoothing"]["alpha"] in own["alphas"]),

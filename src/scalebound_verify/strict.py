@@ -38,6 +38,7 @@ def conform(value: Any, form: Any, where: str, key: str = "it") -> Any:
     """Return ``value`` if it has exactly the given form (see ``FORMS``), else raise naming the key. A form is an object (exactly these
     keys), an array of one form (any number) or of several (one each), or alternatives: types, texts. An integer may stand for a float."""
     if isinstance(form, dict) and isinstance(value, dict):
+        form = {name.rstrip("?"): each for name, each in form.items() if name[-1] != "?" or name[:-1] in value}  # "key?" may be missing
         for name in sorted(form.keys() ^ value.keys()):
             raise Refused(f"{key} {'lacks' if name in form else 'has the unknown key'} {name!a}", where, "the keys " + ", ".join(form))
         return {name: conform(value[name], form[name], where, f"{key}.{name}".removeprefix("it.")) for name in form}

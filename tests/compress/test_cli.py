@@ -58,6 +58,24 @@ def test_losses(capsys, folder, tmp_path):
     assert coarse["loss_before"] == record["loss_before"] and abs(coarse["loss_after"] - coarse["loss_before"]) > abs(record["loss_after"] - record["loss_before"])
 
 
+def test_calibrated(capsys, folder, tmp_path):
+    """The slice that is measured and the one that is calibrated on are said, do not overlap, and every loss has its interval."""
+    pytest.importorskip("torch")
+    text = tmp_path / "text.txt"
+    text.write_bytes(np.random.default_rng(0).choice(np.frombuffer(b"abcdefgh \n", dtype=np.uint8), 6000).tobytes())
+    status, record = run(capsys, folder, "--quantizer", "gptq", "--bits", "3.5", "--sequences", "8", "--stream", text, "--tokens", "1000", "--out", tmp_path / "m.sbz")
+    assert status == 0 and 3.3 < record["bits_per_parameter"] <= 3.5 and record["bits_per_parameter"] == record["gptq"]["bits_per_parameter"]
+    assert record["interval"]["window"] == [0, 1000] and record["gptq"]["window"] == [1000, 1000 + 8 * 256]
+    for when in ("before", "after"):
+        found = record["interval"][when]
+        assert found["low"] < record[f"loss_{when}"] < found["high"] and found["n"] == 1000
+    difference = record["interval"]["difference"]
+    assert difference["low"] < difference["difference"] < difference["high"]
+    assert not (tmp_path / "m.sbz.state").exists()
+    assert run(capsys, folder, "--quantizer", "gptq", "--bits", "3,4", "--allocation", "uniform", "--sequences", "4", "--stream", text, "--tokens", "500", "--out", tmp_path / "u.sbz")[0] == 0
+    assert (tmp_path / "u-3bit.sbz").is_file() and (tmp_path / "u-4bit.sbz").is_file()
+
+
 def test_the_measured_model_is_the_package(folder, tmp_path, capsys):
     """The identity that statistics of a package carry is the one its record states."""
     pytest.importorskip("torch")
@@ -72,7 +90,10 @@ def test_the_measured_model_is_the_package(folder, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("arguments", "status"),
-    [(["--bits", "9"], 2), (["--bits", "2.5"], 2), (["--bits", "x"], 2), (["--bits", "4", "--step", "1"], 2), (["--bits", "4,4"], 2), (["--step", "1e-5"], 2), (["--tokens", "1"], 2), (["--stream", "nothing.txt"], 3)],
+    [(["--bits", "9"], 2), (["--bits", "2.5"], 2), (["--bits", "x"], 2), (["--bits", "4", "--step", "1"], 2), (["--bits", "4,4"], 2), (["--step", "1e-5"], 2), (["--tokens", "1"], 2), (["--stream", "nothing.txt"], 3),
+     (["--quantizer", "gptq", "--bits", "3"], 2), (["--quantizer", "gptq", "--stream", "."], 2), (["--bits", "4", "--rate-penalty", "1"], 2), (["--bits", "4", "--sequences", "4"], 2),
+     (["--quantizer", "gptq", "--bits", "3", "--finetune", "--stream", "."], 2), (["--quantizer", "gptq", "--bits", "30", "--stream", __file__, "--sequences", "4"], 2),
+     (["--quantizer", "gptq", "--bits", "3", "--stream", __file__, "--sequences", "9999", "--tokens", "100"], 3)],
 )
 def test_refusals(capsys, folder, tmp_path, arguments, status):
     found, record = run(capsys, folder, *arguments, "--out", tmp_path / "m.sbz", *(["--stream", tmp_path / "x.txt"] if arguments[0] == "--tokens" else []))

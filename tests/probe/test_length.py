@@ -1,10 +1,14 @@
 """Tasks are what they say; the planted program is exact at every length and what memorizes is not; nothing is said of what was not learned."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
+from scalebound.cli.main import main
 from scalebound.core.errors import UsageError
+from scalebound.core.probe import load_probe
 from scalebound.probe import (
     TASKS,
     LengthRow,
@@ -153,3 +157,15 @@ def test_bad_arguments():
         with pytest.raises(UsageError, match=words):
             probe_length(**wrong)
     assert SYMBOLS >= LONGEST and MARKS > LONGEST
+
+
+def test_the_command_writes_its_record_and_refuses_what_it_cannot_use(capsys, tmp_path):
+    out = tmp_path / "length.json"
+    asked = ["--tasks", "count,copy+hints", "--positions", "alibi", "--seeds", "1", "--steps", "2", "--tests", "20", "--workers", "1", "--lengths", "5,12"]
+    assert main(["probe", "length", *asked, "--out", str(out), "--json"]) == 0
+    saved = load_probe(out)
+    assert json.loads(capsys.readouterr().out)["verdict"] == saved.verdict == "no_pair_found"
+    assert [figure.id for figure in saved.figures] == ["length-count", "length-copy-hints"] and len(saved.rows) == 6 and len(saved.parts["models"]) == 3
+    for wrong in (["--tasks", "english"], ["--positions", "learned"], ["--lengths", "ten"], ["--lengths", "12,30"], ["--steps", "0"]):
+        assert main(["probe", "length", *wrong]) == 2
+    assert "Traceback" not in capsys.readouterr().err

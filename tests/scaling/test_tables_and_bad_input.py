@@ -72,6 +72,10 @@ BAD = {
     "bits": (bad(lambda c: c.update(loss_bits=c.pop("loss") / np.log(2))), "no column 'loss'", "loss_bits"),
     "billions": (bad(lambda c: c["params"].__itruediv__(1e9)), "largest params is 1", "multiply"),
     "units mixed": (bad(lambda c: c["tokens"].__setitem__(slice(0, 6), c["tokens"][:6] / 1e9)), "units seem to be mixed", ""),
+    "all in millions": (bad(lambda c: c["params"].__itruediv__(1e6)), "params runs from 10 to 1000", "multiply"),
+    "a word": (bad(lambda c: c.update(tokens=["1e9"] * 6 + ["7B"] * 6)), "row 7", "7e9"),
+    "perplexities": (bad(lambda c: c.update(loss=np.exp(c["loss"] + 1))), "guessing", "logarithm"),
+    "nothing to explain": (bad(lambda c: c["loss"].fill(2.5)), "every row has loss = 2.5", ""),
     "flops in another unit": (bad(lambda c: c.update(flops=6e-15 * c["params"] * c["tokens"])), "flops are 1e-15 times", ""),
 }
 
@@ -185,3 +189,38 @@ def test_sizes_in_millions_are_told_by_tokens_per_parameter():
     n = np.geomspace(125, 13_000, 12)
     with pytest.raises(InputError, match="params seem to be in"):
         scaling.fit({"params": n, "tokens": n * 2e7, "loss": 1.7 + 3 * n**-0.3}, "overtraining", bootstrap=0)
+
+
+@pytest.mark.parametrize("which", ["every tenth", "half", "nine of ten", "the large ones"])
+def test_bits_among_nats_are_told_by_the_law_itself(which, tmp_path, capsys):
+    n, d = (axis.ravel() for axis in np.meshgrid(np.geomspace(1e7, 1e10, 8), np.geomspace(1e9, 1e12, 6)))
+    rng = np.random.default_rng(0)
+    loss = (1.8 + 480 / n**0.35 + 2100 / d**0.37) * np.exp(0.003 * rng.standard_normal(48))
+    share = {"every tenth": 0.1, "half": 0.5, "nine of ten": 0.9}.get(which)
+    odd = n > 5e8 if share is None else rng.random(48) < share
+    path = tmp_path / "t.csv"
+    path.write_bytes(to_csv({"params": n, "tokens": d, "loss": np.where(odd, loss / np.log(2), loss)}))
+    assert main(["fit", str(path), "--bootstrap", "0"]) == 3
+    message = capsys.readouterr().err
+    assert f"{odd.sum()} of 48" in message and f"rows {1 + int(np.flatnonzero(odd)[0])}," in message
+    assert main(["fit", str(path), "--bootstrap", "0", "--target", "loss"]) == 0  # asked for by name: fitted as it is
+
+
+def test_scatter_that_is_not_another_unit_passes():
+    """The control: noise of the same size, two runs that diverged, or a factor of 1.6 are left to the fit and its warnings."""
+    n = np.geomspace(1e6, 1e10, 40)
+    rng = np.random.default_rng(0)
+    loss = 1.7 + 400 * n**-0.35
+    diverged = loss * np.where(np.isin(np.arange(40), (5, 30)), [1.2] * 20 + [1.9] * 20, 1.0)
+    for y in (loss * np.exp(0.15 * rng.standard_normal(40)), diverged, loss * np.where(np.arange(40) % 4 == 0, 1.6, 1.0)):
+        assert scaling.fit({"params": n, "loss": y}, "power", bootstrap=0).n == 40
+
+
+def test_a_column_of_units_is_read(tmp_path, capsys):
+    path = tmp_path / "t.csv"
+    for units, words in ((["bits"] * 12, "'bits'"), (["nats"] * 9 + ["bits"] * 3, "units are mixed")):
+        path.write_bytes(to_csv({**COLUMNS, "loss_unit": units}))
+        assert main(["fit", str(path), "--bootstrap", "0"]) == 3
+        assert words in capsys.readouterr().err
+    path.write_bytes(to_csv({**COLUMNS, "loss_unit": ["nats/token"] * 12}))
+    assert main(["fit", str(path), "--bootstrap", "0"]) == 0

@@ -1,5 +1,6 @@
 """Forged certificates and files: each must be refused, and for the reason it was forged for; the unforged ones hold (the control)."""
 
+import hashlib
 import json
 import math
 import os
@@ -179,6 +180,10 @@ FILES = {
     "a reference that is no fixed model": ("anchored", stats_of(anchor={
         "kind": "ngram", "deployable": True, "sha256": "a" * 64, "name": "", "predictable": "", "eps": 0.01, "alphas": [0.05, 0.1]}),
             {"hashes"}, {"anchor"}),
+    "an anchor that was trained on the window": ("anchored", lambda copy: copy.rewrite_stats(copy.folder / "stats.safetensors", anchor={
+        "kind": "model", "deployable": True, "sha256": "a" * 64, "name": "", "predictable": "", "eps": 0.01, "alphas": [0.05, 0.1], "trained": {
+            "stream_sha256": hashlib.sha256((copy.folder / "train.json").read_bytes()).hexdigest(), "window": [39_000, 41_000],
+            "source_sha256": "", "split": ""}}), {"hashes"}, {"anchor"}),
     "an anchor measured at another eps": ("anchored", stats_of(anchor={
         "kind": "model", "deployable": True, "sha256": "a" * 64, "name": "", "predictable": "", "eps": 0.5, "alphas": [0.05, 0.1]}),
             {"hashes"}, {"anchor"}),

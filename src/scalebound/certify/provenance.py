@@ -76,6 +76,14 @@ def check_reference(stats: Stats, reference: Stats | None, predictable: str) -> 
                 hint="measure with `scalebound measure --anchor MODEL`, or give --reference STATS",
             )
         why, sha256, where = predictable or stats.info.anchor.predictable, stats.info.anchor.sha256, stats.path
+        trained = stats.info.anchor.trained
+        if trained is not None and trained.overlaps(stats.info.stream.sha256, stats.info.window):
+            raise InputError(
+                f"its anchor was trained on the tokens {trained.window[0]:,} to {trained.window[1]:,} of this stream: it saw what it predicts",
+                where=where,
+                expected="a predictable reference",
+                hint="train one on other documents: scalebound train --anchor-slice 5%",
+            )
     else:
         check_same_tokens(stats, reference, "the reference")
         why, sha256, where = predictable or reference.info.predictable, reference.info.model.sha256, reference.path

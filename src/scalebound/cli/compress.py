@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -11,16 +12,23 @@ from scalebound.cli.output import Result, note, progress_bar, table
 
 if TYPE_CHECKING:
     from scalebound.compress import QuantizedModel
+    from scalebound.core.stats import Stats
 
 
-def compress(model: Path, *, out: Path, bits: str | None = None, step: str | None = None, finetune: Annotated[bool, Parameter(negative=())] = False,
-             steps: int | None = None, price: float | None = None, seed: int = 0, stream: Path | None = None, tokens: int = 100_000) -> Result:  # fmt: skip
+def compress(model: Path, *, out: Path, bits: str | None = None, step: str | None = None, quantizer: Literal["rtn", "gptq"] = "rtn",
+             allocation: Literal["fisher", "uniform"] | None = None, rate_penalty: float | None = None, sequences: int | None = None,
+             prune: Literal["magnitude", "wanda", "sparsegpt"] | None = None, sparsity: float | None = None,
+             finetune: Annotated[bool, Parameter(negative=())] = False, steps: int | None = None, price: float | None = None,
+             reference: Path | None = None, alpha: float | None = None, seed: int = 0,
+             stream: Path | None = None, tokens: int = 100_000) -> Result:  # fmt: skip
     """Write a model as a package: one small file that decodes to exactly the weights it was rounded to.
 
     The file's size is the code length of a certificate. --step divides every row by a multiple of its root mean square and rounds it, and
     entropy coding finds the bits; --bits limits the number of levels and searches where to clip, which suits small models of few bits.
-    --finetune goes on training a run on its stream, integers and scales themselves, with the file's bits in the objective at the price a
-    certificate puts on them: the shortest certificates. Interrupted and run again, it goes on where it was.
+    --quantizer gptq rounds each matrix with the help of text (--stream) so that what it computes changes least, and --bits is then the
+    length of the whole file per parameter. --finetune goes on training a run on its stream, integers and scales themselves, with the file's
+    bits in the objective at the price a certificate puts on them: the shortest certificates. What takes long, interrupted and run again,
+    goes on where it was.
 
     Parameters
     ----------
@@ -29,25 +37,45 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
     out
         The package to write (.sbz). With several values of --bits or --step, M.sbz becomes M-4bit.sbz, M-0.5step.sbz, one file each.
     bits
-        2 to 8, or several separated by commas.
+        2 to 8 for rtn, bits per parameter of the file for gptq; several separated by commas.
     step
         A relative step, or several separated by commas; the default is 0.3, about 3.7 bits per parameter (0.5: 2.9, 1: 2).
+    quantizer
+        rtn: to nearest, no text needed. gptq: errors are passed on to weights not yet rounded, calibrated on --stream.
+    allocation
+        Of gptq. fisher: steps of matrices, rows and columns follow what their errors cost. uniform: one step relative to each row.
+        Default fisher.
+    rate_penalty
+        Of gptq with fisher: how much an integer's bits count when it is chosen, 1 = at the rate at which steps trade them. Default 1.
+    sequences
+        Of gptq: calibrate on so many pieces of 512 tokens of --stream, after the tokens the loss is measured on. Default 32.
+    prune
+        Of gptq: make a share of every linear map's weights zero, by this rule.
+    sparsity
+        The share. Default 0.5.
     finetune
         Train the rounding on --stream, the one the model was trained on. Takes models of `scalebound train`.
     steps
         Of --finetune, 4 sequences each. Default: as many as see 0.3 of the run's tokens, at most 3000.
     price
-        Of --finetune: nats of loss given for a nat of code per token. Default 8, about what it costs in the product bound.
+        Of --finetune: nats of loss given for a nat of code per token. Default 8, about what it costs in the product bound; with --reference log(1/alpha)/0.9.
+    reference
+        Of --finetune: losses of a reference on the run's tokens (a stats file with reference_nll or nll). The anchored bound itself is
+        then minimised, which suits a certificate relative to that reference.
+    alpha
+        Of --reference: the share mixed in that training assumes. Default 0.4.
     seed
-        Of --finetune: the order of its sequences.
+        Of --finetune: the order of its sequences. Of gptq: the labels its Fisher information draws.
     stream
-        A stream or text to measure the loss on, before and after.
+        A stream or text to measure the loss on, before and after, and to calibrate or train on.
     tokens
         Measure on this many tokens from the start of --stream.
 
     Examples
     --------
     scalebound compress runs/small --bits 4 --out small.sbz
+
+    scalebound compress model.gguf --quantizer gptq --bits 3 --stream docs/ --tokens 8192 --out model.sbz
 
     scalebound compress runs/ladder/59760 --finetune --stream runs/ladder/streams/train.json --out small.sbz
 
@@ -62,19 +90,28 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
     from scalebound.compress import code_bits, quantize, read_checkpoint, save_package
     from scalebound.core.io import sha256_file
 
+    calibrated = quantizer == "gptq"
     if bits is not None and step is not None:
         raise UsageError("--bits and --step were both given", expected="one of them")
-    if finetune and (bits is not None or step is not None):
-        raise UsageError("--finetune was given with --bits or --step", expected="one of them")
+    if finetune and (bits is not None or step is not None or calibrated):
+        raise UsageError("--finetune was given with --bits, --step or --quantizer", expected="one of them")
     if finetune and stream is None:
         raise UsageError("--finetune needs --stream", expected="the stream the model was trained on")
-    if not finetune and (steps is not None or price is not None or seed):
-        raise UsageError("--steps, --price and --seed belong to --finetune", hint="add --finetune")
+    if calibrated and (bits is None or stream is None):
+        raise UsageError("--quantizer gptq needs --bits and --stream", expected="bits per parameter of the file, and text to calibrate on")
+    if not finetune and (steps is not None or price is not None or reference is not None or alpha is not None or (seed and not calibrated)):
+        raise UsageError("--steps, --price, --reference, --alpha and --seed belong to --finetune", hint="add --finetune")
+    if alpha is not None and reference is None:
+        raise UsageError("--alpha was given without --reference", hint="add --reference STATS")
+    if not calibrated and (allocation, rate_penalty, sequences, prune) != (None,) * 4:
+        raise UsageError("--allocation, --rate-penalty, --sequences and --prune belong to --quantizer gptq", hint="add --quantizer gptq")
+    if sparsity is not None and prune is None:
+        raise UsageError("--sparsity was given without --prune", expected="a rule: magnitude, wanda or sparsegpt")
     relative = parse_numbers(step or "0.3", "--step") if bits is None and not finetune else ()
     widths = parse_numbers(bits, "--bits") if bits is not None else ()
-    if any(width != int(width) for width in widths):
-        raise UsageError(f"--bits {bits}", expected="whole numbers from 2 to 8")
-    settings: list[tuple[str, dict]] = [(f"{int(width)}bit", {"bits": int(width)}) for width in widths]
+    if not calibrated and any(width != int(width) for width in widths):
+        raise UsageError(f"--bits {bits}", expected="whole numbers from 2 to 8", hint="with --quantizer gptq it may be any number")
+    settings: list[tuple[str, dict]] = [(f"{width:g}bit", {"bits": width if calibrated else int(width)}) for width in widths]
     settings += [(f"{value:g}step", {"step": value}) for value in relative]
     if finetune:
         settings = [("finetuned", {})]
@@ -87,54 +124,91 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
     if stream is not None and not stream.exists():
         raise InputError("no such file or folder", where=str(stream), expected="a stream or a text")
     config, tensors = read_checkpoint(model)
+    if calibrated:
+        from scalebound.data.stream import Stream
+        from scalebound.train.posttraining import SEQUENCES, calibration_tokens
     records, rows = [], []
-    loss_before: float | None = None
-    loss_after: float | None = None
-    for name, setting in settings:
-        path = out if len(settings) == 1 else out.with_name(f"{out.stem}-{name}{out.suffix}")
-        if finetune and stream is not None:
-            quantized, setting = _finetune(model, stream, out, steps, price, seed)
-        else:
-            with progress_bar(f"round {name}", "weights") as progress:
-                quantized = quantize(config, tensors, **setting, progress=progress)
-        parts = save_package(path, quantized)
-        if stream is not None:
-            with tempfile.TemporaryDirectory() as folder:
-                opened = _stream(model, stream, tokens, Path(folder))
-                loss_before = _loss(model, opened, tokens, Path(folder)) if loss_before is None else loss_before
-                loss_after = _loss(path, opened, tokens, Path(folder))
-        length = code_bits(parts.file_bytes)
-        records.append({
-            "package": str(path), "file_bytes": parts.file_bytes, "code_bits": length, "bits_per_parameter": 8 * parts.file_bytes / quantized.num_params, "params": quantized.num_params,
-            "loss_before": loss_before, "loss_after": loss_after, **setting, "package_sha256": sha256_file(path), "model_sha256": quantized.sha256(),
-            "breakdown": {"header": parts.header_bytes, "tables": parts.table_bytes, "classes": parts.class_bytes, "scales": parts.scale_bytes, "raw": parts.raw_bytes, "weights": parts.weight_bytes},
-        })  # fmt: skip
-        shown = ["not measured" if loss is None else f"{loss:.4f}" for loss in (loss_before, loss_after)]
-        rows.append([name, f"{parts.file_bytes:,}", f"{8 * parts.file_bytes / quantized.num_params:.3f}", *shown, *(f"{part:,}" for part in records[-1]["breakdown"].values())])
+    with tempfile.TemporaryDirectory() as scratch:
+        held = calibration_tokens(config, sequences or SEQUENCES) if calibrated else 0
+        opened = None if stream is None else _stream(model, stream, tokens + held, Path(scratch))
+        before = None if opened is None else _measured(model, opened, tokens, Path(scratch) / "before.safetensors")
+        for name, setting in settings:
+            path = out if len(settings) == 1 else out.with_name(f"{out.stem}-{name}{out.suffix}")
+            if finetune and stream is not None:
+                quantized, setting = _finetune(model, stream, out, steps, price, seed, reference, alpha)
+            elif calibrated and opened is not None:
+                start = max(0, min(tokens, len(Stream(opened)) - held))
+                options = {"bits": setting["bits"], "allocation": allocation or "fisher", "penalty": rate_penalty, "prune": prune, "sparsity": 0.0 if prune is None else 0.5 if sparsity is None else sparsity, "sequences": sequences or SEQUENCES, "start": start, "seed": seed}
+                quantized, setting = _calibrated(config, tensors, opened, path, options)
+            else:
+                with progress_bar(f"round {name}", "weights") as progress:
+                    quantized = quantize(config, tensors, **setting, progress=progress)
+            parts = save_package(path, quantized)
+            after = None if opened is None else _measured(path, opened, tokens, Path(scratch) / f"{name}.safetensors")
+            losses = _losses(before, after)
+            records.append({
+                "package": str(path), "file_bytes": parts.file_bytes, "code_bits": code_bits(parts.file_bytes), "bits_per_parameter": 8 * parts.file_bytes / quantized.num_params, "params": quantized.num_params,
+                **losses, **setting, "package_sha256": sha256_file(path), "model_sha256": quantized.sha256(),
+                "breakdown": {"header": parts.header_bytes, "tables": parts.table_bytes, "classes": parts.class_bytes, "scales": parts.scale_bytes, "raw": parts.raw_bytes, "weights": parts.weight_bytes},
+            })  # fmt: skip
+            shown = ["not measured" if losses[key] is None else f"{losses[key]:.4f}" for key in ("loss_before", "loss_after")]
+            rows.append([name, f"{parts.file_bytes:,}", f"{8 * parts.file_bytes / quantized.num_params:.3f}", *shown, *(f"{part:,}" for part in records[-1]["breakdown"].values())])
     headers = ["rounding", "bytes", "bits/parameter", "loss before", "loss after", "header", "tables", "classes", "scales", "raw", "weights"]
     if len(records) > 1:
         note(f"Picking one of these {len(records)} after looking costs log2({len(records)}) choice bits in a certificate.")
     record = records[0] if len(records) == 1 else {"packages": records}
-    return Result(record, [table(headers, rows, caption=f"{records[0]['params']:,} parameters; losses in nats/token; parts in bytes"), *(f"Wrote {entry['package']}" for entry in records)])
+    caption = f"{records[0]['params']:,} parameters; losses in nats/token; parts in bytes"
+    lines = [_change(entry) for entry in records if entry["interval"] is not None]
+    return Result(record, [table(headers, rows, caption=caption), *lines, *(f"Wrote {entry['package']}" for entry in records)])
 
 
-def _finetune(model: Path, stream: Path, out: Path, steps: int | None, price: float | None, seed: int) -> tuple[QuantizedModel, dict]:
+def _losses(before: Stats | None, after: Stats | None) -> dict:
+    """What the record says of the losses: means over the measured tokens, their intervals, and that of the difference (after minus before)."""
+    if before is None or after is None:
+        return {"loss_before": None, "loss_after": None, "interval": None}
+    from scalebound.certify import compare, interval
+
+    found = compare(after, before)
+    ends = {when: {key: asdict(interval(stats))[key] for key in ("low", "high", "level", "n")} for when, stats in (("before", before), ("after", after))}
+    difference = {key: asdict(found)[key] for key in ("difference", "low", "high", "level", "n")}
+    means = {f"loss_{when}": float(stats.read("nll").mean(dtype="f8")) for when, stats in (("before", before), ("after", after))}
+    return means | {"interval": {"window": list(after.info.window), **ends, "difference": difference}}
+
+
+def _change(entry: dict) -> str:
+    found = entry["interval"]["difference"]
+    return f"{Path(entry['package']).name}: loss changes by {entry['loss_after'] - entry['loss_before']:+.4f} nats/token; mixed with 1% of each other {found['difference']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}] ({100 * found['level']:g}% interval, n = {found['n']:,})"
+
+
+def _calibrated(config: dict, tensors: dict, stream: Path, out: Path, options: dict) -> tuple[QuantizedModel, dict]:
+    """The model rounded with calibration, and what the record says of it."""
+    from scalebound.core.workers import cores
+    from scalebound.train import quantize_calibrated
+
+    with progress_bar(f"round to {options['bits']:g} bits", "matrices") as progress:
+        done = quantize_calibrated(config, tensors, stream, **options, threads=cores(), state=out.with_name(out.name + ".state"), progress=progress)
+    return done.model, {"gptq": done.record()}
+
+
+def _finetune(model: Path, stream: Path, out: Path, steps: int | None, price: float | None, seed: int, reference: Path | None, alpha: float | None) -> tuple[QuantizedModel, dict]:
     """The trained rounding, and what the record says of it."""
     from scalebound.core.errors import InputError
+    from scalebound.core.stats import Stats
     from scalebound.core.workers import cores
     from scalebound.data.stream import is_stream
     from scalebound.train import finetune
-    from scalebound.train.finetune import PRICE
+    from scalebound.train.anchored_objective import ALPHA
 
     if not is_stream(stream):
         raise InputError("is not a stream", where=str(stream), expected="the .json of the stream the model was trained on")
     with progress_bar("train the rounding", "steps") as progress:
-        done = finetune(model, stream, steps=steps, price=PRICE if price is None else price, seed=seed, threads=cores(), state=out.with_name(out.name + ".state"), progress=progress)
+        opened = None if reference is None else Stats.load(reference)
+        done = finetune(model, stream, steps=steps, price=price, reference=opened, alpha=ALPHA if alpha is None else alpha, seed=seed, threads=cores(), state=out.with_name(out.name + ".state"), progress=progress)
     return done.model, {"finetune": done.record()}
 
 
 def _stream(model: Path, text: Path, tokens: int, folder: Path) -> Path:
-    """The stream to measure on; a text becomes one with the tokenizer of the model (a package has none)."""
+    """The stream to measure and calibrate on; a text becomes one with the tokenizer of the model (a package has none)."""
     from scalebound.data.stream import is_stream
 
     if is_stream(text):
@@ -146,12 +220,11 @@ def _stream(model: Path, text: Path, tokens: int, folder: Path) -> Path:
     return stream_of(text, loaded, folder / "text", context=min(1024, loaded.max_context), max_tokens=tokens).path
 
 
-def _loss(model: Path, stream: Path, tokens: int, folder: Path) -> float:
-    """Mean loss of a model on the first tokens of a stream, in nats per token."""
+def _measured(model: Path, stream: Path, tokens: int, out: Path) -> Stats:
+    """Losses of a model on the first tokens of a stream."""
     from scalebound.core.workers import cores
     from scalebound.data.stream import Stream
     from scalebound.measure import measure
 
     with progress_bar(f"measure {model.name}") as progress:
-        stats = measure(model, stream, folder / f"{model.name}.safetensors", window=(0, min(tokens, len(Stream(stream)))), threads=cores(), progress=progress)
-        return float(stats.read("nll").mean(dtype="f8"))
+        return measure(model, stream, out, window=(0, min(tokens, len(Stream(stream)))), threads=cores(), progress=progress)

@@ -31,6 +31,14 @@ def parse_numbers(text: str, flag: str) -> tuple[float, ...]:
     return tuple(parse_number(part, flag) for part in text.split(","))
 
 
+def parse_share(text: str, flag: str) -> float:
+    """``"5%"`` or ``"0.05"`` to 0.05; above 0 and at most 1."""
+    value = _parse(text.replace("%", ""), flag, {"": 0.01 if "%" in text else 1.0}, "5% or 0.05")
+    if value > 1:
+        raise UsageError(f"{flag} {text!r} is more than everything", expected="something like 5% or 0.05")
+    return value
+
+
 def parse_seconds(text: str, flag: str) -> float:
     """``"10min"`` to 600.0."""
     return _parse(text, flag, SECONDS, "30s, 10min or 2h")

@@ -62,6 +62,19 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     first_token: int = -1
 
 
+class TrainedOn(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The tokens a model was trained on, as its run says; source and split are empty when the stream is not at hand."""
+
+    stream_sha256: str
+    window: tuple[int, int]
+    source_sha256: str = ""
+    split: str = ""
+
+    def overlaps(self, stream_sha256: str, window: tuple[int, int]) -> bool:
+        """Whether it saw a token of that window."""
+        return bool(stream_sha256) and self.stream_sha256 == stream_sha256 and max(self.window[0], window[0]) < min(self.window[1], window[1])
+
+
 class AnchorRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The reference whose losses stand in ``reference_nll``, and the settings ``centre`` was computed at."""
 
@@ -72,6 +85,7 @@ class AnchorRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     predictable: str = ""
     eps: float = 0.0
     alphas: tuple[float, ...] = ()
+    trained: TrainedOn | None = None  # None: nothing beside the anchor says
 
 
 class StatsInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

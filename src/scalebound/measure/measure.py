@@ -77,7 +77,8 @@ def measure(model: str | os.PathLike | LanguageModel, stream: str | os.PathLike,
     Raises
     ------
     InputError
-        Unusable model or stream; a prediction that is not a number (with the token's position); ``out`` holds another measurement.
+        Unusable model or stream; a prediction that is not a number (with the token's position); ``out`` holds another measurement;
+        an anchor that was trained on tokens of the window (:mod:`~scalebound.measure.provenance`).
     UsageError
         A context, window or sample out of range.
 
@@ -99,7 +100,7 @@ def measure(model: str | os.PathLike | LanguageModel, stream: str | os.PathLike,
         blocks = draw_blocks(num_blocks, sample, seed, ragged=(window[1] - window[0]) % block_tokens != 0)
     elif sample is not None or not len(blocks) or blocks[0] < 0 or blocks[-1] >= num_blocks or np.any(np.diff(blocks) <= 0):
         raise UsageError("the blocks given are no selection", expected=f"ascending ids below {num_blocks:,}, and no sample besides")
-    info = describe(loaded, reference, opened, window, context, anchor_is, eps, tuple(alphas), out.parent, policy=policy, stride=stride, dtype=loaded.dtype, predictable=predictable)
+    info = describe(loaded, reference, opened, window, context, anchor_is, eps, tuple(alphas), out.parent, policy=policy, stride=stride, dtype=loaded.dtype, predictable=predictable, anchor_path=anchor)
     part_blocks = min(HELD, max(1, -(-len(blocks) // PARTS)))
     if sketch:  # a sketch is not larger for more blocks: at most so many parts
         part_blocks = max(part_blocks, -(-len(blocks) // SKETCHES))

@@ -19,6 +19,7 @@ from scalebound.core.seeds import generator
 from scalebound.core.stats import AnchorRef, ModelRef, Policy, StatsInfo
 from scalebound.data.stream import Stream
 from scalebound.data.tokenizer import load_tokenizer
+from scalebound.measure.provenance import check_anchor
 from scalebound.measure.spans import POLICIES
 from scalebound.models.language_model import LanguageModel
 
@@ -79,13 +80,15 @@ def _check_tokenizer(model: LanguageModel, stream: Stream) -> None:
 
 
 def describe(model: LanguageModel, anchor: LanguageModel | None, stream: Stream, window: tuple[int, int], context: int, anchor_is: AnchorRef | None, eps: float,
-             alphas: tuple[float, ...], folder: Path, *, policy: str = "packed", stride: int | None = None, dtype: str = "float32", predictable: str = "") -> StatsInfo:  # fmt: skip
+             alphas: tuple[float, ...], folder: Path, *, anchor_path: str | os.PathLike | None = None, policy: str = "packed", stride: int | None = None, dtype: str = "float32", predictable: str = "") -> StatsInfo:  # fmt: skip
     """The metadata of the file to come, without the counts. Arithmetic in another precision than float32 is said in the model's name."""
     first = stream.info.separator if stream.info.tokenizer.kind == "byte" else model.first_token
     ref = None
     if anchor is not None:
-        known = anchor_is or AnchorRef(kind="model", deployable=True, predictable="a model fixed before the stream, as stated by whoever measured")
-        ref = msgspec.structs.replace(known, sha256=anchor.sha256, name=relative(anchor.name, folder), eps=eps, alphas=alphas)
+        trained, why = check_anchor(anchor_path or anchor.name, stream, window)
+        same = trained is not None and trained.stream_sha256 == stream.sha256
+        known = anchor_is or AnchorRef(kind="checkpoint" if same else "model", deployable=True, predictable=why)
+        ref = msgspec.structs.replace(known, trained=trained, sha256=anchor.sha256, name=relative(anchor.name, folder), eps=eps, alphas=alphas)
     name = relative(model.name, folder) + ("" if dtype == "float32" else f" ({dtype})")
     return StatsInfo(
         model=ModelRef(name, model.sha256, model.num_params), stream=stream.ref(folder), window=window, vocab_size=model.vocab_size, anchor=ref,

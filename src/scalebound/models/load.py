@@ -187,8 +187,11 @@ def transformers_from_config(config: dict, tensors: dict[str, Tensor], name: str
 
     if "model_type" not in config:
         raise InputError("has a configuration without model_type", where=name)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), trust_remote_code=False)
-    report = model.load_state_dict(tensors, strict=False)
+    try:
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), trust_remote_code=False)
+        report = model.load_state_dict(tensors, strict=False)
+    except (ValueError, KeyError, RuntimeError) as error:  # an unknown model_type, a tensor of another shape
+        raise InputError(f"does not fit its configuration ({' '.join(str(error).split())[:200]})", where=name) from error
     tied = tied_names(model)
     absent = [key for key in report.missing_keys if key not in tied and key != "lm_head.weight"]
     if absent or report.unexpected_keys:

@@ -23,19 +23,23 @@ class Shape:
     depth: int
     heads: int
     feed_forward: int
+    qk_norm: bool = False  # queries and keys of every head normalized, with gains: two more vectors of a head's width a layer
 
     @property
     def num_params(self) -> int:
         d, f = self.width, self.feed_forward
-        return self.vocab_size * d + self.depth * (4 * d * d + 3 * d * f + 2 * d) + d
+        return self.vocab_size * d + self.depth * (4 * d * d + 3 * d * f + 2 * d + (2 * (d // self.heads) if self.qk_norm else 0)) + d
 
     def config(self, context: int) -> dict:
-        """The ``config.json`` of this shape: a Llama-style model that ``transformers`` opens unchanged."""
-        return {
-            "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "hidden_size": self.width,
+        """The ``config.json`` of this shape: a Llama-style model (Qwen3-style with qk-norm) that ``transformers`` opens unchanged."""
+        family = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "mlp_bias": False}
+        if self.qk_norm:
+            family = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "use_sliding_window": False, "sliding_window": None}
+        return family | {
+            "hidden_act": "silu", "hidden_size": self.width,
             "intermediate_size": self.feed_forward, "num_hidden_layers": self.depth, "num_attention_heads": self.heads,
             "num_key_value_heads": self.heads, "head_dim": self.width // self.heads, "max_position_embeddings": context,
-            "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": True, "attention_bias": False, "mlp_bias": False,
+            "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": True, "attention_bias": False,
             "vocab_size": self.vocab_size, "bos_token_id": None, "eos_token_id": None, "torch_dtype": "float32",
         }  # fmt: skip
 

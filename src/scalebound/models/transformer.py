@@ -1,6 +1,6 @@
 """A plain decoder-only transformer: pre-norm, rotary positions, gated feed-forward, tied embeddings.
 
-It computes what ``transformers``' Llama computes for the same folder (a test holds both to 1e-5), with the query, key and value
+It computes what ``transformers``' Llama (with qk-norm: Qwen3) computes for the same folder (a test holds both to 1e-5), with the query, key and value
 projections fused into one matrix and gate and up into another, which is what makes small models fast on one core.
 
 Letters: B batch, T tokens, D width, H heads, K head width, F feed-forward width, V vocabulary.
@@ -40,6 +40,8 @@ class Layer(nn.Module):
     """Attention and feed-forward, each on the normalized residual stream."""
 
     qkv: nn.Parameter
+    q_norm: nn.Parameter | None
+    k_norm: nn.Parameter | None
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -47,27 +49,34 @@ class Layer(nn.Module):
         self.heads = shape.heads
         self.attention_norm = nn.Parameter(torch.ones(d))
         self.qkv = nn.Parameter(torch.empty(3 * d, d))
+        self.q_norm = nn.Parameter(torch.ones(d // shape.heads)) if shape.qk_norm else None
+        self.k_norm = nn.Parameter(torch.ones(d // shape.heads)) if shape.qk_norm else None
         self.attention_out = nn.Parameter(torch.empty(d, d))
         self.feed_forward_norm = nn.Parameter(torch.ones(d))
         self.gate_up = nn.Parameter(torch.empty(2 * f, d))
         self.down = nn.Parameter(torch.empty(d, f))
 
     def forward(self, x_BTD: Tensor, cos_TK: Tensor, sin_TK: Tensor) -> Tensor:
-        q_BHTK, k_BHTK, v_BHTK = self._projected(x_BTD, cos_TK, sin_TK)
+        q_BHTK, k_BHTK, v_BHTK = self.queries_keys_values(x_BTD, cos_TK, sin_TK)
         return self._mixed(x_BTD, F.scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTK, is_causal=True))
 
     def after(self, x_BTD: Tensor, cos_TK: Tensor, sin_TK: Tensor, before: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """As ``forward`` for tokens that follow those of ``before``, whose keys and values are given; and the keys and values of both."""
-        q_BHTK, k_BHTK, v_BHTK = self._projected(x_BTD, cos_TK, sin_TK)
+        q_BHTK, k_BHTK, v_BHTK = self.queries_keys_values(x_BTD, cos_TK, sin_TK)
         if before is not None:
             k_BHTK, v_BHTK = torch.cat([before[0], k_BHTK], dim=2), torch.cat([before[1], v_BHTK], dim=2)
         T, S = q_BHTK.shape[2], k_BHTK.shape[2]
         seen_TS = torch.ones(T, S, dtype=torch.bool, device=x_BTD.device).tril(S - T)
         return self._mixed(x_BTD, F.scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTK, attn_mask=seen_TS)), (k_BHTK, v_BHTK)
 
-    def _projected(self, x_BTD: Tensor, cos_TK: Tensor, sin_TK: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def queries_keys_values(self, x_BTD: Tensor, cos_TK: Tensor, sin_TK: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotated queries and keys, and values, each (B, H, T, K)."""
         B, T, D = x_BTD.shape
         qkv = F.linear(F.rms_norm(x_BTD, (D,), self.attention_norm, EPS), self.qkv).view(B, T, 3, self.heads, D // self.heads)
+        if self.q_norm is not None and self.k_norm is not None:
+            width = (D // self.heads,)
+            q_BTHK, k_BTHK = F.rms_norm(qkv[:, :, 0], width, self.q_norm, EPS), F.rms_norm(qkv[:, :, 1], width, self.k_norm, EPS)
+            return rotate(q_BTHK.transpose(1, 2), cos_TK, sin_TK), rotate(k_BTHK.transpose(1, 2), cos_TK, sin_TK), qkv[:, :, 2].transpose(1, 2)
         qk_BHTK = rotate(qkv[:, :, :2].permute(2, 0, 3, 1, 4), cos_TK, sin_TK)
         return qk_BHTK[0], qk_BHTK[1], qkv[:, :, 2].transpose(1, 2)
 
@@ -157,6 +166,8 @@ class Transformer(Trainable):
                 prefix + "self_attn.o_proj.weight": layer.attention_out, prefix + "post_attention_layernorm.weight": layer.feed_forward_norm,
                 prefix + "mlp.gate_proj.weight": gate, prefix + "mlp.up_proj.weight": up, prefix + "mlp.down_proj.weight": layer.down,
             }  # fmt: skip
+            if layer.q_norm is not None and layer.k_norm is not None:
+                out |= {prefix + "self_attn.q_norm.weight": layer.q_norm, prefix + "self_attn.k_norm.weight": layer.k_norm}
         return {name: tensor.detach() for name, tensor in out.items()}
 
     @staticmethod
@@ -172,7 +183,7 @@ class Transformer(Trainable):
                 ours + "feed_forward_norm": tensors[theirs + "post_attention_layernorm.weight"],
                 ours + "gate_up": torch.cat([tensors[theirs + f"mlp.{part}_proj.weight"] for part in ("gate", "up")]),
                 ours + "down": tensors[theirs + "mlp.down_proj.weight"],
-            }
+            } | {ours + part: tensors[theirs + f"self_attn.{part}.weight"] for part in ("q_norm", "k_norm") if theirs + f"self_attn.{part}.weight" in tensors}
         return out
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
@@ -185,7 +196,7 @@ class Transformer(Trainable):
 def own_shape(config: dict) -> Shape | None:
     """The shape of a configuration when it is one that :class:`Transformer` computes, else None."""
     try:
-        shape = Shape(config["vocab_size"], config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"], config["intermediate_size"])
+        shape = Shape(config["vocab_size"], config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"], config["intermediate_size"], config.get("model_type") == "qwen3")
     except KeyError:
         return None
     # every key must be one we write, with our value: anything else (scaled rotary angles, biases) is another function

@@ -110,13 +110,17 @@ class LengthModel:
 
 def _one(name: str, positions: str, seed: int, train_length: int, steps: int, lengths: tuple[int, ...], tests: int, *, progress: Progress) -> list[int]:
     """A task for a worker: train one model, or take the planted one, and count its right answers."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)  # matrices this small are slower on several
-    if steps:
-        model = train_decoder(name, positions, seed, train_length=train_length, steps=steps, progress=progress)
-    else:
-        model = counting_program()
-        progress(1, 1)
-    return [right_answers(model, name, length, tests, seed) for length in lengths]
+    try:
+        if steps:
+            model = train_decoder(name, positions, seed, train_length=train_length, steps=steps, progress=progress)
+        else:
+            model = counting_program()
+            progress(1, 1)
+        return [right_answers(model, name, length, tests, seed) for length in lengths]
+    finally:
+        torch.set_num_threads(threads)
 
 
 def probe_length(tasks: Sequence[str] = ("sort", "count"), positions: Sequence[str] = tuple(POSITIONS), *, seeds: int = 2, train_length: int = 10,
@@ -138,8 +142,8 @@ def probe_length(tasks: Sequence[str] = ("sort", "count"), positions: Sequence[s
 
     Returns
     -------
-    (rows, models, verdict)   a row per model and length; a summary per model; "same_training_different_length" when two models that both
-                              learned a task have disjoint intervals at a length beyond training, else "no_pair_found"
+    (rows, models, verdict)   a row per model and length; a summary per model; "same_training_different_length" when two trained models that
+                              both learned a task have disjoint intervals at a length beyond training, else "no_pair_found"
 
     Raises
     ------
@@ -190,7 +194,7 @@ def summarize(rows: Sequence[LengthRow]) -> LengthModel:
 
 
 def _verdict(rows: list[LengthRow], models: list[LengthModel]) -> str:
-    learned = {(m.task, m.positions, m.model) for m in models if m.verdict != "not learned"}
+    learned = {(m.task, m.positions, m.model) for m in models if m.verdict != "not learned" and m.model != BY_HAND}
     beyond: dict[tuple[str, int], list[LengthRow]] = {}
     for row in rows:
         if not row.trained and (row.task, row.positions, row.model) in learned:

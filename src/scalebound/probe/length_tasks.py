@@ -99,7 +99,7 @@ def addition(rng: np.random.Generator, n: int, marks: list[int] | None) -> Pair:
 
 @dataclass(frozen=True)
 class LengthTask:
-    """A task: how it is written, whether index hints apply, and what a blind guess of the whole answer achieves at most."""
+    """A task: how a problem is written, and whether index hints apply."""
 
     write: Callable[[np.random.Generator, int, list[int] | None], Pair]
     takes_hints: bool = True

@@ -122,20 +122,33 @@ def unchanged(activation: Tensor) -> Tensor:
     return activation
 
 
-def block(config: dict, weights: Weights, number: int, x_BTD: Tensor, rotary: tuple[Tensor, Tensor], *,
+def keys_values(config: dict, weights: Weights, number: int, x_BTD: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Keys, turned to their positions, and values of layer ``number``, (B, G, T, K) each, from the residual stream before it."""
+    B, T, D = x_BTD.shape
+    p = f"model.layers.{number}."
+    y_BTD = F.rms_norm(x_BTD, (D,), weights[p + "input_layernorm.weight"], config.get("rms_norm_eps", 1e-5))
+    k, v = (F.linear(y_BTD, weights[f"{p}self_attn.{name}_proj.weight"]).view(B, T, -1, head_counts(config)[2]).transpose(1, 2) for name in "kv")
+    return rotate(k, *rotary), v
+
+
+def block(config: dict, weights: Weights, number: int, x_BTD: Tensor, rotary: tuple[Tensor, Tensor], *, past: tuple[Tensor, Tensor] | None = None,
           heads: Edit = unchanged, attention: Edit = unchanged, mlp: Edit = unchanged) -> Tensor:  # fmt: skip
     """Layer ``number``: residual stream (B, T, D) before it to the one after it.
 
-    ``heads`` is given what the heads read (B, T, H, K) before the output matrix, ``attention`` and ``mlp`` what is added to the stream
+    ``past`` holds keys and values of positions before the first of ``x_BTD`` (``rotary`` then begins at that one). ``heads`` is given what the heads read (B, T, H, K) before the output matrix, ``attention`` and ``mlp`` what is added to the stream
     (B, T, D); what they return is used instead.
     """
     H, G, K = head_counts(config)
     B, T, D = x_BTD.shape
     eps, p = config.get("rms_norm_eps", 1e-5), f"model.layers.{number}."
     y_BTD = F.rms_norm(x_BTD, (D,), weights[p + "input_layernorm.weight"], eps)
-    q, k, v = (F.linear(y_BTD, weights[f"{p}self_attn.{name}_proj.weight"]).view(B, T, -1, K).transpose(1, 2) for name in "qkv")
+    q = rotate(F.linear(y_BTD, weights[p + "self_attn.q_proj.weight"]).view(B, T, H, K).transpose(1, 2), *rotary)
+    k, v = keys_values(config, weights, number, x_BTD, rotary)
+    if past is not None:
+        k, v = torch.cat((past[0], k), 2), torch.cat((past[1], v), 2)
+    mask = None if past is None else torch.ones(T, k.shape[2], dtype=torch.bool).tril(k.shape[2] - T)
     k, v = k.repeat_interleave(H // G, 1), v.repeat_interleave(H // G, 1)
-    read_BTHK = heads(F.scaled_dot_product_attention(rotate(q, *rotary), rotate(k, *rotary), v, is_causal=True).transpose(1, 2))
+    read_BTHK = heads(F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None).transpose(1, 2))
     x_BTD = x_BTD + attention(F.linear(read_BTHK.reshape(B, T, H * K), weights[p + "self_attn.o_proj.weight"]))
     y_BTD = F.rms_norm(x_BTD, (D,), weights[p + "post_attention_layernorm.weight"], eps)
     gated = F.silu(F.linear(y_BTD, weights[p + "mlp.gate_proj.weight"])) * F.linear(y_BTD, weights[p + "mlp.up_proj.weight"])

@@ -38,7 +38,7 @@ from torch import Tensor
 from scalebound.core.errors import InputError, UsageError
 from scalebound.core.progress import Progress, silent
 from scalebound.probe.exact import check_level, over_seeds
-from scalebound.probe.llama import Edit, Weights, block, head_counts, readout, rotary_of
+from scalebound.probe.llama import Edit, Weights, block, head_counts, keys_values, readout, rotary_of
 from scalebound.probe.patch_tasks import Pairs
 
 SITES = ("residual", "attention", "mlp", "heads")
@@ -93,29 +93,32 @@ def _instead(other: Tensor, activation: Tensor) -> Tensor:
     return other
 
 
-def patched(config: dict, weights: Weights, into: Run, source: Run, site: str, layer: int, cells: Sequence[Sequence[int]]) -> Tensor:
+def patched(config: dict, weights: Weights, into: Run, source: Run, site: str, layer: int, cells: Sequence[Sequence[int]], *, begin: int = 0) -> Tensor:
     """Logits (C, N, V) of the run ``into`` with activations of ``source`` at one layer, once for every cell.
 
-    A cell is the set of positions (of heads, for the site "heads") patched together. The run begins at the layer: what comes before is known.
+    A cell is the set of positions (of heads, for the site "heads") patched together. The run begins at the layer, what comes before is known;
+    and at the position ``begin``, up to which both runs must be the same: of earlier positions only keys and values are needed.
     """
-    N, T, D = into.residual[layer].shape
-    out = []
-    per_pass = max(1, TOKENS // (N * T))
+    N, T, _ = into.residual[layer].shape
+    layers, out = range(layer, config["num_hidden_layers"]), []
+    per_pass = max(1, TOKENS // (N * (T - begin)))
     with torch.no_grad():
-        rotary = rotary_of(config, weights, T)
+        cos_TK, sin_TK = rotary_of(config, weights, T)
+        early, late = (cos_TK[:begin], sin_TK[:begin]), (cos_TK[begin:], sin_TK[begin:])
+        pasts = {number: keys_values(config, weights, number, into.residual[number][:, :begin], early) for number in layers} if begin else {}
+        mine, other = (getattr(run, site)[layer][:, begin:] for run in (into, source))
         for start in range(0, len(cells), per_pass):
             chunk = cells[start : start + per_pass]
-            mine, other = getattr(into, site)[layer], getattr(source, site)[layer]
             mixed = mine.expand(len(chunk), *mine.shape).clone()
             for row, cell in enumerate(chunk):
-                at = (slice(None), slice(None), list(cell)) if site == "heads" else (slice(None), list(cell))
+                at = (slice(None), slice(None), list(cell)) if site == "heads" else (slice(None), [position - begin for position in cell])
                 mixed[row][at] = other[at]
             mixed = mixed.flatten(0, 1)
-            x = mixed if site == "residual" else into.residual[layer].repeat(len(chunk), 1, 1)
-            edit = {} if site == "residual" else {site: functools.partial(_instead, mixed)}
-            x = block(config, weights, layer, x, rotary, **edit)
-            for number in range(layer + 1, config["num_hidden_layers"]):
-                x = block(config, weights, number, x, rotary)
+            x = mixed if site == "residual" else into.residual[layer][:, begin:].repeat(len(chunk), 1, 1)
+            for number in layers:
+                edit = {site: functools.partial(_instead, mixed)} if number == layer and site != "residual" else {}
+                past = None if not begin else (pasts[number][0].repeat(len(chunk), 1, 1, 1), pasts[number][1].repeat(len(chunk), 1, 1, 1))
+                x = block(config, weights, number, x, late, past=past, **edit)
             out.append(readout(config, weights, x[:, -1]).view(len(chunk), N, -1))
     return torch.cat(out)
 
@@ -153,8 +156,8 @@ class PatchMap:
 class PatchRow:
     """The largest cell of one map (attention, mlp or heads) by one metric, chosen on the pairs of even number and estimated on those of odd number.
 
-    ``effect`` is the mean over the odd pairs with Student's interval; ``share`` that mean over the mean gap of the same pairs (None without a
-    gap). With fewer than four pairs choice and estimate use all pairs: the effect is then too large if anything, and has no interval.
+    ``effect`` is the mean over the odd pairs with Student's interval; ``share`` that mean over the mean gap of the same pairs (None where
+    no gap is :func:`established`). With fewer than four pairs choice and estimate use all pairs: the effect is then too large if anything, and has no interval.
     """
 
     site: str
@@ -203,7 +206,7 @@ def probe_patch(config: dict, weights: Weights, pairs: Pairs, *, sites: Sequence
     UsageError                unknown site or direction, none at all, level out of range
     InputError                a token outside the model's vocabulary
 
-    Cost: about ``N L^2 / 2 (T or H)`` layers of T tokens for every site and direction.
+    Cost: about ``N L^2 / 2 (T' or H)`` layers of T' tokens for every site and direction, T' the tokens from the first difference on.
     """
     check_level(level)
     for chosen, known, what in ((sites, SITES, "site"), (directions, DIRECTIONS, "direction")):
@@ -220,21 +223,27 @@ def probe_patch(config: dict, weights: Weights, pairs: Pairs, *, sites: Sequence
     maps = []
     for number, (site, direction) in enumerate([(s, d) for s in sites for d in directions]):
         labels = tuple(str(k) for k in range(head_counts(config)[0])) if site == "heads" else pairs.labels
-        begin = 0 if site == "heads" else pairs.first_difference
+        begin = pairs.first_difference
+        cells = [[column] for column in range(0 if site == "heads" else begin, len(labels))]
         into, source = (corrupted, clean) if direction == "denoising" else (clean, corrupted)
         effects = {name: np.zeros((N, L, len(labels))) for name in METRICS}
         for layer in range(L):
-            if begin < len(labels) and pairs.first_difference < T:
-                cells = [[column] for column in range(begin, len(labels))]
-                found = metrics(patched(config, weights, into, source, site, layer, cells), clean.logits, pairs.answers, pairs.wrong)
+            if begin < T:  # else the prompts are the same, and nothing has an effect
+                found = metrics(patched(config, weights, into, source, site, layer, cells, begin=begin), clean.logits, pairs.answers, pairs.wrong)
                 for name in METRICS:
                     change = found[name] - ends[1][name] if direction == "denoising" else ends[0][name] - found[name]
-                    effects[name][:, layer, begin:] = change.T
+                    effects[name][:, layer, -len(cells) :] = change.T
             progress(number * L + layer + 1, L * len(sites) * len(directions))
         maps.append(PatchMap(site, direction, labels, effects))
     # of the residual stream the largest cell is the changed token itself, before layer 0: its map says more than that cell
     rows = [_largest(one, name, gaps[name], level) for one in maps if one.site != "residual" for name in METRICS]
     return Patching(maps, rows, gaps, accuracy, _verdict(rows, gaps["logit_difference"], level))
+
+
+def established(gap: np.ndarray, level: float) -> float | None:
+    """The mean gap over pairs, or None when its interval contains 0 (or the only pair has none): then no share can be taken of it."""
+    mean, low, high = over_seeds(gap, level) if len(gap) > 1 else (float(gap[0]),) * 3
+    return None if low <= 0 <= high else mean
 
 
 def _largest(one: PatchMap, metric: str, gap: np.ndarray, level: float) -> PatchRow:
@@ -244,13 +253,12 @@ def _largest(one: PatchMap, metric: str, gap: np.ndarray, level: float) -> Patch
     layer, column = np.unravel_index(int(np.argmax(effects[choose].mean(0))), effects.shape[1:])
     values, together = effects[estimate, layer, column], float(gap[estimate].mean())
     effect, low, high = over_seeds(values, level) if N >= 4 else (float(values.mean()), None, None)
-    share = effect / together if together else None
+    share = effect / together if established(gap, level) is not None and together else None
     return PatchRow(one.site, one.direction, metric, int(layer), one.columns[column], effect, low, high, share, len(values))
 
 
 def _verdict(rows: list[PatchRow], gap: np.ndarray, level: float) -> str:
-    low, high = over_seeds(gap, level)[1:] if len(gap) > 1 else (float(gap[0]), float(gap[0]))
-    if low <= 0 <= high:
+    if established(gap, level) is None:
         return "no_gap"
     carries = [row for row in rows if (row.site, row.direction, row.metric) == ("heads", "denoising", "logit_difference")]
     if carries and (carries[0].share or 0.0) >= LARGE and (carries[0].low is None or carries[0].low > 0):

@@ -27,12 +27,14 @@ from scalebound.scaling.forecast import forecast_inputs
 from scalebound.scaling.laws import get_law
 from scalebound.scaling.laws.protocol import Law
 from scalebound.scaling.objective import Objective
-from scalebound.scaling.rows import Rows, prepare
+from scalebound.scaling.rows import Rows, decades_past, prepare, sizes
 from scalebound.scaling.table import Table, as_table
 
 WIDEN_FOLDS, WIDEN_DRAWS = 3, 200  # enough for a factor to two digits, and half as dear as the fit itself
 LEAST_SCORED = 10
 LEAST_DRAWS = 20
+LEAST_OF_A_LIMIT = 5
+CURVES = "curve left out"
 
 
 @dataclass(frozen=True)
@@ -76,19 +78,6 @@ class Backtest:
 
         names = ("value", "low", "high", "truth", "size", "limit")
         return [{**{name: number(getattr(self, name)[k]) for name in names}, "row": int(self.row[k])} for k in range(len(self.row))]
-
-
-def sizes(rows: Rows) -> tuple[np.ndarray, str]:
-    """What runs are ordered by: compute where it can be known, else the first input, larger meaning more expensive."""
-    inputs = rows.inputs
-    if "flops" in inputs:
-        return inputs["flops"], "flops"
-    if "params" in inputs and "tokens" in inputs:
-        return 6 * inputs["params"] * inputs["tokens"], "6 * params * tokens"
-    name = next(iter(inputs))
-    if name in ("loss",) or name.endswith(("_bpb", "bpb", "loss")):
-        return -inputs[name], f"minus {name}"
-    return inputs[name], name
 
 
 def choose_limits(size: np.ndarray, rows: Rows, law: Law, folds: int, limit: float | None, least: int | None = None) -> list[float]:
@@ -183,7 +172,7 @@ def backtest_rows(
     """:func:`backtest` for rows already prepared."""
     if "curve" in rows.inputs:
         return _curve_by_curve(rows, law, objective, bootstrap=bootstrap, level=level, seed=seed, fix=fix)
-    size, order = sizes(rows)
+    size, order = sizes(rows.inputs)
     limits = choose_limits(size, rows, law, folds, limit)
     splits = [(cut, size <= cut) for cut in limits]
     return _score(rows, law, objective, splits, size, order, bootstrap=bootstrap, level=level, seed=seed, fix=fix)
@@ -198,7 +187,7 @@ def _curve_by_curve(
     if len(names) < 2:
         raise InputError("only one curve", where=rows.source, expected="at least two schedules, named by --group")
     splits = [(float(name), curve != name) for name in names]
-    return _score(rows, law, objective, splits, curve, "curve left out", bootstrap=bootstrap, level=level, seed=seed, fix=fix)
+    return _score(rows, law, objective, splits, curve, CURVES, bootstrap=bootstrap, level=level, seed=seed, fix=fix)
 
 
 def _score(
@@ -253,37 +242,47 @@ def _score(
 
 
 def widening(seen: Backtest) -> float:
-    """Factor for the half-widths of intervals so that the backtest's truths would have been covered at every limit; at least 1.
+    """Factor for the half-widths of intervals that the backtest asks for, at the distance it looked; at least 1.
 
-    Per limit the conformal quantile, at ``level (1 + 1/m)``, of ``1 + max(low - truth, truth - high) / half-width``, and the same over
-    all m predictions; the largest of these. Predictions of one limit share the error of one fit, so an average over limits would hide
-    the limit at which the law failed. Limits with fewer than ten predictions count in the pooled quantile only.
+    Per limit the conformal quantile, at ``level (1 + 1/m)``, of ``1 + max(low - truth, truth - high) / half-width`` over its m predictions,
+    at least 1; of these the root mean square. Predictions of one limit share the error of one fit, so that pooling them would hide the
+    limit at which the law failed; taking the worst limit alone makes intervals a sixth wider without covering more (benchmarks/LOG.md).
+    Limits with fewer than ``LEAST_OF_A_LIMIT`` predictions are pooled.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         score = 1.0 + np.maximum(seen.low - seen.truth, seen.truth - seen.high) / (0.5 * (seen.high - seen.low))
     known = np.isfinite(score)  # an unknown or endless interval says nothing of how wide a finite one must be
-    parts = [known, *(known & (seen.limit == limit) for limit in seen.limits if np.sum(known & (seen.limit == limit)) >= LEAST_SCORED)]
-    factor = 1.0
+    parts = [known & (seen.limit == limit) for limit in seen.limits]
+    few = [part for part in parts if 0 < part.sum() < LEAST_OF_A_LIMIT]
+    parts = [part for part in parts if part.sum() >= LEAST_OF_A_LIMIT] + ([np.any(few, axis=0)] if few else [])
+    asked = []
     for part in parts:
         m = int(part.sum())
-        if m:
-            factor = max(factor, float(np.sort(score[part])[min(math.ceil(seen.level * (m + 1)), m) - 1]))
-    return factor
+        asked.append(max(1.0, float(np.sort(score[part])[min(math.ceil(seen.level * (m + 1)), m) - 1])))
+    return math.sqrt(float(np.mean(np.square(asked)))) if asked else 1.0
 
 
 def widened(fit: Fit, seen: Backtest) -> Fit:
-    """The fit with its intervals widened by what the backtest shows, and the reason recorded."""
+    """The fit with its intervals widened by what the backtest shows, and the reason recorded.
+
+    The factor holds at the backtest's own mean distance beyond the fitted sizes; :func:`~scalebound.scaling.forecast.widening_at` scales
+    what exceeds one with the distance of the forecast. Curves left out have no distance.
+    """
     import msgspec
 
     factor = widening(seen)
+    by_size = seen.order != CURVES
+    reach = float(np.mean(decades_past(seen.size, seen.limit))) if by_size else 0.0
     coverage = seen.coverage
     share = "an unknown share" if coverage is None else f"{coverage:.0%}"
-    action = f"half-widths times {factor:.3g}" if factor > 1 else "no widening needed"
+    far = f" at {reach:.2g} decades beyond the largest run" if reach else ""
+    action = f"half-widths times {factor:.3g}{far}" if factor > 1 else "no widening needed"
     reason = (
         f"backtest: {len(seen.row)} predictions of {len(np.unique(seen.row))} rows from {len(seen.limits)} limits, "
         f"{share} inside {seen.level:.0%} intervals; {action}"
     )
-    return msgspec.structs.replace(fit, widening=factor, widening_reason=reason)
+    largest = float(np.max(seen.size)) if by_size else 0.0
+    return msgspec.structs.replace(fit, widening=factor, widening_reason=reason, widening_reach=reach, widening_size=largest)
 
 
 def widened_by_rows(fit: Fit, rows: Rows, law: Law, objective: Objective, *, fix: Mapping[str, float] | None = None) -> Fit:
@@ -304,8 +303,9 @@ def widened_by_rows(fit: Fit, rows: Rows, law: Law, objective: Objective, *, fix
             return unchanged("predicting whole curves from the others needs three of them")
         if not law.cheap_refits:
             return unchanged(f"a fit of {law.name} for every curve left out takes long; `widened(fit, backtest(...))` does it")
-        return widened(fit, backtest_rows(rows, law, objective, bootstrap=WIDEN_DRAWS, level=fit.level, seed=fit.bootstrap.seed, fix=fix))
-    size, order = sizes(rows)
+        draws = min(WIDEN_DRAWS, max(law.most_refits // 4, LEAST_DRAWS))
+        return widened(fit, backtest_rows(rows, law, objective, bootstrap=draws, level=fit.level, seed=fit.bootstrap.seed, fix=fix))
+    size, order = sizes(rows.inputs)
     try:
         limits = choose_limits(size, rows, law, WIDEN_FOLDS, None, least=2 * len(law.parameters))
     except InputError:

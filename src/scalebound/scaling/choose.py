@@ -15,13 +15,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from scalebound.core.errors import InputError
-from scalebound.scaling.backtest import choose_limits, sizes
+from scalebound.scaling.backtest import choose_limits
 from scalebound.scaling.fit import fit_rows, objective_for
 from scalebound.scaling.forecast import forecast_inputs
 from scalebound.scaling.laws import get_law
 from scalebound.scaling.laws.protocol import Law
 from scalebound.scaling.objective import Objective
-from scalebound.scaling.rows import Rows, find_column, prepare
+from scalebound.scaling.rows import Rows, find_column, prepare, sizes
 from scalebound.scaling.table import Table, as_table
 
 
@@ -107,7 +107,7 @@ def choose(
     richest = max(tried, key=lambda law: len(law.parameters))
     # runs are ordered by what the richest law can see of their size, for all laws alike
     rows = prepared[_label(richest)]
-    size, _ = sizes(rows)
+    size, _ = sizes(rows.inputs)
     limits = choose_limits(size, rows, richest, folds, None)
     errors: dict[str, np.ndarray] = {}
     found = []

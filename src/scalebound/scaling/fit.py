@@ -21,7 +21,7 @@ from scalebound.scaling.fitted import (
     ProfileRecord,
     RefitRecord,
 )
-from scalebound.scaling.identifiability import profiles
+from scalebound.scaling.identifiability import neighbour_correlation, profiles
 from scalebound.scaling.laws import get_law
 from scalebound.scaling.laws.protocol import Bound, Law
 from scalebound.scaling.objective import Objective
@@ -29,7 +29,9 @@ from scalebound.scaling.optimum import Optimum, find
 from scalebound.scaling.rows import Rows, prepare, spans
 from scalebound.scaling.sensitivity import influence, refits
 from scalebound.scaling.table import Table, as_table
+from scalebound.scaling.units import check_one_unit
 
+LEAST_ALIKE = 0.3  # correlation of neighbouring residuals worth a word
 RIVAL = 1.25  # other minima up to this multiple of the best objective are tried in every resample
 
 
@@ -73,7 +75,8 @@ def fit(
     start : values from which one more start is made, natural units; for own laws whose parameters are far from one
     diagnose : also profile every parameter, refit under other choices, and find the most influential rows
     widen : backtest the law on the same rows (smaller predict larger, three limits) and multiply the half-width of forecast intervals
-        by what its truths needed, never below 1; ``widening`` and ``widening_reason`` say the factor and where it came from.
+        by what its truths needed, never below 1 and more the farther a forecast lies; ``widening`` and ``widening_reason`` say the factor
+        and where it came from.
         Parameter intervals stay as they are. Tables too small for that are left alone, and the reason says so
 
     Returns
@@ -111,6 +114,8 @@ def fit(
     found = fit_rows(
         rows, law, how, bootstrap=bootstrap, level=level, seed=seed, group=group, fix=fix, extra=_start(law, start), diagnose=diagnose
     )
+    if rows.target == "loss" and target is None:
+        check_one_unit(rows, law, how, law.predict(found.vector, rows.inputs), fix=fix)
     if not widen:
         return found
     from scalebound.scaling.backtest import widened_by_rows  # it fits, too
@@ -333,4 +338,17 @@ def _warnings(
         if len(far):
             listed = ", ".join(str(int(rows.numbers[k])) for k in far[np.argsort(-size[far])][:5])
             out.append(f"{len(far)} rows lie more than 8 spreads from the curve (source rows {listed}{', ...' if len(far) > 5 else ''})")
+    if method in ("rows", "groups"):
+        alike = neighbour_correlation(rows.inputs, residuals, rows.groups if method == "groups" else None)
+        if alike is not None and alike > max(LEAST_ALIKE, 3 / np.sqrt(n)):
+            out.append(
+                f"neighbouring rows err alike (correlation {alike:.2f}), as if there were fewer of them: intervals of parameters are too narrow, "
+                f"{_narrow(alike)}; a backtest sees this, resampling {method} does not"
+            )
     return out
+
+
+def _narrow(alike: float) -> str:
+    """By how much intervals are too narrow when residuals fade like a random walk."""
+    factor = np.sqrt((1 + alike) / max(1 - alike, 1e-6))
+    return f"perhaps by a factor of {factor:.1f}" if factor < 5 else "perhaps many times: the law may not describe these rows"

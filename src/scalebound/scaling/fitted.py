@@ -102,7 +102,8 @@ class Fit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
     ``params`` and ``draws`` are in natural units in the order of the law's parameters; ``covariance`` is over internal coordinates
     (logarithms for coefficients; see ``internal``). ``residuals`` are those of the objective, in row order.
-    ``widening`` multiplies the half-width of forecast intervals; 1 unless a backtest showed that they must be wider.
+    ``widening`` multiplies the half-width of forecast intervals ``widening_reach`` decades beyond ``widening_size``, the size of the largest
+    run; 1 unless a backtest showed that they must be wider.
     """
 
     schema: str = SCHEMA
@@ -124,6 +125,8 @@ class Fit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     diagnosis: DiagnosisRecord | None = None
     widening: float = 1.0
     widening_reason: str = ""
+    widening_reach: float = 0.0
+    widening_size: float = 0.0
     data: DataRecord
     warnings: tuple[str, ...]
     notes: tuple[str, ...]

@@ -14,10 +14,12 @@ from scalebound.scaling.fit import check_level
 from scalebound.scaling.fitted import Fit, load_fit
 from scalebound.scaling.laws import get_law
 from scalebound.scaling.laws.protocol import Law
-from scalebound.scaling.rows import decades_beyond, input_column
+from scalebound.scaling.rows import decades_beyond, decades_past, input_column, sizes
 from scalebound.scaling.table import Table, as_table
 
 FAR_DECADES = 1.5
+LEAST_SAMPLES = 300
+NEAR_AND_FAR = (0.5, 2.0)  # least and most of the backtest's mean distance that widening is scaled by
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,8 @@ def forecast(
     """Predict the target of a fitted law at new inputs.
 
     The interval takes every bootstrap draw of the parameters, adds a residual drawn from the fit's own (scaled up by
-    ``sqrt(n/(n-p))``, since fitting makes residuals smaller than noise), and cuts the tails; then its half-width is multiplied by the
-    fit's ``widening``, if a backtest asked for that. ``value`` is the fitted curve itself.
+    ``sqrt(n/(n-p))``, since fitting makes residuals smaller than noise), and cuts the tails; then its half-width is multiplied by
+    :func:`widening_at`, if a backtest asked for that. ``value`` is the fitted curve itself.
 
     Parameters
     ----------
@@ -165,7 +167,7 @@ def _chain(first: Forecast, fit: Fit, table: Table, *, level: float, noise: bool
     samples = np.stack([law.predict(draw, {**others, name: row}) for draw, row in zip(chosen, incoming, strict=True)])
     if noise:
         samples = _with_noise(fit, samples, rng)
-    samples = _widened(fit, samples[np.isfinite(samples).all(axis=1)])
+    samples = _widened(fit, {**others, name: first.value}, samples[np.isfinite(samples).all(axis=1)])
     low, high = _interval(value, samples, level)
     return replace(
         first, target=fit.target, value=value, low=low, high=high, decades_beyond=beyond, warnings=tuple(warnings), samples=samples
@@ -178,14 +180,27 @@ def _interval(value: np.ndarray, samples: np.ndarray, level: float) -> tuple[np.
     return np.minimum(low, value), np.maximum(high, value)
 
 
-def _widened(fit: Fit, samples: np.ndarray) -> np.ndarray:
+def widening_at(fit: Fit, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Factor on the half-width at each row: what a backtest asked for, scaled with the distance beyond the largest run.
+
+    ``1 + (widening - 1) clip(d / reach, 1/2, 2)`` with d decades beyond; the limits keep it within what the backtest can have seen.
+    """
+    count = len(next(iter(inputs.values())))
+    if fit.widening == 1.0 or not fit.widening_reach > 0:
+        return np.full(count, fit.widening)
+    size, _ = sizes(dict(inputs))
+    return 1.0 + (fit.widening - 1.0) * np.clip(decades_past(size, fit.widening_size) / fit.widening_reach, *NEAR_AND_FAR)
+
+
+def _widened(fit: Fit, inputs: Mapping[str, np.ndarray], samples: np.ndarray) -> np.ndarray:
     """Samples moved away from the middle of their interval, when a backtest asked for it: so a chain hands on the wider spread."""
-    if fit.widening == 1.0:
+    factor = widening_at(fit, inputs)
+    if np.all(factor == 1.0):
         return samples
     low, high = np.quantile(samples, [(1 - fit.level) / 2, (1 + fit.level) / 2], axis=0)
     with np.errstate(over="ignore", invalid="ignore"):
         middle = 0.5 * (low + high)
-        return np.where(np.isfinite(middle), middle + fit.widening * (samples - middle), samples)
+        return np.where(np.isfinite(middle), middle + factor * (samples - middle), samples)
 
 
 def forecast_inputs(
@@ -204,7 +219,7 @@ def forecast_inputs(
     if samples is None:
         warnings.append("the fit has no bootstrap draws: the interval is unknown")
         return Forecast(fit.target, level, value, None, None, beyond, inputs, tuple(warnings))
-    samples = _widened(fit, samples)
+    samples = _widened(fit, inputs, samples)
     low, high = _interval(value, samples, level)
     return Forecast(fit.target, level, value, low, high, beyond, inputs, tuple(warnings), samples)
 
@@ -236,6 +251,8 @@ def sample(fit: Fit, law: Law, inputs: dict[str, np.ndarray], *, noise: bool = T
     values = values[np.isfinite(values).all(axis=1)]
     if not noise:
         return values
+    # few draws (of laws dear to refit) get several runs' noise each: tails of 5% need hundreds of samples
+    values = np.tile(values, (-(-LEAST_SAMPLES // max(len(values), 1)), 1))
     return _with_noise(fit, values, generator(seed, "forecast noise"))
 
 

@@ -2,10 +2,13 @@
 
 In: a :class:`~scalebound.data.Stream` and a :class:`Recipe`. Out: a run folder. Start reading at :mod:`~scalebound.train.recipe` (what is
 derived from the number of parameters), then :mod:`~scalebound.train.loop` (one run) and :mod:`~scalebound.train.ladder` (many);
-:mod:`~scalebound.train.finetune` trains a finished run's rounding for its certificate. Methods the recipe names are in
+:mod:`~scalebound.train.finetune` trains a finished run's rounding for its certificate; :mod:`~scalebound.train.posttraining` rounds any
+finished model with the help of text (here because it runs the model: `compress` is given arrays). Methods the recipe names are in
 :mod:`~scalebound.train.optim`, :mod:`~scalebound.train.schedule` and :mod:`~scalebound.train.parametrization`.
 """
 
+from scalebound.train.branch import branch_run as branch_run
+from scalebound.train.branch import cooldown_recipe as cooldown_recipe
 from scalebound.train.budget import disk_of as disk_of
 from scalebound.train.budget import memory_of as memory_of
 from scalebound.train.calibrate import seconds_for as seconds_for
@@ -19,6 +22,8 @@ from scalebound.train.ladder import train_ladder as train_ladder
 from scalebound.train.loop import RunInfo as RunInfo
 from scalebound.train.loop import train_run as train_run
 from scalebound.train.parametrization import abc_table as abc_table
+from scalebound.train.posttraining import Calibrated as Calibrated
+from scalebound.train.posttraining import quantize_calibrated as quantize_calibrated
 from scalebound.train.recipe import Recipe as Recipe
 from scalebound.train.recipe import derive_continuation as derive_continuation
 from scalebound.train.recipe import derive_recipe as derive_recipe

@@ -11,7 +11,7 @@ from typing import get_args, get_origin, get_type_hints
 
 import msgspec
 
-from scalebound.train.recipe import Recipe
+from scalebound.train.recipe import Recipe, toml
 
 # key: (what it is, what it follows from; empty for a constant)
 KEYS: dict[str, tuple[str, str]] = {
@@ -38,6 +38,11 @@ KEYS: dict[str, tuple[str, str]] = {
     "base_width": ("where mup and standard are the same", ""),
     "accumulation": ("passes a batch is split into: the same update in less memory", ""),
     "base": ("SHA-256 of the model to start from (--from)", "the model's"),
+    "qk_norm": ("queries and keys normalized: attention logits stay bounded (a Qwen3-style folder)", ""),
+    "z_loss": ("coefficient of mean(log Z ^ 2), 1e-4 where it is used; keeps the output's log-normalizer near 0", ""),
+    "average": ("decay of the weights' exponential moving average, e.g. 0.99; the averaged model is RUN/averaged; 0: none", ""),
+    "noise_scale": ("steps between looks at the gradient noise scale (each costs a backward pass), e.g. 50; 0: never", ""),
+    "watch": ("steps between looks at attention logits, log-normalizer, activations and update sizes; 0: never", ""),
     "checkpoints": ("shares of the run after which a checkpoint is kept to go on from, e.g. [0.5, 0.8]", ""),
 }
 
@@ -87,11 +92,5 @@ def commented_recipe(example: Recipe) -> str:
             continue  # they follow from the others, the tokenizer and the model
         kind = types[key]
         choice = f"; one of {', '.join(map(str, get_args(kind)))}" if get_origin(kind) is not None and isinstance(get_args(kind)[0], str) else ""
-        lines += [f"# {key}: {meaning}{choice}{'; ' + formula if formula else ''}", f"#{key} = {_toml(values[key])}", ""]
+        lines += [f"# {key}: {meaning}{choice}{'; ' + formula if formula else ''}", f"#{key} = {toml(values[key])}", ""]
     return "\n".join(lines)
-
-
-def _toml(value: object) -> str:
-    if isinstance(value, str):
-        return f'"{value}"'
-    return str(list(value)) if isinstance(value, tuple | list) else str(value).lower() if isinstance(value, bool) else repr(value)

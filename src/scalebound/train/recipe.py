@@ -62,11 +62,16 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     base_width: int = BASE_WIDTH  # where "mup" and "standard" are the same
     accumulation: int = 1
     base: str = ""  # SHA-256 of the model training starts from; empty: from random weights
+    qk_norm: bool = False  # queries and keys normalized (a Qwen3-style folder)
+    z_loss: float = 0.0  # coefficient of mean(log Z ^ 2), Z the sum of exponentiated logits
+    average: float = 0.0  # decay of the weights' moving average, kept beside the run; 0: none
+    noise_scale: int = 0  # steps between looks at the gradient noise; 0: never
+    watch: int = 20  # steps between looks at what precedes an instability; 0: never
     checkpoints: tuple[float, ...] = ()  # shares of the run after which a checkpoint is kept, with the state to go on from it
 
     @property
     def shape(self) -> Shape:
-        return Shape(self.vocab_size, self.width, self.depth, self.heads, self.feed_forward)
+        return Shape(self.vocab_size, self.width, self.depth, self.heads, self.feed_forward, self.qk_norm)
 
     @property
     def steps(self) -> int:
@@ -78,8 +83,17 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     def save(self, path: str | os.PathLike) -> Path:
         lines = ["# Everything that decides this run, but for the stream and the machine. Times are not part of it."]
-        lines += [f"{key} = {list(value) if isinstance(value, tuple) else value!r}" for key, value in msgspec.to_builtins(self).items()]
+        lines += [f"{key} = {toml(value)}" for key, value in msgspec.to_builtins(self).items()]
         return atomic_write(path, ("\n".join(lines) + "\n").encode())
+
+
+def toml(value: object) -> str:
+    """A value as a TOML file writes it (double quotes, lower-case booleans)."""
+    if isinstance(value, str):
+        return f'"{value}"'
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(list(value)) if isinstance(value, tuple | list) else repr(value)
 
 
 def read_toml(path: str | os.PathLike) -> dict[str, Any]:
@@ -129,10 +143,17 @@ def check_recipe(recipe: Recipe, *, where: str = "recipe") -> None:
     for key, low, high in (("learning_rate", 0.0, float("inf")), ("clip", 0.0, float("inf"))):
         if not low < getattr(recipe, key) <= high:
             raise InputError(f"{key} = {getattr(recipe, key)}", where=where, expected="above 0")
-    for key, high in (("warmup", 1.0), ("decay", 1.0), ("weight_decay", float("inf")), ("beta1", 1.0), ("beta2", 1.0)):
+    for key, high in (("warmup", 1.0), ("decay", 1.0), ("weight_decay", float("inf")), ("beta1", 1.0), ("beta2", 1.0), ("average", 1.0)):
         value = getattr(recipe, key)
-        if not 0.0 <= value <= high or (key.startswith("beta") and value == 1.0):
+        if not 0.0 <= value <= high or (key in ("beta1", "beta2", "average") and value == 1.0):
             raise InputError(f"{key} = {value}", where=where, expected="at least 0" if high > 1 else "between 0 and 1")
+    for key in ("z_loss", "watch", "noise_scale"):
+        if not 0 <= getattr(recipe, key) < float("inf"):
+            raise InputError(f"{key} = {getattr(recipe, key)}", where=where, expected="at least 0")
+    if recipe.noise_scale and recipe.batch_sequences < 2:
+        raise InputError(f"noise_scale = {recipe.noise_scale} with batch_sequences = 1", where=where, expected="a batch of at least two sequences: the noise is read off its parts")
+    if recipe.base and recipe.qk_norm:
+        raise InputError("qk_norm = true with a model to start from", where=where, expected="false: the model has its own architecture")
     for share in recipe.checkpoints:
         if not 0.0 < share <= 1.0:
             raise InputError(f"checkpoints = {list(recipe.checkpoints)}", where=where, expected="shares of the run, above 0 and at most 1")
@@ -200,7 +221,7 @@ def derive_recipe(params: int, *, tokens_per_param: float = 20.0, vocab_size: in
     if "width" in given:  # heads and feed-forward width of the size aimed at were chosen for its own width
         width = given["width"]
         shape = Shape(vocab_size, width, shape.depth, heads_for(width, MUP_HEAD_WIDTH if mup else None), round(8 * width / 3 / 4) * 4)
-    shape = Shape(vocab_size, *(given.get(key, getattr(shape, key)) for key in ("width", "depth", "heads", "feed_forward")))
+    shape = Shape(vocab_size, *(given.get(key, getattr(shape, key)) for key in ("width", "depth", "heads", "feed_forward", "qk_norm")))
     tokens = given.get("tokens", max(1, int(tokens_per_param * shape.num_params) // context) * context)
     batch = given.get("batch_sequences", _batch(tokens, context))
     steps = -(-tokens // (batch * context))

@@ -8,7 +8,7 @@ from dataclasses import asdict
 import scalebound
 from scalebound.core.probe import ProbeFigure, ProbeRecord, ProbeTable, Row, row_of, with_interval
 from scalebound.probe.exact import over_seeds
-from scalebound.probe.patch import METRICS, PITFALLS, Patching, PatchMap, PatchRow
+from scalebound.probe.patch import METRICS, PITFALLS, Patching, PatchMap, PatchRow, established
 from scalebound.probe.patch_tasks import Pairs
 
 UNITS = {"logit_difference": "logits", "probability": "probability", "kl": "nats"}
@@ -29,7 +29,7 @@ def patch_record(found: Patching, pairs: Pairs, *, level: float, seed: int, sett
         findings=row_of(clean_prefers_answer=found.accuracy[0], corrupted_prefers_wrong=found.accuracy[1], **{f"gap_{name}": float(found.gaps[name].mean()) for name in METRICS}),
         words=(*_sentences(found, pairs, level), *PITFALLS),
         tables=(_ends(found, level), *((_largest(found.rows),) if found.rows else ())),
-        figures=tuple(_figure(one, name, found) for one in found.maps for name in METRICS),
+        figures=tuple(_figure(one, name, found, level) for one in found.maps for name in METRICS),
         source="arXiv:2404.15255, arXiv:2202.05262, arXiv:2211.00593",
         inputs=inputs or {},
         version=scalebound.__version__,
@@ -71,7 +71,7 @@ def _sentences(found: Patching, pairs: Pairs, level: float) -> list[str]:
         "Clean and corrupted prompts are equal: every effect is 0." if first == T else f"Positions before the first difference ({first}, “{pairs.labels[first]}”) have no effect in a causal model and were not patched.",
         f"Of the largest cells, layer and place were chosen on half of the pairs and the effect estimated on the other half; Student's {100 * level:g}% intervals over pairs, each on its own."
         if N >= 4 else "With fewer than four pairs the largest cells are chosen and estimated on the same pairs: their effects are too large if anything, and have no interval.",
-        "A share is an effect over the gap, 0 nothing and 1 everything. No head, one head (at least half of the logit difference restored by it alone), or spread: the verdict is about heads in denoising.",
+        "A share is an effect over the gap: 0 nothing, 1 everything. The verdict is about heads in denoising: one_head when a single head restores at least half of the logit difference, else spread; no_gap when there is nothing to restore.",
     ]  # fmt: skip
     for site, direction in dict.fromkeys((row.site, row.direction) for row in found.rows):
         places = {row.metric: (row.layer, row.column) for row in found.rows if (row.site, row.direction) == (site, direction)}
@@ -80,21 +80,22 @@ def _sentences(found: Patching, pairs: Pairs, level: float) -> list[str]:
     return words
 
 
-def _figure(one: PatchMap, metric: str, found: Patching) -> ProbeFigure:
-    """Shares where there is a gap, else plain effects."""
-    gap = float(found.gaps[metric].mean())
+def _figure(one: PatchMap, metric: str, found: Patching, level: float) -> ProbeFigure:
+    """Shares where a gap is established, else plain effects."""
+    gap = established(found.gaps[metric], level)
     mean = one.effects[metric].mean(0)
-    cells = mean / gap if gap else mean
+    cells = mean if gap is None else mean / gap
+    what = f"Effect on {metric.replace('_', ' ')}" if gap is None else f"Share of the gap in {metric.replace('_', ' ')} {WORDS[one.direction]}"
     return ProbeFigure(
         id=f"{one.site}-{one.direction}-{metric.replace('_', '-')}",
         kind="heat",
         title=f"{one.site}, {one.direction}: {metric.replace('_', ' ')}",
-        sentence=f"Share of the gap in {metric.replace('_', ' ')} {WORDS[one.direction]}, one cell at a time; negative cells move the other way.",
+        sentence=f"{what}, one cell at a time; negative cells move the other way.",
         x="head" if one.site == "heads" else "position",
         y="layer",
         band=f"Means over {len(found.gaps[metric])} pairs; cells have no intervals, the largest ones have them in the table.",
         names=one.columns,
         lines=tuple(str(layer) for layer in range(len(cells))),
         cells=tuple(tuple(float(value) for value in row) for row in cells),
-        scale=f"share of the mean gap ({gap:.3f} {UNITS[metric]})" if gap else UNITS[metric],
+        scale=f"share of the mean gap ({gap:.3f} {UNITS[metric]})" if gap is not None else f"effect, {UNITS[metric]}; the gap is not shown to differ from 0",
     )

@@ -46,7 +46,7 @@ class MultiPower(Law):
     inputs = ("step", "lr", "curve")
     positive = ("lr",)
     varying = ("step",)
-    most_refits = 200
+    most_refits = 100
     polished = 4
     parameters = (
         Parameter("L0", 0.0, 1e6, "loss after endless training at a constant rate"),
