@@ -279,7 +279,7 @@ def datablations(page: Page) -> None:
 def multipower(page: Page) -> None:
     page.text("## Learning-rate schedules: whole curves")
     page.fit(
-        f"scalebound fit {DATA}/multipower_law/curves.csv --law multipower --group schedule --where size_M=25 --out multipower-25.json"
+        f"scalebound fit {DATA}/multipower_law/curves.csv --law multipower --group schedule --where size_M=25 --bootstrap 50 --no-widen --out multipower-25.json"
     )
     shape = scaling.load_fit(page.folder / "multipower-25.json").params
     fixed = ",".join(f"{name}={shape[name]:.6g}" for name in ("C", "beta", "gamma"))
