@@ -51,3 +51,4 @@ from scalebound.certify.smoothing import smooth_reference as smooth_reference
 from scalebound.certify.smoothing import smooth_uniform as smooth_uniform
 from scalebound.certify.smoothing import uniform_range as uniform_range
 from scalebound.certify.survey import survey as survey
+from scalebound.certify.trajectory import LiveTrajectory as LiveTrajectory
