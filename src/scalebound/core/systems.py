@@ -73,6 +73,8 @@ SYSTEMS: tuple[System, ...] = (
     System(53, "Cooldowns branched off a stable run", "scalebound.train.branch:branch_run", "training", "scalebound train --cooldown-from RUN --out COOLED", "arXiv:2405.18392", ("torch",)),
     System(54, "Exponential moving average of weights", "scalebound.train.average:WeightAverage", "training",
            "scalebound train --sizes 20k --recipe R.toml --out RUN", "arXiv:2306.03241", ("torch",)),
+    System(55, "Gradient noise scale", "scalebound.train.noise_scale:read_noise_scale", "training", "scalebound train --sizes 20k --recipe R.toml --out RUN", "arXiv:1812.06162", ("torch",)),
+    System(56, "Steps against batch size from a sweep", "scalebound.scaling.laws.critical_batch:steps_to_loss", "forecast", "scalebound train --sweep batch --out RUNS", "arXiv:1812.06162"),
     System(60, "Fine-tunability of equal functions", "scalebound.probe.finetune:probe_finetune", "probe", "scalebound probe finetune", "arXiv:2405.01964", ("torch",)),
     System(61, "Rule extrapolation", "scalebound.probe.rules:probe_rules", "probe", "scalebound probe rules", "arXiv:2409.13728", ("torch",)),
     System(62, "In-context learning on mixtures of hidden Markov models", "scalebound.probe.icl:probe_icl", "probe", "scalebound probe icl", "arXiv:2111.02080", ("torch",)),
@@ -113,4 +115,6 @@ SYSTEMS: tuple[System, ...] = (
     System(120, "GPTQ", "scalebound.compress.gptq:gptq", "quantizer", "scalebound compress M --quantizer gptq --allocation uniform --bits 3 --stream S --out M.sbz", "arXiv:2210.17323", ("torch",)),
     System(121, "Reverse water-filling over Fisher information", "scalebound.compress.allocation:water_filling", "quantizer",
            "scalebound compress M --quantizer gptq --bits 3 --stream S --out M.sbz", "Cover and Thomas 2006, section 10.3.3; arXiv:1503.05671", ("torch",)),
+    System(122, "Wanda", "scalebound.compress.pruning:keep_wanda", "pruning", "scalebound compress M --quantizer gptq --prune wanda --bits 2 --stream S --out M.sbz", "arXiv:2306.11695", ("torch",)),
+    System(123, "SparseGPT", "scalebound.compress.gptq:gptq", "pruning", "scalebound compress M --quantizer gptq --prune sparsegpt --bits 2 --stream S --out M.sbz", "arXiv:2301.00774", ("torch",)),
 )
