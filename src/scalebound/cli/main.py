@@ -50,6 +50,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "report": ("scalebound.cli.report:report", "Put a finished demo on one offline HTML page."),
     "systems": ("scalebound.cli.systems:systems", "List the published methods that are implemented."),
     "contamination": ("scalebound.cli.contamination:contamination", "Test whether a model has seen a test set."),
+    "leak": ("scalebound.cli.leak:leak", "Test whether an anchor saw the documents it is to predict."),
     "holdout": ("scalebound.cli.holdout:holdout", "Answer many questions from one holdout without overfitting it."),
     "prediction-set": ("scalebound.cli.prediction_set:prediction_set", "Partial programs that contain the true one with a proven probability."),
 }
