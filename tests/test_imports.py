@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "core": set(),
     "data": set(),
     "models": {"compress"},  # a package is one of the things a MODEL argument may be
-    "train": {"data", "models", "compress"},  # finetuning trains what a package will hold
+    "train": {"data", "models", "compress", "certify"},  # finetuning trains what a package will hold; a run shows its trajectory's bound
     "measure": {"data", "models"},
     "compress": set(),
     "certify": set(),

@@ -4,7 +4,10 @@ import itertools
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from scalebound.compress import QuantizedModel, decode, encode
 from scalebound.compress.allocation import relative_steps, water_filling
 from scalebound.compress.gptq import EXCHANGE, factor, gptq
 from scalebound.compress.model import bfloat16
@@ -191,3 +194,19 @@ def test_refusals():
         gptq(weight, factor(np.eye(2)), same_step(2.0**-16, 2, 2))
     with pytest.raises(UsageError, match="sparsity"):
         gptq(weight, factor(np.eye(2)), same_step(0.5, 2, 2), sparsity=1.0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 70), st.integers(-34, 28), st.floats(0.05, 4.0), st.floats(0.0, 2.0), st.integers(0, 2**31))
+def test_what_is_rounded_comes_back_to_the_bit(rows, cols, exponent, level, penalty, seed):
+    """Shapes from one element, weights from 1e-34 to 1e28, zeros: scales of rows and columns, through the file, bit for bit."""
+    rng = np.random.default_rng(seed)
+    weight = (rng.normal(size=(rows, cols)) * 10.0**exponent).astype(np.float32) * (rng.random(size=(rows, cols)) < 0.8)
+    made = factor(moments(cols, seed=seed % 7))
+    steps = water_filling(level * max(float(np.abs(weight).max()), 1e-34) * np.sqrt(made.diagonal.max()) / 8, np.exp(rng.normal(size=rows)), made.column_diagonal)
+    coded = gptq(weight, made, steps, penalty=penalty)
+    package = encode(QuantizedModel({}, {"w": coded}))
+    assert decode(package)[1]["w"].tobytes() == coded.dequantized().tobytes()
+    for cut in (1, len(package) // 2):
+        with pytest.raises(InputError):
+            decode(package[:-cut])

@@ -72,6 +72,10 @@ BAD = {
     "bits": (bad(lambda c: c.update(loss_bits=c.pop("loss") / np.log(2))), "no column 'loss'", "loss_bits"),
     "billions": (bad(lambda c: c["params"].__itruediv__(1e9)), "largest params is 1", "multiply"),
     "units mixed": (bad(lambda c: c["tokens"].__setitem__(slice(0, 6), c["tokens"][:6] / 1e9)), "units seem to be mixed", ""),
+    "all in millions": (bad(lambda c: c["params"].__itruediv__(1e6)), "params runs from 10 to 1000", "multiply"),
+    "a word": (bad(lambda c: c.update(tokens=["1e9"] * 6 + ["7B"] * 6)), "row 7", "7e9"),
+    "perplexities": (bad(lambda c: c.update(loss=np.exp(c["loss"] + 1))), "guessing", "logarithm"),
+    "nothing to explain": (bad(lambda c: c["loss"].fill(2.5)), "every row has loss = 2.5", ""),
     "flops in another unit": (bad(lambda c: c.update(flops=6e-15 * c["params"] * c["tokens"])), "flops are 1e-15 times", ""),
 }
 

@@ -50,6 +50,15 @@ def test_the_file_is_as_long_as_asked_for_and_better_than_plain_rounding(made):
     assert lost["uniform"] < lost["plain"] and lost["fisher"] < 0.8 * lost["plain"], lost
 
 
+@pytest.mark.parametrize("rule", ["magnitude", "wanda", "sparsegpt"])
+def test_pruned_maps_have_their_zeros(made, rule):
+    config, tensors, path = made
+    found = quantize_calibrated(config, tensors, path, bits=2.5, prune=rule, sparsity=0.6, sequences=8).model.tensors
+    linear = [tensor.integers for name, tensor in found.items() if isinstance(tensor, Coded) and name.endswith("proj.weight")]
+    assert len(linear) == 7 * config["num_hidden_layers"] and np.mean(np.concatenate([integers.ravel() for integers in linear]) == 0) >= 0.59
+    assert np.mean(found["model.embed_tokens.weight"].integers == 0) < 0.6, "control: the embedding is not pruned"
+
+
 def test_same_seed_same_bytes_and_an_interrupted_call_goes_on(made, tmp_path, monkeypatch):
     config, tensors, path = made
     whole = quantize_calibrated(config, tensors, path, bits=2.0, sequences=16)
@@ -140,7 +149,8 @@ def test_curvature_against_gradients_of_each_label(made):
 
 
 @pytest.mark.parametrize("setting", [{"bits": 0.0}, {"bits": 20.0}, {"bits": 3.0, "penalty": -1.0}, {"bits": 3.0, "penalty": 1.0, "allocation": "uniform"},
-                                     {"bits": 3.0, "allocation": "other"}, {"bits": 3.0, "sequences": 0}, {"bits": 3.0, "start": -1}])  # fmt: skip
+                                     {"bits": 3.0, "allocation": "other"}, {"bits": 3.0, "sequences": 0}, {"bits": 3.0, "start": -1},
+                                     {"bits": 3.0, "sparsity": 0.5}, {"bits": 3.0, "prune": "wanda"}, {"bits": 3.0, "prune": "wanda", "sparsity": 1.0}])  # fmt: skip
 def test_settings_out_of_range(made, setting):
     with pytest.raises(UsageError):
         quantize_calibrated(*made, **setting)

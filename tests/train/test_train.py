@@ -110,3 +110,26 @@ def test_recipes_are_saved_whole_and_read_strictly(tmp_path):
 def test_schedule_rises_stays_and_falls():
     rates = [warmup_stable_decay(s, 100, warmup=0.1, decay=0.5) for s in range(100)]
     assert rates[0] == 0.1 and rates[9:50] == [1.0] * 41 and rates[-1] == pytest.approx(0.02) and min(rates) > 0
+
+
+def test_the_trajectory_is_certified_as_it_goes(stream, tmp_path):
+    """trajectory.jsonl: the last line is the certificate of the finished run, and an interrupted run leaves the same file."""
+    from scalebound.certify import certify
+
+    train_run(RECIPE, stream.path, tmp_path / "whole")
+    lines = [json.loads(line) for line in (tmp_path / "whole" / "trajectory.jsonl").read_text().splitlines()]
+    right = certify(Stats.load(tmp_path / "whole" / "online.safetensors"), method="trajectory")
+    assert lines[-1]["stop"] == lines[-1]["end"] == right.window[1] and lines[-1]["start"] == right.window[0]
+    assert lines[-1]["bound"] == pytest.approx(right.bound, rel=1e-12) and len(lines) > 30
+
+    class Killed(Exception):
+        pass
+
+    def kill(done, total):
+        if done > total * 0.6:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train_run(RECIPE, stream.path, tmp_path / "cut", checkpoint_s=0.0, progress=kill)
+    train_run(RECIPE, stream.path, tmp_path / "cut")
+    assert (tmp_path / "cut" / "trajectory.jsonl").read_text() == (tmp_path / "whole" / "trajectory.jsonl").read_text()

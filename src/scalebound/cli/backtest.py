@@ -44,9 +44,12 @@ def backtest(
     next: scalebound fit runs.csv --law chinchilla --out law.json
     """
     from scalebound import scaling
+    from scalebound.core.errors import UsageError
     from scalebound.scaling.backtest import widening
 
     rows = rows or Fitting()
+    if law == "auto":
+        raise UsageError("a backtest is of one law", expected="its name", hint=f"scalebound fit {data} --law auto compares laws by backtest")
     seen = scaling.backtest(
         rows.table(data, law), law, **rows.rows(), **rows.penalty(), limit=limit, folds=folds, bootstrap=bootstrap, fix=given(rows.fix)
     )

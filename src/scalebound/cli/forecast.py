@@ -56,10 +56,11 @@ def forecast(
     from scalebound import scaling
     from scalebound.core.errors import UsageError
     from scalebound.scaling.rows import parse_points
+    from scalebound.scaling.table import from_columns
 
     if (rows is None) == (not at):
         raise UsageError("give a table or --at, not both", expected="scalebound forecast FIT TABLE, or FIT --at name=number,...")
-    points = parse_points(at) if at else rows
+    points = from_columns(parse_points(at), source="--at") if at else rows
     assert points is not None
     found = scaling.forecast(fit, points, columns=columns, where=where, group=group, then=then or (), level=level, seed=seed)
     records = found.records()

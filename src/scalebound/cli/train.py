@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from scalebound.cli.output import Result, progress_bar, table
+from scalebound.cli.output import Result, note, progress_bar, table
+from scalebound.core.progress import Progress
 
 
 def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flops: str | None = None, time: str | None = None, rungs: int = 1, text: Path | None = None, tokens_per_param: float = 20.0, recipe: Path | None = None,
-          base: Annotated[Path | None, Parameter(name="--from")] = None, anchor_slice: str | None = None, threads: int = 1, tokenizer: str = "byte", context: int = 256, seed: int = 0, workers: int | None = None, sweep: Literal["lr"] | None = None, widths: str = "32,64,128,256", rates: str | None = None, dry_run: bool = False, fresh: bool = False) -> Result:  # fmt: skip
+          base: Annotated[Path | None, Parameter(name="--from")] = None, anchor_slice: str | None = None, threads: int = 1, tokenizer: str = "byte", context: int = 256, seed: int = 0, workers: int | None = None, cooldown_from: Path | None = None, cooldown: float = 0.2, sweep: Literal["lr", "batch"] | None = None, widths: str | None = None, rates: str | None = None, dry_run: bool = False, fresh: bool = False) -> Result:  # fmt: skip
     """Train one model or a ladder of them, in a single pass over a text, and keep the loss of every token.
 
     Give exactly one of --sizes, --tokens, --flops and --time; width, depth, heads, batch, learning rate, warmup and schedule follow from the number
@@ -21,7 +23,8 @@ def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flo
     --tokens, --flops or --time limit it, and without them it is one pass over the text. Interrupted, it goes on where it was.
 
     --sweep lr trains four widths at eight learning rates under the standard and the maximal-update parametrization (64 short runs), draws
-    loss against rate, and says where the optimum moves, what a wrong rate costs, and where larger models go unstable.
+    loss against rate, and says where the optimum moves, what a wrong rate costs, and where larger models go unstable. --sweep batch trains six
+    batch sizes at three rates each, counts the steps to common losses, fits the critical batch, and says what batch to use.
 
     Parameters
     ----------
@@ -58,10 +61,15 @@ def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flo
         Decides initial weights, the split of the text and the order of sequences.
     workers
         Processes, one model each at a time. Default: one per core.
+    cooldown_from
+        A checkpoint (or a run) of a stable run, kept by the recipe's `checkpoints`: go on from it with a cooldown, in a folder of its own. The
+        result is the uninterrupted wsd run of that length, to the bit. `schedule` of --recipe chooses the form of the cooldown.
+    cooldown
+        Its share of the whole run.
     sweep
-        lr: a learning-rate sweep instead of a ladder.
+        lr: a learning-rate sweep instead of a ladder; batch: a sweep of batch sizes.
     widths
-        Of the sweep, multiples of 16.
+        Of the sweep, multiples of 16; default 32,64,128,256 (batch: 32,64).
     rates
         Of the sweep, separated by commas; default 0.00125 to 0.16 in factors of two.
     dry_run
@@ -80,9 +88,9 @@ def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flo
     from scalebound.core.errors import UsageError, require_extra
 
     require_extra("torch")
+    from scalebound.cli.numbers import parse_share
     from scalebound.data import load_tokenizer
     from scalebound.train import derive_recipe, seconds_for, train_ladder
-    from scalebound.cli.numbers import parse_share
     from scalebound.train.anchor_slice import anchor_recipe
     from scalebound.train.budget import disk_of, memory_of
     from scalebound.train.recipe import read_toml
@@ -92,7 +100,11 @@ def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flo
     if sweep is not None:
         if base is not None or sizes is not None or any(value is not None for value in budget.values()) or anchor_slice is not None or dry_run:
             raise UsageError("--sweep has its own sizes and length", expected="no --from, --sizes, --tokens, --flops, --time, --anchor-slice or --dry-run beside it")
-        return _sweep(out, text, widths, rates, overrides, seed=seed, workers=workers, fresh=fresh)
+        return _sweep(sweep, out, text, widths, rates, overrides, seed=seed, workers=workers, fresh=fresh)
+    if cooldown_from is not None:
+        if sizes is not None or any(value is not None for value in budget.values()):
+            raise UsageError("--cooldown-from has its size and length", expected="no --sizes, --tokens, --flops or --time beside it")
+        return _cool(cooldown_from, out, cooldown, overrides, base=base, threads=threads)
     if base is not None:
         if sizes is not None or tokenizer != "byte" or rungs != 1 or anchor_slice is not None:
             wrong = "--sizes" if sizes is not None else "--tokenizer" if tokenizer != "byte" else "--rungs" if rungs != 1 else "--anchor-slice"
@@ -136,12 +148,13 @@ def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flo
         return Result(record, view)
     stream = _streams(out, text, words, context=recipes[0].context, seed=recipes[0].seed, needed=needed, anchor_tokens=anchor.tokens if anchor else 0)
     jobs: list[tuple] = [(r, _kept_stream(folder, stream), folder) for r, folder in zip(recipes, folders, strict=True)]
-    with progress_bar("train") as progress:
+    every = folders + ([out / "anchor"] if anchor else [])
+    with progress_bar("train") as bar, following(bar, every) as progress:
         infos = train_ladder(jobs + ([(anchor, out / "streams" / "anchor.json", out / "anchor")] if anchor else []), workers=workers, fresh=fresh, progress=progress)
     anchored = infos.pop() if anchor else None
     smaller = [(i.params, i.tokens, i.train_loss) for i in infos]
     predicted = [_predict(smaller[:k], i.params, i.tokens) for k, i in enumerate(infos)]
-    record = {"rungs": [_record(r) | {"run": str(f), "train_loss": i.train_loss, "predicted_loss": p, "model_sha256": i.model_sha256} for r, i, f, p in zip(recipes, infos, folders, predicted, strict=True)], "stream": str(stream)}
+    record = {"rungs": [_record(r) | {"run": str(f), "train_loss": i.train_loss, "trajectory": standings(f)[-1:], "predicted_loss": p, "model_sha256": i.model_sha256} for r, i, f, p in zip(recipes, infos, folders, predicted, strict=True)], "stream": str(stream)}
     view = [*shown, _trained(infos, folders, predicted)]
     if anchored is not None:
         record["anchor"] = {"run": str(out / "anchor"), "params": anchored.params, "tokens": anchored.tokens, "train_loss": anchored.train_loss, "model_sha256": anchored.model_sha256}
@@ -149,16 +162,16 @@ def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flo
     return Result(record, view)
 
 
-def _sweep(out: Path, text: Path | None, widths: str, rates: str | None, overrides: dict[str, Any], *, seed: int, workers: int | None, fresh: bool) -> Result:
-    """A learning-rate sweep on a byte stream of its own."""
+def _sweep(kind: str, out: Path, text: Path | None, widths: str | None, rates: str | None, overrides: dict[str, Any], *, seed: int, workers: int | None, fresh: bool) -> Result:
+    """A sweep on a byte stream of its own."""
     from scalebound.cli.numbers import parse_numbers
-    from scalebound.cli.train_sweep import sweep_learning_rate
+    from scalebound.cli.train_sweep import sweep_batch_size, sweep_learning_rate
     from scalebound.core.errors import UsageError
     from scalebound.data import load_tokenizer
-    from scalebound.train.sweep import CONTEXT, HEAD_WIDTH, RATES, sweep_tokens
+    from scalebound.train.sweep import BATCH_WIDTHS, CONTEXT, HEAD_WIDTH, RATES, WIDTHS, batch_sweep_recipes, sweep_tokens
 
-    sizes = tuple(sorted(int(n) for n in parse_numbers(widths, "--widths")))
-    if len(set(sizes)) < 2 or len(set(sizes)) < len(sizes) or any(n % HEAD_WIDTH for n in sizes):
+    sizes = tuple(sorted(int(n) for n in parse_numbers(widths, "--widths"))) if widths is not None else WIDTHS if kind == "lr" else BATCH_WIDTHS
+    if (len(set(sizes)) < 2 and kind == "lr") or len(set(sizes)) < len(sizes) or any(n % HEAD_WIDTH for n in sizes):
         raise UsageError(f"--widths {widths}", expected=f"at least two different multiples of {HEAD_WIDTH}")
     chosen = tuple(sorted(parse_numbers(rates, "--rates"))) if rates is not None else RATES
     if len(set(chosen)) < 3 or len(set(chosen)) < len(chosen):
@@ -167,6 +180,12 @@ def _sweep(out: Path, text: Path | None, widths: str, rates: str | None, overrid
     if wrong:
         raise UsageError(f"a sweep with {wrong[0]} in the recipe", expected="a recipe without it: the sweep sets it")
     context = overrides.get("context", CONTEXT)
+    if kind == "batch":
+        if rates is not None or {"tokens", "batch_sequences"} & set(overrides):
+            raise UsageError("a batch sweep with --rates, tokens or batch_sequences", expected="none of them: it tries three rates at every batch size")
+        recipes = batch_sweep_recipes(sizes, context=context, seed=seed, overrides=overrides)
+        stream = _streams(out, text, load_tokenizer(), context=context, seed=seed, needed=max(r.tokens for r in recipes))
+        return sweep_batch_size(out, stream, recipes=recipes, workers=workers, fresh=fresh)
     stream = _streams(out, text, load_tokenizer(), context=context, seed=seed, needed=overrides.get("tokens", sweep_tokens(context=context)))
     return sweep_learning_rate(out, stream, widths=sizes, rates=chosen, overrides=overrides, seed=seed, workers=workers, fresh=fresh)
 
@@ -275,10 +294,75 @@ def _continue(base: Path, out: Path, budget: dict[str, str | None], *, text: Pat
         return Result({"rungs": [_record(found) | {"estimated_s": spent, "memory_bytes": memory}], "disk_bytes": disk}, [*_recipe_tables([found], None, overrides), words_of])
     stream = _streams(out, text, words, context=context, seed=seed, needed=None if limit is None else max(context, int(limit) // context * context))
     found = derive(len(Stream(stream)) if limit is None else min(max(context, limit), len(Stream(stream))))
-    with progress_bar("train") as progress:
+    with progress_bar("train") as bar, following(bar, [out]) as progress:
         info = train_run(found, stream, out, base=start, threads=threads, fresh=fresh, progress=progress)
     record = {"rungs": [_record(found) | {"run": str(out), "train_loss": info.train_loss, "model_sha256": info.model_sha256}], "stream": str(stream), "base": {"model": str(base), "sha256": start.sha256}}
     return Result(record, [*_recipe_tables([found], None, overrides), _trained([info], [out], [None])])
+
+
+@contextlib.contextmanager
+def following(bar: Progress, folders: Sequence[Path]) -> Iterator[Progress]:
+    """A progress callback that also says, on stderr, where each run's trajectory certificate stands, a line for every tenth of the run."""
+    from time import monotonic
+
+    said: dict[Path, int] = {}
+    last = 0.0
+
+    def tell() -> None:
+        for folder in folders:
+            for standing in standings(folder):
+                if standing["stop"] == standing["end"] > said.get(folder, 0):
+                    said[folder] = standing["end"]
+                    note(f"{folder.name}: tokens {standing['start']:,} to {standing['end']:,}: predicted before they were learned, their mean expected loss is at most {standing['bound']:.4f} nats/token "
+                         f"(99%, anytime; mean {standing['mean']:.4f}, smoothed by {standing['alpha']:.3g})")  # fmt: skip
+
+    def update(done: int, total: int) -> None:
+        nonlocal last
+        bar(done, total)
+        if monotonic() - last > 1.0:
+            last = monotonic()
+            tell()
+
+    for folder in folders:  # what an earlier call said already
+        said[folder] = max((s["end"] for s in standings(folder) if s["stop"] == s["end"]), default=0)
+    yield update
+    tell()
+
+
+def standings(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's trajectory.jsonl that are whole."""
+    import json
+
+    try:
+        lines = (folder / "trajectory.jsonl").read_text().splitlines(keepends=True)
+    except OSError:
+        return []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def _cool(trunk: Path, out: Path, share: float, overrides: dict[str, Any], *, base: Path | None, threads: int) -> Result:
+    """Branch a cooldown off a stable run."""
+    from scalebound.core.errors import InputError, UsageError
+    from scalebound.core.io import read_json, sha256_file
+    from scalebound.train import branch_run, cooldown_recipe
+    from scalebound.train.branch import find_trunk
+    from scalebound.train.checkpoint import step_of
+    from scalebound.train.recipe import load_recipe
+
+    other = sorted(set(overrides) - {"schedule", "checkpoints", "watch"})
+    if other:
+        raise UsageError(f"--cooldown-from with {other[0]} in the recipe", expected="only schedule, checkpoints and watch: the rest is the trunk's")
+    run, checkpoint = find_trunk(trunk)
+    recipe = cooldown_recipe(load_recipe(run / "recipe.toml"), step_of(checkpoint), share=share, schedule=overrides.get("schedule", "wsd"))
+    wanted = read_json(run / "stream.json")["stream"]
+    found = [path for folder in (run, run.parent) for path in sorted((folder / "streams").glob("*.json")) if sha256_file(path) == wanted]
+    if not found:
+        raise InputError("has no stream of its run beside it", where=str(run), expected="the folder streams/ it was trained from")
+    with progress_bar("cool down") as progress:
+        info = branch_run(trunk, recipe, found[0], out, base=base, threads=threads, progress=progress)
+    record = {"rungs": [_record(recipe) | {"run": str(out), "train_loss": info.train_loss, "model_sha256": info.model_sha256}], "trunk": str(run), "step": step_of(checkpoint), "stream": str(found[0])}
+    line = f"From step {step_of(checkpoint):,} of {run}: {recipe.steps - step_of(checkpoint):,} steps of cooldown ({recipe.schedule}) to {recipe.steps:,} in all."
+    return Result(record, [line, _trained([info], [out], [None])])
 
 
 def _finished(out: Path) -> list[tuple[int, int, float]]:

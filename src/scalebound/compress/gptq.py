@@ -49,6 +49,13 @@ class Factor:
         out[self.order] = self.diagonal
         return out
 
+    @property
+    def moments(self) -> np.ndarray:
+        """The diagonal of the damped H, mean squares of the inputs, in the order of the matrix's columns."""
+        out = np.empty_like(self.diagonal)
+        out[self.order] = np.square(self.unit_upper, dtype=np.float64) @ self.diagonal
+        return out
+
 
 def factor(hessian: np.ndarray, damping: float = DAMPING) -> Factor:
     """Damp and factor second moments of inputs, the columns with the largest diagonal first ("act-order").
@@ -99,7 +106,9 @@ def gptq(weight: np.ndarray, made: Factor, steps: tuple[np.ndarray, np.ndarray],
     keep : (rows, cols) bool, or None
         Where False, the integer is 0.
     sparsity : in [0, 1)
-        Instead of a mask: this share of every block of 64 columns becomes 0, the entries for which it costs least, ``r_ij^2 D_j``.
+        Instead of a mask: this share becomes 0, the entries for which it costs least, ``r_ij^2 D_j``, decided for 64 columns at a time with
+        what they should be by then. (The paper takes the same share of every block; in this order of columns the first blocks are the
+        ones to be spared, so entries compete with those of all later columns as they stand.)
 
     Returns
     -------
@@ -125,18 +134,22 @@ def gptq(weight: np.ndarray, made: Factor, steps: tuple[np.ndarray, np.ndarray],
     kept = None if keep is None else keep.T[made.order]
     errors = np.empty((cols, rows), dtype=np.float32)
     integers = np.empty((cols, rows), dtype=np.float32)
+    zeros = 0
     for start in range(0, cols, BLOCK):
         stop = min(start + BLOCK, cols)
         targets = columns[start:stop] + upper[:start, start:stop].T @ errors[:start]
         if sparsity:
-            kept = _cheapest(targets, made.diagonal[start:stop], sparsity)
+            block = _worth(targets, columns[stop:], made.diagonal[start:], int(sparsity * weight.size) - zeros)
+            zeros += int(np.count_nonzero(~block))
         for j in range(start, stop):
             target = targets[j - start]
             if j > start:
                 target = target + upper[start:j, j] @ errors[start:j]
             chosen = _choose(target / col_steps[j], penalty, rates)
-            if kept is not None:
-                chosen = chosen * kept[j - start if sparsity else j]
+            if sparsity:
+                chosen = chosen * block[j - start]
+            elif kept is not None:
+                chosen = chosen * kept[j]
             integers[j] = chosen
             errors[j] = columns[j] - chosen * col_steps[j]
     largest = float(np.abs(integers).max()) if integers.size else 0.0
@@ -147,11 +160,11 @@ def gptq(weight: np.ndarray, made: Factor, steps: tuple[np.ndarray, np.ndarray],
     return Coded(out, free_scales(out, row_patterns), free_scales(out.T, col_patterns))
 
 
-def _cheapest(targets: np.ndarray, diagonal: np.ndarray, sparsity: float) -> np.ndarray:
-    """True where an entry of a block is worth more than the ``sparsity`` share that is worth least. (columns, rows)"""
-    cost = np.square(targets) * diagonal[:, None]
-    worst = int(sparsity * cost.size)
-    return cost > np.partition(cost, worst - 1, axis=None)[worst - 1] if worst else np.ones_like(cost, dtype=bool)
+def _worth(targets: np.ndarray, later: np.ndarray, diagonal: np.ndarray, zeros: int) -> np.ndarray:
+    """(columns, rows): False where an entry of this block is among the ``zeros`` cheapest of all that are left."""
+    cost = np.square(targets) * diagonal[: len(targets), None]
+    every = np.concatenate([cost.ravel(), (np.square(later) * diagonal[len(targets) :, None]).ravel()])
+    return cost > np.partition(every, zeros - 1)[zeros - 1] if zeros > 0 else np.ones_like(cost, dtype=bool)
 
 
 def _choose(ratio: np.ndarray, penalty: float, rates: Rates) -> np.ndarray:

@@ -25,6 +25,9 @@ from scalebound.probe.hmm import random_mixture as random_mixture
 from scalebound.probe.icl import InContext as InContext
 from scalebound.probe.icl import learner as learner
 from scalebound.probe.icl import probe_icl as probe_icl
+from scalebound.probe.influence import influences as influences
+from scalebound.probe.influence import permutation_p as permutation_p
+from scalebound.probe.influence import read_influence_table as read_influence_table
 from scalebound.probe.labels import label_prompt as label_prompt
 from scalebound.probe.labels import likeliest_label as likeliest_label
 from scalebound.probe.labels import probe_labels as probe_labels
@@ -39,6 +42,9 @@ from scalebound.probe.length_tasks import problems as problems
 from scalebound.probe.llama import logits_of as logits_of
 from scalebound.probe.llama import read_llama as read_llama
 from scalebound.probe.llama import untied as untied
+from scalebound.probe.memorization import departures as departures
+from scalebound.probe.memorization import draw_spans as draw_spans
+from scalebound.probe.memorization import probe_extraction as probe_extraction
 from scalebound.probe.patch import PITFALLS as PITFALLS
 from scalebound.probe.patch import probe_patch as probe_patch
 from scalebound.probe.patch_tasks import Pairs as Pairs
@@ -52,6 +58,7 @@ from scalebound.probe.records.finetune import finetune_record as finetune_record
 from scalebound.probe.records.icl import icl_record as icl_record
 from scalebound.probe.records.icl import labels_record as labels_record
 from scalebound.probe.records.length import length_record as length_record
+from scalebound.probe.records.memorization import memorization_record as memorization_record
 from scalebound.probe.records.patch import patch_record as patch_record
 from scalebound.probe.records.room import room_record as room_record
 from scalebound.probe.records.rules import rules_record as rules_record

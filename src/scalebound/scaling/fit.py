@@ -343,6 +343,12 @@ def _warnings(
         if alike is not None and alike > max(LEAST_ALIKE, 3 / np.sqrt(n)):
             out.append(
                 f"neighbouring rows err alike (correlation {alike:.2f}), as if there were fewer of them: intervals of parameters are too narrow, "
-                f"perhaps by a factor of {np.sqrt((1 + alike) / (1 - alike)):.1f}; a backtest sees this, resampling {method} does not"
+                f"{_narrow(alike)}; a backtest sees this, resampling {method} does not"
             )
     return out
+
+
+def _narrow(alike: float) -> str:
+    """By how much intervals are too narrow when residuals fade like a random walk."""
+    factor = np.sqrt((1 + alike) / max(1 - alike, 1e-6))
+    return f"perhaps by a factor of {factor:.1f}" if factor < 5 else "perhaps many times: the law may not describe these rows"

@@ -216,4 +216,4 @@ def neighbour_correlation(inputs: dict[str, np.ndarray], residuals: np.ndarray, 
     if groups is not None and len(np.unique(groups)) < 2:
         return None
     nearest = np.argmin(distance, axis=1)
-    return float(np.mean(r * r[nearest]) / np.mean(r * r))
+    return min(float(np.mean(r * r[nearest]) / np.mean(r * r)), 1.0)

@@ -28,7 +28,6 @@ from scalebound.scaling.laws.formula import BoundFormula, FormulaLaw, Parameters
 from scalebound.scaling.laws.protocol import Inputs, Parameter
 from scalebound.scaling.objective import Objective
 
-
 ROUNDS = 1000
 SETTLED = 1e-9
 

@@ -17,6 +17,7 @@ from scalebound.scaling.laws.protocol import Law
 from scalebound.scaling.table import ALIASES, Table
 
 SIZES = ("params", "tokens", "unique_tokens", "flops")
+LARGEST_GUESS = math.log(300_000)  # nats
 SMALLEST_COUNT = {"params": 100.0, "tokens": 1000.0, "unique_tokens": 1000.0, "flops": 1e6}
 
 
@@ -65,7 +66,7 @@ def find_column(table: Table, name: str, found: dict[str, str]) -> np.ndarray:
     if column is not None:
         values = table[column]
         if values.dtype.kind != "f":
-            raise InputError(f"the column {column!r} holds words ({values[0]!r}, ...)", where=table.source, expected=f"numbers for {name}")
+            raise _words(table, column, name)
         found[name] = table.renamed.get(column, column)
         return values
     if name == "flops" and _has(table, "params") and _has(table, "tokens"):
@@ -85,6 +86,25 @@ def find_column(table: Table, name: str, found: dict[str, str]) -> np.ndarray:
         where=table.source,
         expected=f"columns {', '.join(_likely(table, name))}" if _likely(table, name) else "such a column",
         hint=f"rename one with --columns {name}=COLUMN; the table has {', '.join(table.columns)}",
+    )
+
+
+def _words(table: Table, column: str, name: str) -> InputError:
+    """The first cell of a column that is no number, and where it stands."""
+
+    def plain(cell: str) -> bool:
+        try:
+            float(cell or "nan")
+        except ValueError:
+            return False
+        return True
+
+    number, cell = next((number, cell) for number, cell in zip(table.rows, table[column], strict=True) if not plain(cell))
+    return InputError(
+        f"the column {column!r} holds {cell!r}",
+        where=f"{table.source}, row {number}",
+        expected=f"numbers for {name}",
+        hint="write plain numbers: 7e9 or 7000000000, not 7B or 7,000,000,000; an empty cell where there is none",
     )
 
 
@@ -117,6 +137,8 @@ def find_target(table: Table, law: Law, target: str | None, found: dict[str, str
         try:
             values = find_column(table, name, found)
         except InputError as error:
+            if not error.what.startswith("no column"):
+                raise
             likely = ", ".join(_likely(table, name)) or ", ".join(table.columns)
             raise InputError(
                 error.what, where=error.where, expected="the column to be explained", hint=f"name it with --target; likely: {likely}"
@@ -154,6 +176,8 @@ def prepare(
     _check_units(table, inputs, found)
     if name == "loss":
         _check_loss_units(table, y, found["target"])
+        if target is None:
+            _check_perplexities(table, y, found["target"])
     needs_positive = tuple(law.inputs) if law.positive is None else law.positive
     bad = ~np.isfinite(y) | ~np.isfinite(heft)
     why = np.where(np.isfinite(y), "", f"{found['target']} is not a number").astype(object)
@@ -239,6 +263,13 @@ def _check_units(table: Table, inputs: dict[str, np.ndarray], found: dict[str, s
         gap = np.diff(np.log10(sized))
         if sized[0] < smallest or (len(gap) and gap.max() > 5):
             k = int(np.argmax(gap)) if len(gap) else 0
+            if not len(gap) or gap.max() < 2:
+                raise InputError(
+                    f"{name} runs from {sized[0]:g} to {sized[-1]:g}",
+                    where=label,
+                    expected="plain counts, not thousands, millions or billions",
+                    hint="multiply the column by its unit",
+                )
             raise InputError(
                 f"{name} runs from {sized[0]:g} to {sized[-1]:g} "
                 f"with nothing between {sized[k]:g} and {sized[min(k + 1, len(sized) - 1)]:g}: "
@@ -326,6 +357,18 @@ def _check_loss_units(table: Table, y: np.ndarray, column: str) -> None:
         )
 
 
+def _check_perplexities(table: Table, y: np.ndarray, column: str) -> None:
+    """Most losses above guessing from the largest vocabulary in use cannot be nats per token."""
+    known = y[np.isfinite(y)]
+    if len(known) and np.median(known) > LARGEST_GUESS:
+        raise InputError(
+            f"half of the losses are above {np.median(known):.3g}, more than guessing among {math.exp(LARGEST_GUESS):,.0f} tokens costs",
+            where=f"{table.source}, column {column!r}",
+            expected="nats per token",
+            hint=f"take the logarithm if these are perplexities, or say --target {column} to fit them as they are",
+        )
+
+
 def _check_enough(rows: Rows, law: Law) -> None:
     for name in law.inputs if law.varying is None else law.varying:
         if np.all(rows.inputs[name] == rows.inputs[name][0]):
@@ -334,6 +377,8 @@ def _check_enough(rows: Rows, law: Law) -> None:
                 where=rows.source,
                 expected=f"at least two values: {law.name} cannot learn how {rows.target} depends on a quantity that does not change",
             )
+    if len(rows) and np.all(rows.y == rows.y[0]):
+        raise InputError(f"every row has {rows.target} = {rows.y[0]:g}", where=rows.source, expected="values that differ, to be explained")
     p = len(law.parameters)
     distinct = len(np.unique(np.stack([*rows.inputs.values()]), axis=1).T) if rows.inputs else len(rows)
     if distinct < p:

@@ -7,6 +7,8 @@ finished model with the help of text (here because it runs the model: `compress`
 :mod:`~scalebound.train.optim`, :mod:`~scalebound.train.schedule` and :mod:`~scalebound.train.parametrization`.
 """
 
+from scalebound.train.branch import branch_run as branch_run
+from scalebound.train.branch import cooldown_recipe as cooldown_recipe
 from scalebound.train.budget import disk_of as disk_of
 from scalebound.train.budget import memory_of as memory_of
 from scalebound.train.calibrate import seconds_for as seconds_for

@@ -22,7 +22,7 @@ from scalebound.core.progress import Progress
 from scalebound.models.load import has_bfloat16, transformers_from_config
 from scalebound.train.curvature import curvature
 
-UNSEEN_TOKENS = 0.03  # of the mean, added to every token's weight: tokens that calibration lacks stay usable
+UNSEEN_TOKENS = 0.05  # of the mean, added to every token's weight: tokens that calibration lacks stay usable
 CURVATURE_SHARE = 4  # of the sequences, one in so many goes backward: means over them are needed, not matrices
 
 

@@ -58,9 +58,14 @@ def write_checkpoint(run: Path, step: int, model: Trainable, *, optimizer: torch
         state = {f"{number}.{key}": value for number, entry in optimizer.state_dict()["state"].items() for key, value in entry.items()}
         state |= {BESIDE + name: tensor for name, tensor in model.beside().items()} | (extra or {})
         atomic_write(folder / STATE, save({name: tensor.detach().contiguous() for name, tensor in state.items()}))
+    return save_model(folder, model.config(), model.tensors(), files)
+
+
+def save_model(folder: Path, config: dict, tensors: dict[str, Tensor], files: dict[str, bytes] | None) -> str:
+    """A model folder with the tokenizer files given, or the byte tokenizer; returns the model's SHA-256."""
     for name, data in (files or {}).items():
         atomic_write(folder / name, data)
-    return save_folder(folder, model.config(), model.tensors(), byte_tokenizer=not files)
+    return save_folder(folder, config, tensors, byte_tokenizer=not files)
 
 
 def prune(run: Path, *, newest: int, keep: Collection[int]) -> None:

@@ -14,7 +14,7 @@ import platform
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import msgspec
 import numpy as np
@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 
 import scalebound
+from scalebound.certify.trajectory import LiveTrajectory
 from scalebound.core.errors import InputError, MachineError, from_os_error
 from scalebound.core.io import atomic_write, canonical_json, load_struct, save_struct
 from scalebound.core.progress import Progress, silent
@@ -31,8 +32,9 @@ from scalebound.data.stream import Stream
 from scalebound.data.tokenizer import load_tokenizer
 from scalebound.models.start import Start, open_trainable
 from scalebound.models.trainable import Trainable
-from scalebound.train import watch
-from scalebound.train.checkpoint import complete_checkpoints, prune, read_state, step_of, write_checkpoint
+from scalebound.train import noise_scale, watch
+from scalebound.train.average import WeightAverage
+from scalebound.train.checkpoint import complete_checkpoints, prune, read_state, save_model, step_of, write_checkpoint
 from scalebound.train.optim import set_rate
 from scalebound.train.parametrization import build, optimizer_for
 from scalebound.train.recipe import Recipe, check_recipe, load_recipe
@@ -41,6 +43,7 @@ from scalebound.train.schedule import SCHEDULES
 SCHEMA = "scalebound.run/1"
 CHECKPOINT_S = 20.0  # seconds between checkpoints; what a crash can cost
 ONLINE_PART = "online.part"
+TRAJECTORY = "trajectory.jsonl"
 
 
 class RunInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -147,20 +150,29 @@ def _train(recipe: Recipe, stream: Stream, window: tuple[int, int], out: Path, s
     asked = {max(1, round(share * recipe.steps)) for share in recipe.checkpoints}
     resumable = complete_checkpoints(out, resumable=True)
     step = step_of(resumable[-1]) if resumable else 0
+    average = WeightAverage(model, recipe.average) if recipe.average else None
     if resumable:
-        read_state(resumable[-1], model, optimizer)
+        extra = read_state(resumable[-1], model, optimizer)
+        if average is not None:
+            average.load(extra, step)
     T, per_step = recipe.context, recipe.context * recipe.batch_sequences
     sequences = np.asarray(stream.tokens[window[0] : window[1]]).reshape(-1, T)
     began = last_saved = time.monotonic()
     started_at = step
+    live = LiveTrajectory(window, recipe.vocab_size)
     try:
-        with open(out / ONLINE_PART, "r+b" if (out / ONLINE_PART).exists() else "w+b") as online, open(out / "log.jsonl", "r+" if (out / "log.jsonl").exists() else "w+") as log:
+        with (open(out / ONLINE_PART, "r+b" if (out / ONLINE_PART).exists() else "w+b") as online, open(out / "log.jsonl", "r+" if (out / "log.jsonl").exists() else "w+") as log,
+              open(out / TRAJECTORY, "w") as trajectory):  # fmt: skip
             online.truncate(min(step * per_step, recipe.tokens) * 4)
+            online.seek(0)
+            for _ in range(step):  # what an interrupted run had seen, batch by batch as it saw it
+                _follow(live, online.read(4 * per_step), trajectory)
             online.seek(0, os.SEEK_END)
             _rewind_log(log, step)
             while step < recipe.steps:
                 first = step * recipe.batch_sequences
                 batch = sequences[first : first + recipe.batch_sequences]
+                noise = noise_scale.look(model, batch, stream.info.separator) if recipe.noise_scale and step % recipe.noise_scale == 0 else None
                 mean, losses = backward(model, batch, stream.info.separator, recipe.accumulation, z_loss=recipe.z_loss)
                 if not math.isfinite(mean):
                     kept = complete_checkpoints(out)
@@ -169,6 +181,7 @@ def _train(recipe: Recipe, stream: Stream, window: tuple[int, int], out: Path, s
                         where=str(out), hint=f"last good checkpoint: {kept[-1].name if kept else 'none'}; lower learning_rate ({recipe.learning_rate:g})",
                     )  # fmt: skip
                 online.write(losses)
+                _follow(live, losses, trajectory)
                 norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip).item()
                 rate = recipe.learning_rate * schedule(step, recipe.steps, warmup=recipe.warmup, decay=recipe.decay)
                 set_rate(optimizer.param_groups, rate)
@@ -177,20 +190,26 @@ def _train(recipe: Recipe, stream: Stream, window: tuple[int, int], out: Path, s
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
                 step += 1
+                if average is not None:
+                    average.update(model)
                 if watched is not None:
                     line |= watched.after(model)
+                if noise is not None:
+                    line["noise_scale"] = noise
                 print(json.dumps(line), file=log)
                 progress(min(step * per_step, recipe.tokens), recipe.tokens)
                 if step < recipe.steps and (step in asked or time.monotonic() - last_saved > checkpoint_s):
                     for file in (online, log):
                         file.flush()
                         os.fsync(file.fileno())
-                    write_checkpoint(out, step, model, optimizer=optimizer, files=files)
+                    write_checkpoint(out, step, model, optimizer=optimizer, extra=average.state() if average else None, files=files)
                     prune(out, newest=2, keep=asked)
                     last_saved = time.monotonic()
     except OSError as error:
         raise from_os_error(error, out) from error
-    sha256 = write_checkpoint(out, step, model, optimizer=optimizer if step in asked else None, files=files)
+    sha256 = write_checkpoint(out, step, model, optimizer=optimizer if step in asked else None, extra=average.state() if average else None, files=files)
+    if average is not None:
+        save_model(out / "averaged", model.config(), average.tensors_of(model), files)
     prune(out, newest=1, keep=asked)
     online_losses = np.fromfile(out / ONLINE_PART, dtype="<f4")
     model_ref = ModelRef(name=out.name, sha256="", params=recipe.params)  # a different predictor at every step: no single model's hash
@@ -211,6 +230,12 @@ def _train(recipe: Recipe, stream: Stream, window: tuple[int, int], out: Path, s
     save_struct(out / "run.json", info)
     (out / ONLINE_PART).unlink(missing_ok=True)
     return info
+
+
+def _follow(live: LiveTrajectory, losses: bytes, file: TextIO) -> None:
+    """Write where the trajectory's bound stands, at each hundredth of the run."""
+    for standing in live.add(np.frombuffer(losses, dtype="<f4")):
+        print(json.dumps(vars(standing)), file=file, flush=True)
 
 
 def _tokenizer_files(stream: Stream, start: Start | None) -> dict[str, bytes]:

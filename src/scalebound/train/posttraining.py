@@ -31,6 +31,7 @@ from torch import Tensor
 from scalebound.compress import Coded, QuantizedModel, decode_model, encode, quantize, tensors_sha256
 from scalebound.compress.allocation import SPACING, relative_steps, water_filling
 from scalebound.compress.gptq import Factor, gptq
+from scalebound.compress.pruning import Pruning, keep_largest, keep_wanda
 from scalebound.compress.rates import Rates, estimated_bits
 from scalebound.compress.rounding import scale_spacing
 from scalebound.core.errors import InputError, UsageError
@@ -63,6 +64,8 @@ class Calibrated:
     passes: tuple[tuple[float, float], ...]
     allocation: Allocation
     penalty: float
+    prune: Pruning | None
+    sparsity: float
     window: tuple[int, int]
     sequences: int
 
@@ -71,7 +74,7 @@ class Calibrated:
         return {name: value for name, value in vars(self).items() if name != "model"}
 
 
-def quantize_calibrated(config: dict[str, Any], tensors: dict[str, np.ndarray], stream: str | os.PathLike, *, bits: float, allocation: Allocation = "fisher", penalty: float | None = None,
+def quantize_calibrated(config: dict[str, Any], tensors: dict[str, np.ndarray], stream: str | os.PathLike, *, bits: float, allocation: Allocation = "fisher", penalty: float | None = None, prune: Pruning | None = None, sparsity: float = 0.0,
                         sequences: int = SEQUENCES, start: int = 0, seed: int = 0, threads: int = 1, state: str | os.PathLike | None = None,
                         checkpoint_s: float = CHECKPOINT_S, progress: Progress = silent) -> Calibrated:  # fmt: skip
     """Round a model to a given number of bits per parameter of its whole file.
@@ -89,6 +92,8 @@ def quantize_calibrated(config: dict[str, Any], tensors: dict[str, np.ndarray], 
         ``uniform``: one step relative to each row's root mean square, the same everywhere.
     penalty : >= 0
         Of bits when an integer is chosen, in units of the exchange rate. Default 1 for ``fisher``; ``uniform`` takes none.
+    prune, sparsity
+        Linear maps lose this share of their weights, by a rule of :mod:`scalebound.compress.pruning`; embeddings keep theirs.
     sequences, start
         ``sequences`` pieces of 512 tokens (of the model's context where that is shorter) from token ``start`` on.
     seed
@@ -123,13 +128,15 @@ def quantize_calibrated(config: dict[str, Any], tensors: dict[str, np.ndarray], 
         penalty = PENALTY if allocation == "fisher" else 0.0
     if not (math.isfinite(penalty) and penalty >= 0) or (penalty and allocation == "uniform"):
         raise UsageError(f"penalty = {penalty} with allocation {allocation}", expected="a number of at least 0; above 0 with allocation fisher only")
+    if prune not in (None, "magnitude", "wanda", "sparsegpt") or not 0 <= sparsity < 1 or (prune is None) != (sparsity == 0):
+        raise UsageError(f"prune = {prune}, sparsity = {sparsity}", expected="magnitude, wanda or sparsegpt with a share between 0 and 1, or neither")
     if sequences < 1 or start < 0:
         raise UsageError(f"sequences = {sequences}, start = {start}", expected="at least 1 and at least 0")
     torch.set_num_threads(threads)
     arrays = {name: np.asarray(data, dtype=np.float32) if data.dtype.kind == "f" else data for name, data in tensors.items()}
     inputs = _sequences(Stream(stream), config, sequences, start)
-    rounding = _Rounding(config, arrays, inputs, allocation, penalty, seed, progress)
-    settings = {"model": tensors_sha256(config, arrays), "inputs": sha256_bytes(inputs.tobytes()), "bits": bits, "allocation": allocation, "penalty": penalty, "seed": seed}
+    rounding = _Rounding(config, arrays, inputs, allocation, penalty, (prune, sparsity), seed, progress)
+    settings = {"model": tensors_sha256(config, arrays), "inputs": sha256_bytes(inputs.tobytes()), "bits": bits, "allocation": allocation, "penalty": penalty, "prune": prune, "sparsity": sparsity, "seed": seed}
     kept = _State(None if state is None else Path(state), sha256_bytes(canonical_json(settings)), checkpoint_s)
     kept.load()
     aim = bits * (1 - TOLERANCE / 2)
@@ -150,7 +157,7 @@ def quantize_calibrated(config: dict[str, Any], tensors: dict[str, np.ndarray], 
         kept.save(force=True)
     kept.remove()
     level, length = min(kept.passes, key=lambda item: _miss(item[1], bits))
-    return Calibrated(decode_model(kept.best), bits, length, level, tuple(kept.passes), allocation, penalty, (start, start + inputs.size), len(inputs))
+    return Calibrated(decode_model(kept.best), bits, length, level, tuple(kept.passes), allocation, penalty, prune, sparsity, (start, start + inputs.size), len(inputs))
 
 
 def _miss(length: float, bits: float) -> tuple[bool, float]:
@@ -201,7 +208,8 @@ def _sequences(stream: Stream, config: dict, sequences: int, start: int) -> np.n
 class _Rounding:
     """Passes over the network, each with one level."""
 
-    def __init__(self, config: dict, arrays: dict[str, np.ndarray], inputs: np.ndarray, allocation: Allocation, penalty: float, seed: int, progress: Progress) -> None:
+    def __init__(self, config: dict, arrays: dict[str, np.ndarray], inputs: np.ndarray, allocation: Allocation, penalty: float, pruning: tuple[Pruning | None, float], seed: int, progress: Progress) -> None:
+        self.pruning = pruning
         self.config, self.arrays, self.inputs, self.allocation, self.penalty, self.progress = config, arrays, inputs, allocation, penalty, progress
         self.spacing = scale_spacing(arrays)
         self.calibration = Calibration(config, arrays, inputs, curved=allocation == "fisher", seed=seed, progress=lambda done, of: progress(done, 3 * of))
@@ -210,6 +218,15 @@ class _Rounding:
         if self.allocation == "uniform":
             return relative_steps(level, weight, self.spacing)
         return water_filling(level, row_weights, made.column_diagonal, max(SPACING, self.spacing))
+
+    def mask(self, weight: np.ndarray, made: Factor, dense: bool) -> dict[str, Any]:
+        """What :func:`~scalebound.compress.gptq.gptq` is told of zeros."""
+        rule, sparsity = self.pruning
+        if rule is None or dense:
+            return {}
+        if rule == "sparsegpt":
+            return {"sparsity": sparsity}
+        return {"keep": keep_largest(weight, sparsity) if rule == "magnitude" else keep_wanda(weight, made.moments, sparsity)}
 
     def pilot(self, bits: float) -> list[tuple[float, float]]:
         """(level, bits per parameter) at five levels, from some rows of every matrix and some of the sequences, nothing put in place."""
@@ -220,15 +237,15 @@ class _Rounding:
         levels = [centre * 2.0**octave for octave in PILOT_OCTAVES]
         totals = np.full(len(levels), OTHER_BITS * (size - sum(self.arrays[name].size for name in calibration.names)))
 
-        def sample(weight: np.ndarray, made: Factor, row_weights: np.ndarray) -> None:
+        def sample(weight: np.ndarray, made: Factor, row_weights: np.ndarray, dense: bool = False) -> None:
             rows = np.unique(np.linspace(0, len(weight) - 1, min(len(weight), max(PILOT_ROWS, len(weight) // 64))).astype(int))
             for k, level in enumerate(levels):
                 row_steps, col_steps = self.steps(level, weight, made, row_weights)
-                coded = gptq(weight[rows], made, (row_steps[rows], col_steps), penalty=self.penalty, rates=Rates())
+                coded = gptq(weight[rows], made, (row_steps[rows], col_steps), penalty=self.penalty, rates=Rates(), **self.mask(weight[rows], made, dense))
                 totals[k] += estimated_bits(coded.integers) * len(weight) / len(rows) + SCALE_BITS * sum(weight.shape)
 
         for name in {calibration.embedding, calibration.head}:
-            sample(self.arrays[name], *calibration.cost_of_embedding(name))
+            sample(self.arrays[name], *calibration.cost_of_embedding(name), dense=True)
         calibration.forward(lambda number, inputs: sample(calibration.weight(number), *calibration.cost_of_group(number, inputs)), max(2, len(self.inputs) // PILOT_SHARE))
         return [(level, float(total / size)) for level, total in zip(levels, totals, strict=True)]
 
@@ -238,8 +255,8 @@ class _Rounding:
         for name in calibration.names:
             calibration.put(name, kept.done[name].dequantized() if name in kept.done else self.arrays[name])
 
-        def rounded(weight: np.ndarray, made: Factor, row_weights: np.ndarray) -> Coded:
-            return gptq(weight, made, self.steps(kept.level, weight, made, row_weights), penalty=self.penalty, rates=kept.rates)
+        def rounded(weight: np.ndarray, made: Factor, row_weights: np.ndarray, dense: bool = False) -> Coded:
+            return gptq(weight, made, self.steps(kept.level, weight, made, row_weights), penalty=self.penalty, rates=kept.rates, **self.mask(weight, made, dense))
 
         def keep(found: dict[str, Coded]) -> None:
             for name, coded in found.items():
@@ -249,7 +266,7 @@ class _Rounding:
 
         def embedding(name: str) -> None:
             if name not in kept.done:
-                keep({name: rounded(self.arrays[name], *calibration.cost_of_embedding(name))})
+                keep({name: rounded(self.arrays[name], *calibration.cost_of_embedding(name), dense=True)})
 
         def visit(number: int, inputs: Tensor) -> None:
             self.progress(total + number - 1, 3 * total)

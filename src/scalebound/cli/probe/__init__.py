@@ -18,5 +18,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "patch": ("scalebound.cli.probe.patch:patch", "Activation patching: which layer, position or head carries the answer?"),
     "icl": ("scalebound.cli.probe.icl:icl", "Nearly equal loss: does it learn from the examples of a prompt? Also for a model of yours."),
     "room": ("scalebound.cli.probe.room:room", "Within epsilon nats of a checkpoint: how far can a stated probe be moved?"),
+    "memorization": ("scalebound.cli.probe.memorization:memorization", "Training text given back, and documents known only for having been seen."),
     "finetune": ("scalebound.cli.probe.finetune:finetune", "Same function in other weights: does fine-tuning end at the same loss?"),
 }

