@@ -113,7 +113,9 @@ def ticks(low: float, high: float, log: bool) -> list[float]:
 
 
 def tick(value: float) -> str:
-    return f"{value:.0e}".replace("e+0", "e").replace("e+", "e") if value >= 1e5 or value < 1e-3 else f"{value:g}"
+    if value == 0:
+        return "0"
+    return f"{value:.0e}".replace("e+0", "e").replace("e+", "e") if value >= 1e5 or abs(value) < 1e-3 else f"{value:g}"
 
 
 class Page:
@@ -279,7 +281,7 @@ def datablations(page: Page) -> None:
 def multipower(page: Page) -> None:
     page.text("## Learning-rate schedules: whole curves")
     page.fit(
-        f"scalebound fit {DATA}/multipower_law/curves.csv --law multipower --group schedule --where size_M=25 --out multipower-25.json"
+        f"scalebound fit {DATA}/multipower_law/curves.csv --law multipower --group schedule --where size_M=25 --bootstrap 50 --no-widen --out multipower-25.json"
     )
     shape = scaling.load_fit(page.folder / "multipower-25.json").params
     fixed = ",".join(f"{name}={shape[name]:.6g}" for name in ("C", "beta", "gamma"))
@@ -446,7 +448,7 @@ def obsscaling(page: Page) -> None:
                 figure.points(y[~train], predicted, COLOURS[k], words)
         page.lines.append(f"| {label} | {found[0]:.4f} | {found[1]:.4f} |")
     page.lines.append("")
-    figure.line([0, 0.6], [0, 0.6], COLOURS[5])
+    figure.line([0, 0.8], [0, 0.8], COLOURS[5])
     page.figure(figure, "obsscaling", "Models above the compute of all fitted ones; the line is equality.")
 
 

@@ -43,6 +43,13 @@ def test_plan_is_the_closed_form(fit):
     assert found.params.low < size < found.params.high
 
 
+def test_the_planned_loss_is_the_forecast_of_the_planned_run(fit):
+    found = scaling.plan(fit, flops=1e22)
+    ahead = scaling.forecast(fit, {"params": [found.params.value], "tokens": [found.tokens.value]})
+    assert (found.loss.low, found.loss.high) == (ahead.low[0], ahead.high[0])
+    assert found.loss.value == pytest.approx(ahead.value[0], rel=1e-6) and found.loss.low < found.loss.value < found.loss.high
+
+
 def test_fixed_ratio_and_overtraining(fit):
     fixed = scaling.plan(fit, flops=1e21, tokens_per_param=100)
     assert fixed.tokens.value / fixed.params.value == pytest.approx(100)

@@ -35,6 +35,8 @@ from scalebound.certify.holdout import Thresholdout as Thresholdout
 from scalebound.certify.holdout import affordable_budget as affordable_budget
 from scalebound.certify.interval import Interval as Interval
 from scalebound.certify.interval import interval as interval
+from scalebound.certify.leakage import Leakage as Leakage
+from scalebound.certify.leakage import leakage as leakage
 from scalebound.certify.logsums import LogSums as LogSums
 from scalebound.certify.mixture import mixture_bound as mixture_bound
 from scalebound.certify.mixture import mixture_lower_bound as mixture_lower_bound

@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "config": ("scalebound.cli.config:config", "Write a commented recipe file."),
     "measure": ("scalebound.cli.measure:measure", "Score every token of a text with a model."),
     "reference": ("scalebound.cli.reference:reference", "Losses of a predictor known before each token, for anchored certificates."),
+    "sketch": ("scalebound.cli.sketch:sketch", "Turn stats files into a sketch of a few megabytes, for certificates of very long streams."),
     "merge": ("scalebound.cli.merge:merge", "Join stats files of one measurement."),
     "compress": ("scalebound.cli.compress:compress", "Write a model as one small file that decodes to exactly its rounded weights."),
     "export": ("scalebound.cli.export:export", "Write a package as a Hugging Face folder."),
@@ -49,6 +50,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "report": ("scalebound.cli.report:report", "Put a finished demo on one offline HTML page."),
     "systems": ("scalebound.cli.systems:systems", "List the published methods that are implemented."),
     "contamination": ("scalebound.cli.contamination:contamination", "Test whether a model has seen a test set."),
+    "leak": ("scalebound.cli.leak:leak", "Test whether an anchor saw the documents it is to predict."),
     "holdout": ("scalebound.cli.holdout:holdout", "Answer many questions from one holdout without overfitting it."),
     "prediction-set": ("scalebound.cli.prediction_set:prediction_set", "Partial programs that contain the true one with a proven probability."),
 }

@@ -14,7 +14,7 @@ from scalebound.core.progress import Progress
 
 
 def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flops: str | None = None, time: str | None = None, rungs: int = 1, text: Path | None = None, tokens_per_param: float = 20.0, recipe: Path | None = None,
-          base: Annotated[Path | None, Parameter(name="--from")] = None, anchor_slice: str | None = None, threads: int = 1, tokenizer: str = "byte", context: int = 256, seed: int = 0, workers: int | None = None, cooldown_from: Path | None = None, cooldown: float = 0.2, sweep: Literal["lr"] | None = None, widths: str = "32,64,128,256", rates: str | None = None, dry_run: bool = False, fresh: bool = False) -> Result:  # fmt: skip
+          base: Annotated[Path | None, Parameter(name="--from")] = None, anchor_slice: str | None = None, threads: int = 1, tokenizer: str = "byte", context: int = 256, seed: int = 0, workers: int | None = None, mix: Path | None = None, against_flat: bool = False, cooldown_from: Path | None = None, cooldown: float = 0.2, sweep: Literal["lr", "batch"] | None = None, widths: str | None = None, rates: str | None = None, dry_run: bool = False, fresh: bool = False) -> Result:  # fmt: skip
     """Train one model or a ladder of them, in a single pass over a text, and keep the loss of every token.
 
     Give exactly one of --sizes, --tokens, --flops and --time; width, depth, heads, batch, learning rate, warmup and schedule follow from the number
@@ -23,7 +23,8 @@ def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flo
     --tokens, --flops or --time limit it, and without them it is one pass over the text. Interrupted, it goes on where it was.
 
     --sweep lr trains four widths at eight learning rates under the standard and the maximal-update parametrization (64 short runs), draws
-    loss against rate, and says where the optimum moves, what a wrong rate costs, and where larger models go unstable.
+    loss against rate, and says where the optimum moves, what a wrong rate costs, and where larger models go unstable. --sweep batch trains six
+    batch sizes at three rates each, counts the steps to common losses, fits the critical batch, and says what batch to use.
 
     Parameters
     ----------
@@ -60,15 +61,19 @@ def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flo
         Decides initial weights, the split of the text and the order of sequences.
     workers
         Processes, one model each at a time. Default: one per core.
+    mix
+        A TOML file with several sources and their weights over training (docs: training), instead of --text. Held-out losses are given per source.
+    against_flat
+        With --mix: also train on as much of every source at constant weights, and report the gain per source.
     cooldown_from
         A checkpoint (or a run) of a stable run, kept by the recipe's `checkpoints`: go on from it with a cooldown, in a folder of its own. The
         result is the uninterrupted wsd run of that length, to the bit. `schedule` of --recipe chooses the form of the cooldown.
     cooldown
         Its share of the whole run.
     sweep
-        lr: a learning-rate sweep instead of a ladder.
+        lr: a learning-rate sweep instead of a ladder; batch: a sweep of batch sizes.
     widths
-        Of the sweep, multiples of 16.
+        Of the sweep, multiples of 16; default 32,64,128,256 (batch: 32,64).
     rates
         Of the sweep, separated by commas; default 0.00125 to 0.16 in factors of two.
     dry_run
@@ -99,7 +104,7 @@ def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flo
     if sweep is not None:
         if base is not None or sizes is not None or any(value is not None for value in budget.values()) or anchor_slice is not None or dry_run:
             raise UsageError("--sweep has its own sizes and length", expected="no --from, --sizes, --tokens, --flops, --time, --anchor-slice or --dry-run beside it")
-        return _sweep(out, text, widths, rates, overrides, seed=seed, workers=workers, fresh=fresh)
+        return _sweep(sweep, out, text, widths, rates, overrides, seed=seed, workers=workers, fresh=fresh)
     if cooldown_from is not None:
         if sizes is not None or any(value is not None for value in budget.values()):
             raise UsageError("--cooldown-from has its size and length", expected="no --sizes, --tokens, --flops or --time beside it")
@@ -123,6 +128,14 @@ def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flo
     if len({r.params for r in recipes}) < len(recipes):
         fixed = [key for key in ("width", "depth", "heads", "feed_forward") if key in overrides]
         raise UsageError(f"--sizes {sizes} gives the same shape twice", expected=f"a recipe without {fixed[0]}" if fixed else "sizes further apart")
+    if mix is not None:
+        if len(recipes) != 1 or text is not None or dry_run or anchor_slice is not None:
+            raise UsageError("--mix trains one model on its own sources", expected="one size, and no --text, --dry-run or --anchor-slice beside it")
+        from scalebound.cli.train_mix import train_mixture
+
+        return train_mixture(mix, recipes[0], words, out, against_flat=against_flat, workers=workers, fresh=fresh)
+    if against_flat:
+        raise UsageError("--against-flat", expected="--mix beside it")
     needed = max(r.tokens for r in recipes)
     alone = len(recipes) == 1 and not any(out.glob("*/run.json"))  # one more rung of a ladder goes among the others
     folders = [out if alone else out / f"{r.params}" for r in recipes]
@@ -161,16 +174,16 @@ def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flo
     return Result(record, view)
 
 
-def _sweep(out: Path, text: Path | None, widths: str, rates: str | None, overrides: dict[str, Any], *, seed: int, workers: int | None, fresh: bool) -> Result:
-    """A learning-rate sweep on a byte stream of its own."""
+def _sweep(kind: str, out: Path, text: Path | None, widths: str | None, rates: str | None, overrides: dict[str, Any], *, seed: int, workers: int | None, fresh: bool) -> Result:
+    """A sweep on a byte stream of its own."""
     from scalebound.cli.numbers import parse_numbers
-    from scalebound.cli.train_sweep import sweep_learning_rate
+    from scalebound.cli.train_sweep import sweep_batch_size, sweep_learning_rate
     from scalebound.core.errors import UsageError
     from scalebound.data import load_tokenizer
-    from scalebound.train.sweep import CONTEXT, HEAD_WIDTH, RATES, sweep_tokens
+    from scalebound.train.sweep import BATCH_WIDTHS, CONTEXT, HEAD_WIDTH, RATES, WIDTHS, batch_sweep_recipes, sweep_tokens
 
-    sizes = tuple(sorted(int(n) for n in parse_numbers(widths, "--widths")))
-    if len(set(sizes)) < 2 or len(set(sizes)) < len(sizes) or any(n % HEAD_WIDTH for n in sizes):
+    sizes = tuple(sorted(int(n) for n in parse_numbers(widths, "--widths"))) if widths is not None else WIDTHS if kind == "lr" else BATCH_WIDTHS
+    if (len(set(sizes)) < 2 and kind == "lr") or len(set(sizes)) < len(sizes) or any(n % HEAD_WIDTH for n in sizes):
         raise UsageError(f"--widths {widths}", expected=f"at least two different multiples of {HEAD_WIDTH}")
     chosen = tuple(sorted(parse_numbers(rates, "--rates"))) if rates is not None else RATES
     if len(set(chosen)) < 3 or len(set(chosen)) < len(chosen):
@@ -179,6 +192,12 @@ def _sweep(out: Path, text: Path | None, widths: str, rates: str | None, overrid
     if wrong:
         raise UsageError(f"a sweep with {wrong[0]} in the recipe", expected="a recipe without it: the sweep sets it")
     context = overrides.get("context", CONTEXT)
+    if kind == "batch":
+        if rates is not None or {"tokens", "batch_sequences"} & set(overrides):
+            raise UsageError("a batch sweep with --rates, tokens or batch_sequences", expected="none of them: it tries three rates at every batch size")
+        recipes = batch_sweep_recipes(sizes, context=context, seed=seed, overrides=overrides)
+        stream = _streams(out, text, load_tokenizer(), context=context, seed=seed, needed=max(r.tokens for r in recipes))
+        return sweep_batch_size(out, stream, recipes=recipes, workers=workers, fresh=fresh)
     stream = _streams(out, text, load_tokenizer(), context=context, seed=seed, needed=overrides.get("tokens", sweep_tokens(context=context)))
     return sweep_learning_rate(out, stream, widths=sizes, rates=chosen, overrides=overrides, seed=seed, workers=workers, fresh=fresh)
 

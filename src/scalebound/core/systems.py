@@ -73,6 +73,9 @@ SYSTEMS: tuple[System, ...] = (
     System(53, "Cooldowns branched off a stable run", "scalebound.train.branch:branch_run", "training", "scalebound train --cooldown-from RUN --out COOLED", "arXiv:2405.18392", ("torch",)),
     System(54, "Exponential moving average of weights", "scalebound.train.average:WeightAverage", "training",
            "scalebound train --sizes 20k --recipe R.toml --out RUN", "arXiv:2306.03241", ("torch",)),
+    System(55, "Gradient noise scale", "scalebound.train.noise_scale:read_noise_scale", "training", "scalebound train --sizes 20k --recipe R.toml --out RUN", "arXiv:1812.06162", ("torch",)),
+    System(56, "Steps against batch size from a sweep", "scalebound.scaling.laws.critical_batch:steps_to_loss", "forecast", "scalebound train --sweep batch --out RUNS", "arXiv:1812.06162"),
+    System(57, "Mixtures whose weights change over training", "scalebound.data.mixture:build_mixture", "data", "scalebound train --mix M.toml --sizes 60k --out RUNS", "arXiv:2406.03476"),
     System(60, "Fine-tunability of equal functions", "scalebound.probe.finetune:probe_finetune", "probe", "scalebound probe finetune", "arXiv:2405.01964", ("torch",)),
     System(61, "Rule extrapolation", "scalebound.probe.rules:probe_rules", "probe", "scalebound probe rules", "arXiv:2409.13728", ("torch",)),
     System(62, "In-context learning on mixtures of hidden Markov models", "scalebound.probe.icl:probe_icl", "probe", "scalebound probe icl", "arXiv:2111.02080", ("torch",)),
@@ -106,6 +109,7 @@ SYSTEMS: tuple[System, ...] = (
     System(110, "Prompt bounds with a language-model prior", "scalebound.certify.prompts:certify_prompts", "bound", "scalebound certify-prompt table.json", "arXiv:2310.03957"),
     System(111, "Token-level bound by Azuma's inequality", "scalebound.certify.survey:azuma_bound", "bound", "scalebound certify S --package M.sbz --survey", "arXiv:2407.18158"),
     System(112, "Survey of published bounds", "scalebound.certify.survey:survey", "certificate", "scalebound certify S --package M.sbz --survey", "docs/mathematics.md section 19"),
+    System(113, "Dataset inference by permutation of documents", "scalebound.certify.leakage:leakage", "test", "scalebound leak WINDOW FRESH", "arXiv:2406.06443"),
     System(70, "Online n-gram reference with Witten-Bell interpolation", "scalebound.measure.ngram:ngram_losses", "reference",
            "scalebound reference ngram STREAM --out R.safetensors", "Witten and Bell 1991, IEEE Trans. Inf. Theory 37(4)", ("torch",)),
     # compression: numbers from 120 on

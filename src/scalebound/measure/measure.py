@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 
 import msgspec
@@ -19,6 +19,7 @@ import torch
 from scalebound.core.errors import InputError, UsageError
 from scalebound.core.io import load_struct, save_struct, sha256_bytes
 from scalebound.core.progress import Progress, silent
+from scalebound.core.sketch import Sketch, merge_sketches, sketch_of
 from scalebound.core.stats import AnchorRef, Stats
 from scalebound.core.workers import run_tasks
 from scalebound.data.stream import Stream
@@ -32,6 +33,8 @@ from scalebound.models.load import load_model
 
 BATCH_TOKENS = 8192  # tokens per forward pass of a small model, or on an accelerator
 LARGE, BATCH_TOKENS_LARGE = 20_000_000, 2048  # from so many parameters on a processor is as fast with fewer, and activations count
+HELD = 4096  # blocks whose numbers are in memory at once
+SKETCHES = 1024  # parts of a sketched measurement at most
 PARTS = 64  # at most this share of the work is lost by a kill
 DEFAULT_EPS = 0.01  # share of uniform inside an anchor
 DEFAULT_ALPHAS = (0.05, 0.1, 0.2, 0.4)  # smoothings the centre is computed for
@@ -39,7 +42,7 @@ DEFAULT_ALPHAS = (0.05, 0.1, 0.2, 0.4)  # smoothings the centre is computed for
 
 def measure(model: str | os.PathLike | LanguageModel, stream: str | os.PathLike, out: str | os.PathLike, *, context: int | None = None, window: tuple[int, int] | None = None,
             policy: str = "packed", stride: int | None = None, dtype: str = "auto", sample: int | None = None, seed: int = 0, blocks: np.ndarray | None = None, anchor: str | os.PathLike | None = None, anchor_is: AnchorRef | None = None, eps: float = DEFAULT_EPS, alphas: Sequence[float] = DEFAULT_ALPHAS,
-            predictable: str = "", workers: int = 1, threads: int = 1, fresh: bool = False, progress: Progress = silent) -> Stats:  # fmt: skip
+            predictable: str = "", sketch: bool = False, workers: int = 1, threads: int = 1, fresh: bool = False, progress: Progress = silent) -> Stats:  # fmt: skip
     """Score every token of a window (or a random sample of its blocks) and write one stats file.
 
     Parameters
@@ -63,11 +66,13 @@ def measure(model: str | os.PathLike | LanguageModel, stream: str | os.PathLike,
         How the certificate will describe the anchor; by default a model fixed before the stream.
     predictable
         For losses that will serve as a reference: why the model was known before each token of the window.
+    sketch
+        Keep a sketch (:mod:`scalebound.core.sketch`) instead of numbers per token: a few megabytes for a stream of any length.
 
     Returns
     -------
     Stats
-        Opened from ``out``. What was already measured for the same model, stream, window and policy is not measured again.
+        Opened from ``out``; a :class:`~scalebound.core.sketch.Sketch` when that was asked for. What was already measured for the same model, stream, window and policy is not measured again.
 
     Raises
     ------
@@ -96,13 +101,15 @@ def measure(model: str | os.PathLike | LanguageModel, stream: str | os.PathLike,
     elif sample is not None or not len(blocks) or blocks[0] < 0 or blocks[-1] >= num_blocks or np.any(np.diff(blocks) <= 0):
         raise UsageError("the blocks given are no selection", expected=f"ascending ids below {num_blocks:,}, and no sample besides")
     info = describe(loaded, reference, opened, window, context, anchor_is, eps, tuple(alphas), out.parent, policy=policy, stride=stride, dtype=loaded.dtype, predictable=predictable, anchor_path=anchor)
-    part_blocks = min(4096, max(1, -(-len(blocks) // PARTS)))
-    plan = Plan(info=info, blocks_sha256=sha256_bytes(blocks.tobytes()), part_blocks=part_blocks, batch_tokens=batch_tokens(loaded), dtype=loaded.dtype)
+    part_blocks = min(HELD, max(1, -(-len(blocks) // PARTS)))
+    if sketch:  # a sketch is not larger for more blocks: at most so many parts
+        part_blocks = max(part_blocks, -(-len(blocks) // SKETCHES))
+    plan = Plan(info=info, blocks_sha256=sha256_bytes(blocks.tobytes()), part_blocks=part_blocks, batch_tokens=batch_tokens(loaded), dtype=loaded.dtype, sketch=sketch)
     if fresh:
         out.unlink(missing_ok=True)
         shutil.rmtree(_folder(out), ignore_errors=True)
     elif out.exists():
-        found = Stats.load(out)
+        found = Sketch.load(out) if sketch else Stats.load(out)
         same = msgspec.structs.replace(found.info, tokens=0, text_bytes=0) == info and np.array_equal(found.blocks, blocks)
         if not same:
             raise InputError("holds another measurement", where=str(out), hint="choose another --out, or measure again with --fresh")
@@ -114,9 +121,13 @@ def measure(model: str | os.PathLike | LanguageModel, stream: str | os.PathLike,
     else:
         del loaded, reference
         run_tasks(_work, tasks, workers=workers, progress=progress)
-    join_parts([_part(out, number) for number in range(-(-len(blocks) // part_blocks))], out)
+    parts = [_part(out, number) for number in range(-(-len(blocks) // part_blocks))]
+    if sketch:
+        reduce(lambda whole, part: merge_sketches([whole, Sketch.load(part)]), parts[1:], Sketch.load(parts[0])).save(out)
+    else:
+        join_parts(parts, out)
     shutil.rmtree(_folder(out))
-    return Stats.load(out)
+    return Sketch.load(out) if sketch else Stats.load(out)
 
 
 def batch_tokens(model: LanguageModel) -> int:
@@ -158,8 +169,13 @@ def _work(model_path: str, stream_path: str, out: str, anchor_path: str | None, 
     tokenizer = stream.tokenizer()
     for number in todo:
         ids = blocks[number * plan.part_blocks : (number + 1) * plan.part_blocks]
-        part = _score_part(model, anchor, stream, tokenizer, plan, ids, partial(_report, progress, done, total))
-        part.save(_part(Path(out), number))
+        if plan.sketch:
+            held = [ids[start : start + HELD] for start in range(0, len(ids), HELD)]
+            sizes_held = np.cumsum([0, *(len(some) * plan.info.block_tokens for some in held)])
+            scored = (sketch_of(_score_part(model, anchor, stream, tokenizer, plan, some, partial(_report, progress, done + int(before), total))) for some, before in zip(held, sizes_held, strict=False))
+            reduce(lambda whole, more: merge_sketches([whole, more]), scored).save(_part(Path(out), number))
+        else:
+            _score_part(model, anchor, stream, tokenizer, plan, ids, partial(_report, progress, done, total)).save(_part(Path(out), number))
         done += sizes[number]
         progress(done, total)
 

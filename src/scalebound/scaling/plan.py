@@ -19,7 +19,7 @@ import numpy as np
 
 from scalebound.core.errors import InputError, UsageError
 from scalebound.scaling.fitted import Fit, load_fit
-from scalebound.scaling.forecast import law_of
+from scalebound.scaling.forecast import forecast_inputs, law_of
 from scalebound.scaling.laws.protocol import Law
 
 GRID = 241
@@ -41,7 +41,10 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Plan:
-    """A training run: sizes, loss, and what was assumed."""
+    """A training run: sizes, loss, and what was assumed.
+
+    Intervals of sizes are the spread of the optimum over the refits; that of the loss is the forecast for the run of these sizes.
+    """
 
     flops: float
     params: Estimate
@@ -151,11 +154,18 @@ def plan(
     tokens = flops / TRAIN_FLOPS / np.exp(log_n)
     beyond = _beyond(fit, float(np.exp(log_n[0])), float(tokens[0]))
     warnings = _warn(beyond, edge)
+    # the loss of the run one would train, with its noise and what a backtest asked for: what `forecast` says at the same point
+    chosen = {"params": np.exp(log_n[:1]), "tokens": tokens[:1]}
+    for name, limit in extra.items():
+        chosen[name] = np.minimum(limit, chosen["tokens"])
+    ahead = forecast_inputs(fit, law, chosen, level=level)
     return Plan(
         flops=flops,
         params=_summary(np.exp(log_n), level),
         tokens=_summary(tokens, level),
-        loss=_summary(loss, level),
+        loss=Estimate(float(loss[0]))
+        if ahead.low is None or ahead.high is None
+        else Estimate(float(loss[0]), float(ahead.low[0]), float(ahead.high[0])),
         epochs=None if unique_tokens is None else float(tokens[0] / unique_tokens),
         level=level,
         decades_beyond=beyond,

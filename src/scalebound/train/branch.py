@@ -24,7 +24,7 @@ from scalebound.train.recipe import Recipe, load_recipe
 from scalebound.train.schedule import SCHEDULES
 from scalebound.train.schedule.warmup import rising_steps
 
-MAY_DIFFER = ("tokens", "schedule", "warmup", "decay", "checkpoints", "watch")
+MAY_DIFFER = ("tokens", "schedule", "warmup", "decay", "checkpoints", "watch", "noise_scale")
 
 
 def find_trunk(path: str | os.PathLike) -> tuple[Path, Path]:

@@ -41,6 +41,7 @@ KEYS: dict[str, tuple[str, str]] = {
     "qk_norm": ("queries and keys normalized: attention logits stay bounded (a Qwen3-style folder)", ""),
     "z_loss": ("coefficient of mean(log Z ^ 2), 1e-4 where it is used; keeps the output's log-normalizer near 0", ""),
     "average": ("decay of the weights' exponential moving average, e.g. 0.99; the averaged model is RUN/averaged; 0: none", ""),
+    "noise_scale": ("steps between looks at the gradient noise scale (each costs a backward pass), e.g. 50; 0: never", ""),
     "watch": ("steps between looks at attention logits, log-normalizer, activations and update sizes; 0: never", ""),
     "checkpoints": ("shares of the run after which a checkpoint is kept to go on from, e.g. [0.5, 0.8]", ""),
 }

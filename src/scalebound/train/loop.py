@@ -32,7 +32,7 @@ from scalebound.data.stream import Stream
 from scalebound.data.tokenizer import load_tokenizer
 from scalebound.models.start import Start, open_trainable
 from scalebound.models.trainable import Trainable
-from scalebound.train import watch
+from scalebound.train import noise_scale, watch
 from scalebound.train.average import WeightAverage
 from scalebound.train.checkpoint import complete_checkpoints, prune, read_state, save_model, step_of, write_checkpoint
 from scalebound.train.optim import set_rate
@@ -172,6 +172,7 @@ def _train(recipe: Recipe, stream: Stream, window: tuple[int, int], out: Path, s
             while step < recipe.steps:
                 first = step * recipe.batch_sequences
                 batch = sequences[first : first + recipe.batch_sequences]
+                noise = noise_scale.look(model, batch, stream.info.separator) if recipe.noise_scale and step % recipe.noise_scale == 0 else None
                 mean, losses = backward(model, batch, stream.info.separator, recipe.accumulation, z_loss=recipe.z_loss)
                 if not math.isfinite(mean):
                     kept = complete_checkpoints(out)
@@ -193,6 +194,8 @@ def _train(recipe: Recipe, stream: Stream, window: tuple[int, int], out: Path, s
                     average.update(model)
                 if watched is not None:
                     line |= watched.after(model)
+                if noise is not None:
+                    line["noise_scale"] = noise
                 print(json.dumps(line), file=log)
                 progress(min(step * per_step, recipe.tokens), recipe.tokens)
                 if step < recipe.steps and (step in asked or time.monotonic() - last_saved > checkpoint_s):

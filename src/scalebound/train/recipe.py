@@ -65,6 +65,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     qk_norm: bool = False  # queries and keys normalized (a Qwen3-style folder)
     z_loss: float = 0.0  # coefficient of mean(log Z ^ 2), Z the sum of exponentiated logits
     average: float = 0.0  # decay of the weights' moving average, kept beside the run; 0: none
+    noise_scale: int = 0  # steps between looks at the gradient noise; 0: never
     watch: int = 20  # steps between looks at what precedes an instability; 0: never
     checkpoints: tuple[float, ...] = ()  # shares of the run after which a checkpoint is kept, with the state to go on from it
 
@@ -146,9 +147,11 @@ def check_recipe(recipe: Recipe, *, where: str = "recipe") -> None:
         value = getattr(recipe, key)
         if not 0.0 <= value <= high or (key in ("beta1", "beta2", "average") and value == 1.0):
             raise InputError(f"{key} = {value}", where=where, expected="at least 0" if high > 1 else "between 0 and 1")
-    for key in ("z_loss", "watch"):
+    for key in ("z_loss", "watch", "noise_scale"):
         if not 0 <= getattr(recipe, key) < float("inf"):
             raise InputError(f"{key} = {getattr(recipe, key)}", where=where, expected="at least 0")
+    if recipe.noise_scale and recipe.batch_sequences < 2:
+        raise InputError(f"noise_scale = {recipe.noise_scale} with batch_sequences = 1", where=where, expected="a batch of at least two sequences: the noise is read off its parts")
     if recipe.base and recipe.qk_norm:
         raise InputError("qk_norm = true with a model to start from", where=where, expected="false: the model has its own architecture")
     for share in recipe.checkpoints:

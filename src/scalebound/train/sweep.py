@@ -47,6 +47,29 @@ def sweep_tokens(steps: int = STEPS, sequences: int = SEQUENCES, context: int = 
     return steps * sequences * context
 
 
+BATCHES = (1, 2, 4, 8, 16, 32)  # sequences
+BATCH_WIDTHS = (32, 64)
+FACTORS = (0.5, 1.0, 2.0)  # of the square-root rule's rate
+FEWEST = 120  # steps of a very large batch; one of B sequences gets 1 + 8/B times as many, which reach about the same loss
+
+
+def batch_sweep_recipes(widths: Sequence[int] = BATCH_WIDTHS, batches: Sequence[int] = BATCHES, *, fewest: int = FEWEST, context: int = CONTEXT, seed: int = 0,
+                        overrides: Mapping[str, Any] | None = None) -> list[Recipe]:  # fmt: skip
+    """The runs of a batch-size sweep: every batch size at three rates around ``0.3 / width * sqrt(B / 4)``, at a constant rate after warmup.
+
+    The rate grows with the square root of the batch because AdamW's update does not grow with the gradient (Malladi et al., arXiv 2205.10287).
+    """
+    out = []
+    for width in widths:
+        for sequences in batches:
+            steps = round(fewest * (1 + 8 / sequences))
+            for factor in FACTORS:
+                rate = 0.3 / width * math.sqrt(sequences / 4) * factor
+                keys = {"schedule": "constant", "watch": 0, "warmup": min(0.5, 20 / steps)} | dict(overrides or {})
+                out.append(sweep_recipe(width, rate, "standard", base_width=width, steps=steps, sequences=sequences, context=context, seed=seed, overrides=keys))
+    return out
+
+
 def train_sweep(recipes: Sequence[Recipe], stream: str | os.PathLike, out: str | os.PathLike, *, kind: Literal["lr", "batch"], workers: int | None = None, fresh: bool = False, progress: Progress = silent) -> Sweep:
     """Train every recipe, the longest first, and write ``sweep.json``; runs that are finished are not done again, a run that diverges to no number is a result.
 

@@ -140,3 +140,55 @@ def tradeoff(parameters: Mapping[str, float], *, params: float, loss: float, bat
     least = p["Sc"] * rest ** (-1 / p["aS"])
     steps = least * (1 + critical / batch_tokens)
     return Tradeoff(steps, steps * batch_tokens, least, least * critical, critical)
+
+
+@dataclass(frozen=True)
+class Hyperbola:
+    """Steps to one loss against batch size: ``steps = min_steps (1 + critical_batch / B)``, with the spread of leave-one-out refits."""
+
+    min_steps: float
+    critical_batch: float
+    low: float
+    high: float
+    misfit: float  # root mean square of log residuals
+
+
+def steps_to_loss(batch_tokens: np.ndarray, steps: np.ndarray) -> Hyperbola:
+    """Fit the trade-off of one target loss on measured steps, by least squares on logarithms.
+
+    ``low`` and ``high`` are the critical batch give or take two jackknife standard errors of its logarithm.
+
+    Raises :class:`~scalebound.core.errors.InputError` for fewer than three batch sizes.
+
+    Examples
+    --------
+    >>> b = np.array([1e3, 4e3, 16e3])
+    >>> found = steps_to_loss(b, 100 * (1 + 5e3 / b))
+    >>> round(found.critical_batch), round(found.min_steps), found.misfit < 1e-6
+    (5000, 100, True)
+    """
+    from scipy.optimize import minimize_scalar
+
+    from scalebound.core.errors import InputError
+
+    b, s = np.asarray(batch_tokens, dtype=float), np.asarray(steps, dtype=float)
+    if len(np.unique(b)) < 3 or np.any(s <= 0) or np.any(b <= 0):
+        raise InputError("a trade-off needs steps at several batch sizes", expected="at least three different batch sizes")
+
+    def fitted(b: np.ndarray, s: np.ndarray) -> tuple[float, float, float]:
+        def residuals(log_critical: float) -> np.ndarray:
+            r = np.log(s) - np.log1p(np.exp(log_critical) / b)
+            return r - r.mean()
+
+        grid = np.linspace(np.log(b.min()) - 5, np.log(b.max()) + 5, 81)
+        k = int(np.argmin([float((residuals(x) ** 2).sum()) for x in grid]))
+        found = minimize_scalar(lambda x: float((residuals(x) ** 2).sum()), bounds=(grid[max(k - 1, 0)], grid[min(k + 1, 80)]), method="bounded", options={"xatol": 1e-10})
+        x = float(found.x)
+        return x, float(np.exp(np.mean(np.log(s) - np.log1p(np.exp(x) / b)))), float(np.sqrt(np.mean(residuals(x) ** 2)))
+
+    x, least, misfit = fitted(b, s)
+    n = len(b)
+    left = np.array([fitted(np.delete(b, k), np.delete(s, k))[0] for k in range(n)]) if n > 3 else np.full(n, np.nan)
+    error = float(np.sqrt((n - 1) / n * ((left - left.mean()) ** 2).sum()))
+    low, high = (float(np.exp(x - 2 * error)), float(np.exp(x + 2 * error))) if np.isfinite(error) else (float("nan"), float("nan"))
+    return Hyperbola(least, float(np.exp(x)), low, high, misfit)
