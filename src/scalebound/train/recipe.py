@@ -10,7 +10,7 @@ schedule            2% warmup (at least 10 steps), linear decay over the last ha
 optimizer           AdamW, betas 0.9 and 0.95, weight decay 0.1 on matrices, gradient norm clipped at 1 (others: :mod:`~scalebound.train.optim`;
                     the derived rate is AdamW's: Muon shares it, Lion wants 3 to 10 times less, SGD its own)
 from a given model  its shape and vocabulary; learning rate 0.03 / width (:func:`derive_continuation`)
-precision           float32; from 0.9M parameters, on processors with bfloat16 products, those (weights, head, losses and updates stay float32)
+precision           float32; from 0.19M parameters, on processors with bfloat16 products, those (weights, head, losses and updates stay float32)
 accumulation        1: a batch is one forward and backward pass; k splits it into k, for the same update in less memory
 ==================  =====================================================================================================
 
@@ -36,7 +36,7 @@ from scalebound.models.start import Start
 
 BASE_WIDTH = 64
 MUP_HEAD_WIDTH = 16
-ROUNDED_FROM = 900_000  # parameters from which matrix products in bfloat16 pay on processors that have them
+ROUNDED_FROM = 190_000  # parameters from which matrix products in bfloat16 pay on processors that have them
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
