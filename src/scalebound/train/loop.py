@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save
 
 import scalebound
 from scalebound.certify.trajectory import LiveTrajectory
@@ -30,6 +31,8 @@ from scalebound.core.seeds import derive
 from scalebound.core.stats import ModelRef, Policy, Stats, StatsInfo, StreamRef
 from scalebound.data.stream import Stream
 from scalebound.data.tokenizer import load_tokenizer
+from scalebound.models.partial import Partial
+from scalebound.models.relative import ADAPTER
 from scalebound.models.start import Start, open_trainable
 from scalebound.models.trainable import Trainable
 from scalebound.train import noise_scale, watch
@@ -144,7 +147,8 @@ def _train(recipe: Recipe, stream: Stream, window: tuple[int, int], out: Path, s
     if start is None:
         model, optimizer = build(recipe, torch.Generator().manual_seed(derive(recipe.seed, "init", recipe.params)))
     else:
-        model, optimizer = start.model, optimizer_for(start.model, recipe)
+        model = Partial(start.model, recipe.adapter, recipe.seed) if recipe.adapter else start.model
+        optimizer = optimizer_for(model, recipe)
     files = _tokenizer_files(stream, start)
     schedule = SCHEDULES[recipe.schedule]
     asked = {max(1, round(share * recipe.steps)) for share in recipe.checkpoints}
@@ -211,6 +215,8 @@ def _train(recipe: Recipe, stream: Stream, window: tuple[int, int], out: Path, s
     if average is not None:
         save_model(out / "averaged", model.config(), average.tensors_of(model), files)
     prune(out, newest=1, keep=asked)
+    if recipe.adapter:
+        atomic_write(out / ADAPTER, save({name: tensor.contiguous() for name, tensor in model.beside().items()}))
     online_losses = np.fromfile(out / ONLINE_PART, dtype="<f4")
     model_ref = ModelRef(name=out.name, sha256="", params=recipe.params)  # a different predictor at every step: no single model's hash
     Stats(
