@@ -112,6 +112,23 @@ def test_workers_interruptions_and_shards_give_the_same_bytes(files, tmp_path, m
     assert not scored
 
 
+def test_a_sketch_instead_of_numbers_per_token(files, tmp_path, monkeypatch):
+    """The sketch of the stats file, for any number of workers and any size of parts."""
+    from scalebound.core.sketch import sketch_of
+
+    folder, stream = files
+    whole = sketch_of(measure(folder / "model", stream.path, tmp_path / "s", anchor=folder / "anchor"))
+    whole.save(tmp_path / "right.sketch")
+    measure(folder / "model", stream.path, tmp_path / "a.sketch", anchor=folder / "anchor", sketch=True)
+    module = __import__("scalebound.measure.measure", fromlist=["HELD"])
+    monkeypatch.setattr(module, "HELD", 2)
+    monkeypatch.setattr(module, "SKETCHES", 3)
+    found = measure(folder / "model", stream.path, tmp_path / "b.sketch", anchor=folder / "anchor", sketch=True)
+    assert found.complete and abs(found.mean_nll - whole.mean_nll) < 2e-5 and abs(found.mean("entropy") - float(Stats.load(tmp_path / "s").read("entropy").mean())) < 2e-5
+    assert (tmp_path / "a.sketch").read_bytes() == (tmp_path / "right.sketch").read_bytes()
+    assert measure(folder / "model", stream.path, tmp_path / "b.sketch", anchor=folder / "anchor", sketch=True).path == str(tmp_path / "b.sketch")
+
+
 def test_windows_and_samples(files, tmp_path):
     folder, stream = files
     whole = measure(folder / "model", stream.path, tmp_path / "a")

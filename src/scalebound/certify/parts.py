@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from scalebound.certify.logsums import LogSums
 from scalebound.certify.smoothing import anchored_difference, smooth_reference, smooth_uniform
 from scalebound.core.certificate import Centre
 from scalebound.core.errors import InputError, UsageError
@@ -33,6 +34,7 @@ class Part:
     largest: tuple[float, ...]
     y_limits: tuple[tuple[float, float], ...]
     read: Reader
+    sums: Callable[[np.ndarray], LogSums] | None = None  # of a sketch: the statistic of all its tokens on a grid; ``read`` is not used then
 
 
 def check_centres(centres: Sequence[Centre], kinds: Sequence[str], top: float) -> tuple[Centre, ...]:

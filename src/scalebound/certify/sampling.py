@@ -108,6 +108,8 @@ def collect(part: Part, grid: np.ndarray, start: int, stop: int, into: LogSums |
 def pilot(part: Part, grid: np.ndarray, start: int, stop: int, n: int, pieces: int = 64, length: int = 1024) -> LogSums:
     """The statistic of at most ``pieces * length`` tokens spread evenly over [start, stop), scaled to n: to choose a setting by, not to
     bound with."""
+    if part.sums is not None:  # all tokens cost no more
+        return part.sums(grid)
     read = [part.read(start + first, start + last) for first, last in spread(stop - start, pieces, length)]
     sums = LogSums(grid, part.ranges)
     ys = [np.concatenate([np.broadcast_to(y[j], x.shape) for x, y in read]) for j in range(len(part.ranges))]
@@ -163,8 +165,10 @@ class Evaluated:
 
 def evaluate(part: Part, grid: np.ndarray, layout: Layout, *, start: int = 0, delta_each: float = 1.0) -> Evaluated:
     """The statistic of a window, complete (exact) or sampled (each quantity bounded at ``delta_each``)."""
+    if part.sums is not None and not layout.complete:
+        raise InputError("is a sketch of a part of its window", where="statistics", expected="a sketch of every token: sampling error is bounded block by block", hint="merge the sketches of all blocks")
     if layout.complete:
-        sums = collect(part, grid, start, start + layout.n)
+        sums = collect(part, grid, start, start + layout.n) if part.sums is None else part.sums(grid)
         return Evaluated(sums, sums, sums.mean_x, np.sqrt(sums.sum_squares / sums.n))
     if any(c.kind == "running" for c in part.centres):
         raise InputError(

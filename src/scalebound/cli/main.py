@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "config": ("scalebound.cli.config:config", "Write a commented recipe file."),
     "measure": ("scalebound.cli.measure:measure", "Score every token of a text with a model."),
     "reference": ("scalebound.cli.reference:reference", "Losses of a predictor known before each token, for anchored certificates."),
+    "sketch": ("scalebound.cli.sketch:sketch", "Turn stats files into a sketch of a few megabytes, for certificates of very long streams."),
     "merge": ("scalebound.cli.merge:merge", "Join stats files of one measurement."),
     "compress": ("scalebound.cli.compress:compress", "Write a model as one small file that decodes to exactly its rounded weights."),
     "export": ("scalebound.cli.export:export", "Write a package as a Hugging Face folder."),

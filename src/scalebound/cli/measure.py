@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -10,13 +11,14 @@ from cyclopts import Parameter
 from scalebound.cli.output import Result, progress_bar, table
 
 if TYPE_CHECKING:
+    from scalebound.core.stats import Stats
     from scalebound.models import LanguageModel
 
 
 def measure(model: Path, text: Path | None = None, *, out: Path, tasks: Path | None = None, context: int | None = None, tokens: int | None = None, window: tuple[int, int] | None = None,
             policy: Literal["packed", "documents", "sliding"] = "packed", stride: int | None = None, dtype: Literal["auto", "float32", "bfloat16"] = "auto",
-            sample: int | None = None, seed: int = 0, anchor: Path | None = None, anchor_eps: float | None = None,
-            anchor_alphas: Annotated[str | None, Parameter(name="--anchor-alphas")] = None, workers: int = 1, threads: int | None = None, fresh: bool = False) -> Result:  # fmt: skip
+            sample: int | None = None, seed: int = 0, sketch: bool = False, anchor: Path | None = None, anchor_eps: float | None = None,
+            anchor_alphas: Annotated[str | None, Parameter(name="--anchor-alphas")] = None, workers: int = 1, ray_address: str = "", threads: int | None = None, fresh: bool = False) -> Result:  # fmt: skip
     """Score every token of a text or stream with a model: nll, entropy and varentropy, in nats per token. Or multiple-choice items: --tasks.
 
     Every token gets one loss, from earlier tokens of the window only; --policy says which. Interrupted, it goes on where it was. With
@@ -50,6 +52,8 @@ def measure(model: Path, text: Path | None = None, *, out: Path, tasks: Path | N
         Score this many blocks drawn at random, instead of all.
     seed
         Draws the sample.
+    sketch
+        Keep a sketch (--out NAME.sketch) instead of numbers per token: a few megabytes for a stream of any length, enough to certify.
     anchor
         A second model, fixed before the stream: its losses and the centre of the anchored certificate are stored beside.
     anchor_eps
@@ -58,6 +62,9 @@ def measure(model: Path, text: Path | None = None, *, out: Path, tasks: Path | N
         Smoothings to store the centre for, separated by commas. Default 0.05,0.1,0.2,0.4.
     workers
         Processes that share the blocks; the file does not depend on it.
+    ray_address
+        Share the blocks among --workers tasks on a Ray cluster instead: HOST:PORT, auto, or local. Needs scalebound[ray]; files must lie
+        where all machines see them. A machine that is lost costs its blocks only.
     threads
         Threads of each process. Default: all cores with one worker, else one.
     fresh
@@ -73,7 +80,6 @@ def measure(model: Path, text: Path | None = None, *, out: Path, tasks: Path | N
 
     next: scalebound interval notes.safetensors, or scalebound certify notes.safetensors --package model.sbz
     """
-    import math
     import time
 
     from scalebound.core.errors import UsageError, require_extra
@@ -92,6 +98,8 @@ def measure(model: Path, text: Path | None = None, *, out: Path, tasks: Path | N
     of_text = {"--context": context, "--tokens": tokens, "--window": window, "--stride": stride, "--sample": sample, "--anchor": anchor, "--workers": workers if workers != 1 else None}
     if tasks is not None and any(value is not None for value in of_text.values()):
         raise UsageError(f"{next(flag for flag, value in of_text.items() if value is not None)} has no meaning for items", where="--tasks", expected="--dtype and --threads at most")
+    if sketch != (out.suffix == ".sketch"):
+        raise UsageError(f"{out.name} with{'' if sketch else 'out'} --sketch", where="--out", expected="a name that ends in .sketch" if sketch else "--sketch, or another ending")
     loaded = load_model(model, dtype=dtype)
     if tasks is not None:
         return answers(loaded, tasks, out, threads)
@@ -100,21 +108,30 @@ def measure(model: Path, text: Path | None = None, *, out: Path, tasks: Path | N
     began = time.monotonic()
     with progress_bar(f"measure {Path(model).name}") as progress:
         stats = run(
-            loaded, stream.path, out, context=context, window=window, policy=policy, stride=stride, sample=sample, seed=seed, anchor=anchor, eps=DEFAULT_EPS if anchor_eps is None else anchor_eps,
-            alphas=parse_numbers(anchor_alphas, "--anchor-alphas") if anchor_alphas else DEFAULT_ALPHAS, workers=workers,
+            loaded, stream.path, out, context=context, window=window, policy=policy, stride=stride, sample=sample, seed=seed, sketch=sketch, anchor=anchor, eps=DEFAULT_EPS if anchor_eps is None else anchor_eps,
+            alphas=parse_numbers(anchor_alphas, "--anchor-alphas") if anchor_alphas else DEFAULT_ALPHAS, workers=workers, ray_address=ray_address,
             threads=threads, fresh=fresh, progress=progress,
         )  # fmt: skip
     spent = time.monotonic() - began
-    mean = {name: float(stats.read(name).mean(dtype="f8")) for name in ("nll", "entropy")}
+    mean = {name: mean_of(stats, name) for name in ("nll", "entropy")}
     bits = mean["nll"] * len(stats) / stats.info.text_bytes / math.log(2) if stats.info.text_bytes else None
     record = {"stats": str(out), "tokens": len(stats), "mean_nll": mean["nll"], "mean_entropy": mean["entropy"], "bits_per_byte": bits, "tokens_per_second": len(stats) / spent, "complete": stats.complete, "policy": policy, "dtype": loaded.dtype}
     rows = [["tokens", f"{len(stats):,}"], ["mean nll", f"{mean['nll']:.4f} nats/token"], ["mean entropy", f"{mean['entropy']:.4f} nats/token"],
             ["bits per byte", "unknown" if bits is None else f"{bits:.4f}"], ["speed", f"{len(stats) / spent:,.0f} tokens/s"]]  # fmt: skip
     if "reference_nll" in stats:
-        record["mean_reference_nll"] = float(stats.read("reference_nll").mean(dtype="f8"))
+        record["mean_reference_nll"] = mean_of(stats, "reference_nll")
         rows.append(["anchor's mean nll", f"{record['mean_reference_nll']:.4f} nats/token"])
-    view = [table(["", str(out)], rows), f"An interval for the mean: scalebound interval {out}"]
+    view = [table(["", str(out)], rows), f"A certificate: scalebound certify {out} --method heldout" if sketch else f"An interval for the mean: scalebound interval {out}"]
     return Result(record, view)
+
+
+def mean_of(stats: Stats, name: str) -> float:
+    """The mean of an array, a stretch at a time; of a sketch within 2^-28 nats."""
+    from scalebound.core.sketch import Sketch
+
+    if isinstance(stats, Sketch):
+        return stats.mean(name)
+    return math.fsum(float(stats.read(name, start, stop).sum(dtype="f8")) for start, stop in stats.chunks()) / len(stats)
 
 
 def answers(model: LanguageModel, tasks: Path, out: Path, threads: int) -> Result:

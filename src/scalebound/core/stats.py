@@ -291,8 +291,12 @@ class StatsFile(Stats):
 
 
 def open_losses(path: str | os.PathLike, *, vocab_size: int = 0) -> Stats:
-    """Open a stats file, or wrap losses people already have: ``.npy`` (one float axis) or ``.csv`` with a column ``nll``."""
+    """Open a stats file or a sketch (``.sketch``), or wrap losses people already have: ``.npy`` (one float axis) or ``.csv`` with a column ``nll``."""
     suffix = Path(path).suffix.lower()
+    if suffix == ".sketch":
+        from scalebound.core.sketch import Sketch
+
+        return Sketch.load(path)
     if suffix not in (".npy", ".csv"):
         return Stats.load(path)
     try:

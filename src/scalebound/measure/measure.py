@@ -9,16 +9,18 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import torch
 
-from scalebound.core.errors import InputError, UsageError
+from scalebound.core.cluster import run_on_ray
+from scalebound.core.errors import InputError, UsageError, require_extra
 from scalebound.core.io import load_struct, save_struct, sha256_bytes
 from scalebound.core.progress import Progress, silent
+from scalebound.core.sketch import Sketch, merge_sketches, sketch_of
 from scalebound.core.stats import AnchorRef, Stats
 from scalebound.core.workers import run_tasks
 from scalebound.data.stream import Stream
@@ -32,6 +34,8 @@ from scalebound.models.load import load_model
 
 BATCH_TOKENS = 8192  # tokens per forward pass of a small model, or on an accelerator
 LARGE, BATCH_TOKENS_LARGE = 20_000_000, 2048  # from so many parameters on a processor is as fast with fewer, and activations count
+HELD = 4096  # blocks whose numbers are in memory at once
+SKETCHES = 1024  # parts of a sketched measurement at most
 PARTS = 64  # at most this share of the work is lost by a kill
 DEFAULT_EPS = 0.01  # share of uniform inside an anchor
 DEFAULT_ALPHAS = (0.05, 0.1, 0.2, 0.4)  # smoothings the centre is computed for
@@ -39,7 +43,7 @@ DEFAULT_ALPHAS = (0.05, 0.1, 0.2, 0.4)  # smoothings the centre is computed for
 
 def measure(model: str | os.PathLike | LanguageModel, stream: str | os.PathLike, out: str | os.PathLike, *, context: int | None = None, window: tuple[int, int] | None = None,
             policy: str = "packed", stride: int | None = None, dtype: str = "auto", sample: int | None = None, seed: int = 0, blocks: np.ndarray | None = None, anchor: str | os.PathLike | None = None, anchor_is: AnchorRef | None = None, eps: float = DEFAULT_EPS, alphas: Sequence[float] = DEFAULT_ALPHAS,
-            predictable: str = "", workers: int = 1, threads: int = 1, fresh: bool = False, progress: Progress = silent) -> Stats:  # fmt: skip
+            predictable: str = "", sketch: bool = False, workers: int = 1, ray_address: str = "", threads: int = 1, fresh: bool = False, progress: Progress = silent) -> Stats:  # fmt: skip
     """Score every token of a window (or a random sample of its blocks) and write one stats file.
 
     Parameters
@@ -61,13 +65,20 @@ def measure(model: str | os.PathLike | LanguageModel, stream: str | os.PathLike,
         Score this many blocks, drawn without replacement with ``seed`` (a ragged last block is scored besides), or exactly these.
     anchor_is
         How the certificate will describe the anchor; by default a model fixed before the stream.
+    workers, threads
+        Processes that share the parts, and threads of each.
+    ray_address
+        Share the parts among ``workers`` tasks on a Ray cluster instead (:func:`~scalebound.core.cluster.run_on_ray`); model, stream and ``out`` must lie
+        where all its machines see them, under the same absolute paths. A task that dies is run again and costs the part it was in.
     predictable
         For losses that will serve as a reference: why the model was known before each token of the window.
+    sketch
+        Keep a sketch (:mod:`scalebound.core.sketch`) instead of numbers per token: a few megabytes for a stream of any length.
 
     Returns
     -------
     Stats
-        Opened from ``out``. What was already measured for the same model, stream, window and policy is not measured again.
+        Opened from ``out``; a :class:`~scalebound.core.sketch.Sketch` when that was asked for. What was already measured for the same model, stream, window and policy is not measured again.
 
     Raises
     ------
@@ -82,6 +93,8 @@ def measure(model: str | os.PathLike | LanguageModel, stream: str | os.PathLike,
     The first token of a span is predicted from ``first_token`` alone. Memory: the model, one batch and one part (4096 blocks at most),
     whatever the number of tokens.
     """
+    if ray_address:
+        require_extra("ray", "ray")
     out, opened = Path(out), Stream(stream)
     torch.set_num_threads(threads)
     loaded = model if isinstance(model, LanguageModel) else load_model(model, dtype=dtype)
@@ -96,27 +109,40 @@ def measure(model: str | os.PathLike | LanguageModel, stream: str | os.PathLike,
     elif sample is not None or not len(blocks) or blocks[0] < 0 or blocks[-1] >= num_blocks or np.any(np.diff(blocks) <= 0):
         raise UsageError("the blocks given are no selection", expected=f"ascending ids below {num_blocks:,}, and no sample besides")
     info = describe(loaded, reference, opened, window, context, anchor_is, eps, tuple(alphas), out.parent, policy=policy, stride=stride, dtype=loaded.dtype, predictable=predictable, anchor_path=anchor)
-    part_blocks = min(4096, max(1, -(-len(blocks) // PARTS)))
-    plan = Plan(info=info, blocks_sha256=sha256_bytes(blocks.tobytes()), part_blocks=part_blocks, batch_tokens=batch_tokens(loaded), dtype=loaded.dtype)
+    part_blocks = min(HELD, max(1, -(-len(blocks) // PARTS)))
+    if sketch:  # a sketch is not larger for more blocks: at most so many parts
+        part_blocks = max(part_blocks, -(-len(blocks) // SKETCHES))
+    plan = Plan(info=info, blocks_sha256=sha256_bytes(blocks.tobytes()), part_blocks=part_blocks, batch_tokens=batch_tokens(loaded), dtype=loaded.dtype, sketch=sketch)
     if fresh:
         out.unlink(missing_ok=True)
         shutil.rmtree(_folder(out), ignore_errors=True)
     elif out.exists():
-        found = Stats.load(out)
+        found = Sketch.load(out) if sketch else Stats.load(out)
         same = msgspec.structs.replace(found.info, tokens=0, text_bytes=0) == info and np.array_equal(found.blocks, blocks)
         if not same:
             raise InputError("holds another measurement", where=str(out), hint="choose another --out, or measure again with --fresh")
         return found
     _claim(out, plan)
-    tasks = [(loaded.name, str(stream), str(out), None if anchor is None else str(anchor), plan, blocks, number, workers, threads) for number in range(workers)]
-    if workers == 1:
+    of_model, of_stream, of_anchor = loaded.name, opened.path, None if anchor is None else str(anchor)
+    if ray_address:  # other machines have other working folders
+        of_model, of_stream, out = str(Path(of_model).resolve()), of_stream.resolve(), out.resolve()
+        of_anchor = None if of_anchor is None else str(Path(of_anchor).resolve())
+    tasks = [(of_model, str(of_stream), str(out), of_anchor, plan, blocks, number, workers, threads) for number in range(workers)]
+    if ray_address:
+        del loaded, reference
+        run_on_ray(_work, tasks, address=ray_address, threads=threads, watch=partial(_watch, out, plan, len(blocks), progress))
+    elif workers == 1:
         _work(*tasks[0], progress=progress, models=(loaded, reference))
     else:
         del loaded, reference
         run_tasks(_work, tasks, workers=workers, progress=progress)
-    join_parts([_part(out, number) for number in range(-(-len(blocks) // part_blocks))], out)
+    parts = [_part(out, number) for number in range(-(-len(blocks) // part_blocks))]
+    if sketch:
+        reduce(lambda whole, part: merge_sketches([whole, Sketch.load(part)]), parts[1:], Sketch.load(parts[0])).save(out)
+    else:
+        join_parts(parts, out)
     shutil.rmtree(_folder(out))
-    return Stats.load(out)
+    return Sketch.load(out) if sketch else Stats.load(out)
 
 
 def batch_tokens(model: LanguageModel) -> int:
@@ -158,10 +184,21 @@ def _work(model_path: str, stream_path: str, out: str, anchor_path: str | None, 
     tokenizer = stream.tokenizer()
     for number in todo:
         ids = blocks[number * plan.part_blocks : (number + 1) * plan.part_blocks]
-        part = _score_part(model, anchor, stream, tokenizer, plan, ids, partial(_report, progress, done, total))
-        part.save(_part(Path(out), number))
+        if plan.sketch:
+            held = [ids[start : start + HELD] for start in range(0, len(ids), HELD)]
+            sizes_held = np.cumsum([0, *(len(some) * plan.info.block_tokens for some in held)])
+            scored = (sketch_of(_score_part(model, anchor, stream, tokenizer, plan, some, partial(_report, progress, done + int(before), total))) for some, before in zip(held, sizes_held, strict=False))
+            reduce(lambda whole, more: merge_sketches([whole, more]), scored).save(_part(Path(out), number))
+        else:
+            _score_part(model, anchor, stream, tokenizer, plan, ids, partial(_report, progress, done, total)).save(_part(Path(out), number))
         done += sizes[number]
         progress(done, total)
+
+
+def _watch(out: Path, plan: Plan, blocks: int, progress: Progress) -> None:
+    """Progress from the parts that are there, for workers that cannot report."""
+    done = len(list(_folder(out).glob("[0-9]*.safetensors"))) * plan.part_blocks
+    progress(min(done, blocks) * plan.info.block_tokens, blocks * plan.info.block_tokens)
 
 
 def _report(progress: Progress, before: int, total: int, tokens: int) -> None:

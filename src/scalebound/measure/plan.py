@@ -27,15 +27,16 @@ from scalebound.models.language_model import LanguageModel
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What the parts beside a measurement belong to."""
 
-    schema: str = "scalebound.plan/2"
+    schema: str = "scalebound.plan/3"
     info: StatsInfo
     blocks_sha256: str
     part_blocks: int
     batch_tokens: int
     dtype: str = "float32"
+    sketch: bool = False
 
 
-Plan.SCHEMA = "scalebound.plan/2"  # type: ignore[attr-defined]
+Plan.SCHEMA = "scalebound.plan/3"  # type: ignore[attr-defined]
 
 
 def check_request(model: LanguageModel, anchor: LanguageModel | None, stream: Stream, context: int, window: tuple[int, int], alphas: Sequence[float], eps: float,

@@ -55,8 +55,8 @@ class Partial(Trainable):
         if self.kind == "subspace":
             self.numbers["w"] = nn.Parameter(torch.zeros(self.size))
             self.drawn: dict[str, tuple[Tensor, Tensor]] = {}
-            for tensor, name in enumerate(sorted(self.fixed)):
-                which, sign = coordinates(seed, tensor, 0, self.fixed[name].numel(), self.size)
+            for number, name in enumerate(sorted(self.fixed)):
+                which, sign = coordinates(seed, number, 0, self.fixed[name].numel(), self.size)
                 factor = (sign * spread_of(tuple(self.fixed[name].shape))).astype(np.float32)
                 self.drawn[name] = (torch.from_numpy(which.astype(np.int32)), torch.from_numpy(factor))
             return

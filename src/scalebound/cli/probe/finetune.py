@@ -10,9 +10,9 @@ from scalebound.cli.output import Result, progress_bar
 def finetune(
     model: Path | None = None,
     *,
-    seeds: int = 4,
+    seeds: int = 6,
     steps: int = 40,
-    strength: float = 1.0,
+    strength: float = 2.0,
     level: float = 0.95,
     seed: int = 0,
     out: Path | None = None,

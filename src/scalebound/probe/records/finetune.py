@@ -16,7 +16,7 @@ def finetune_record(rows: Sequence[Row], *, seeds: int, steps: int, strength: fl
     """Tables, sentences and a figure of :func:`~scalebound.probe.finetune.probe_finetune`'s rows, and a verdict: outcomes differ or not."""
     differ = any(row.found != "same" for row in rows)
     agree = all((row.found == "same") == row.invariant for row in rows)
-    apart = [row for row in rows if row.separate]
+    apart, together = ([row for row in rows if getattr(row, which)] for which in ("separate", "separate_together"))
     cells = tuple(
         (r.optimizer, r.transformation, f"{r.logit_gap:.1e}", with_interval(r.reference_loss), with_interval(r.loss), with_interval(r.difference, "+.4f"),
          "yes" if r.invariant else "no", r.found)
@@ -28,14 +28,13 @@ def finetune_record(rows: Sequence[Row], *, seeds: int, steps: int, strength: fl
         of = [r for r in rows if r.optimizer == optimizer]
         mean, low, high = zip(*(r.difference for r in of), strict=True)
         series.append(Series(label=optimizer, x=tuple(float(names.index(r.transformation)) for r in of), value=mean, low=low, high=high))
-    shown = f"{apart[0].optimizer} after {apart[0].transformation}: {with_interval(apart[0].loss)} against {with_interval(apart[0].reference_loss)}" if apart else "none"
     figure = ProbeFigure(
         id="difference",
         kind="points",
-        title="Fine-tuned loss: rewritten minus original",
+        title="Held-out loss after fine-tuning: rewritten minus original",
         sentence=f"All versions have one loss before fine-tuning, {rows[0].loss_before:.4f} nats per token; afterwards {sum(r.found != 'same' for r in rows)} of {len(rows)} differ.",
         x="how the weights were rewritten (the function stays)",
-        y="difference of held-out losses, nats per token",
+        y="difference, nats per token",
         band=f"Whiskers: Student's {100 * level:g}% intervals over {seeds} seeds, each on its own.",
         names=names,
         series=tuple(series),
@@ -43,7 +42,7 @@ def finetune_record(rows: Sequence[Row], *, seeds: int, steps: int, strength: fl
     words = (
         f"Loss before fine-tuning {rows[0].loss_before:.4f} nats/token for every version. {seeds} seeds; Student's {100 * level:g}% intervals over seeds, each on its own.",
         "Same: within 0.001 nats in every seed. Shifted: the mean difference is not 0. Spread: outcomes differ, without a direction shown.",
-        f"Loss intervals that do not overlap: {len(apart)} of {len(rows)} ({shown}).",
+        f"Rows whose two loss intervals do not overlap: {len(apart)} of {len(rows)}; with intervals that hold for all rows at once: {_named(together)}.",
         "What theory calls invariant was found the same, and nothing else was." if agree else "What theory calls invariant was NOT what was found the same.",
     )
     return ProbeRecord(
@@ -61,3 +60,8 @@ def finetune_record(rows: Sequence[Row], *, seeds: int, steps: int, strength: fl
         source="arXiv:2405.01964, arXiv:1703.04933",
         version=scalebound.__version__,
     )
+
+
+def _named(rows: Sequence[Row]) -> str:
+    said = (f"{row.optimizer} after {row.transformation} ({row.loss[0]:.4f} against {row.reference_loss[0]:.4f})" for row in rows)
+    return "; ".join(said) or "none"

@@ -105,7 +105,7 @@ def _group_figure(groups: Sequence[InfluenceRow], level: float) -> ProbeFigure:
         title="Counterfactual influence",
         sentence=f"Seeing “{most.group}” raises its score by {most.influence:.3f}, seeing “{least.group}” by {least.influence:.3f}.",
         x="group of documents",
-        y="score of runs with the group minus runs without",
+        y="influence (difference of scores)",
         band=f"Whiskers: Welch's intervals over runs, all groups together {100 * level:g}%.",
         names=tuple(row.group for row in groups),
         series=(Series(label="influence", x=places, value=tuple(r.influence for r in groups), low=tuple(r.low for r in groups), high=tuple(r.high for r in groups)),),
