@@ -95,13 +95,18 @@ def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flo
     from scalebound.core.errors import UsageError, require_extra
 
     require_extra("torch")
+    import os
+    import sys
+
     from scalebound.cli.numbers import parse_share
     from scalebound.data import load_tokenizer
-    from scalebound.train import derive_recipe, seconds_for, train_ladder
+    from scalebound.train import derive_recipe, parallel, seconds_for, train_ladder
     from scalebound.train.anchor_slice import anchor_recipe
     from scalebound.train.budget import disk_of, memory_of
     from scalebound.train.recipe import read_toml
 
+    if parallel.rank() > 0:  # the first process speaks for all
+        sys.stdout = open(os.devnull, "w")
     budget = {"--tokens": tokens, "--flops": flops, "--time": time}
     overrides = read_toml(recipe) if recipe is not None else {}
     if sweep is not None:
@@ -232,9 +237,10 @@ def _streams(out: Path, text: Path | None, words, *, context: int, seed: int, ne
     from scalebound.core.errors import InputError
     from scalebound.data import Stream, build_stream, read_corpus, split_documents
     from scalebound.data.stream import SourceRef
+    from scalebound.train import parallel
     from scalebound.train.anchor_slice import slice_bytes
 
-    with progress_bar("read text", "documents") as progress:
+    with parallel.first_alone(), progress_bar("read text", "documents") as progress:
         corpus = read_corpus(text)
         wanted = None if needed is None else -(-needed // context) * context
         name = out / "streams" / "train"
