@@ -33,6 +33,20 @@ def test_the_simple_law_wins_when_it_is_true_and_loses_when_it_is_not():
     assert errors == sorted(errors)
 
 
+@pytest.mark.parametrize("dataset", ["C4", "RedPajama", "RefinedWeb"])
+def test_the_law_chosen_among_small_runs_predicts_the_large_ones_best(dataset):
+    """The testbed below 5e8 parameters chooses the over-training law; above 1e9 it is indeed the best of the candidates."""
+    path = Path(__file__).parents[2] / "examples" / "data" / "gadre2024" / "testbed.csv"
+    small, large = (scaling.read_table(path, where=f"dataset={dataset},multiplier_M>=10,params_N{cut}") for cut in ("<5e8", ">1e9"))
+    choice = scaling.choose(small, target="loss_c4_val", bootstrap=0)
+    assert choice.law == "overtraining"
+    error = {}
+    for law in ("power:flops", "overtraining", "kaplan", "chinchilla"):
+        fit = scaling.fit(small, law, target="loss_c4_val", bootstrap=0)
+        error[law] = np.mean(np.abs(scaling.forecast(fit, large).value / large["loss_c4_val"] - 1))
+    assert min(error, key=error.get) == "overtraining"
+
+
 def test_candidates_follow_the_columns():
     only = scaling.choose({"params": N[:8], "loss": 1.7 + 40 * N[:8] ** -0.3})
     assert only.law == "power:params"

@@ -20,7 +20,7 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
              prune: Literal["magnitude", "wanda", "sparsegpt"] | None = None, sparsity: float | None = None,
              finetune: Annotated[bool, Parameter(negative=())] = False, steps: int | None = None, price: float | None = None,
              reference: Path | None = None, alpha: float | None = None, seed: int = 0,
-             stream: Path | None = None, tokens: int = 100_000) -> Result:  # fmt: skip
+             stream: Path | None = None, tokens: int | None = None, frontier: Annotated[bool, Parameter(negative=())] = False) -> Result:  # fmt: skip
     """Write a model as a package: one small file that decodes to exactly the weights it was rounded to.
 
     The file's size is the code length of a certificate. --step divides every row by a multiple of its root mean square and rounds it, and
@@ -69,7 +69,10 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
     stream
         A stream or text to measure the loss on, before and after, and to calibrate or train on.
     tokens
-        Measure on this many tokens from the start of --stream.
+        Measure on this many tokens from the start of --stream. Default 100,000.
+    frontier
+        Write packages of many lengths to the folder --out, each with the certificate of --stream, and the figure of loss and bound against
+        size. Lengths: --step for plain rounding, --bits for calibrated, or both; --tokens limits the window.
 
     Examples
     --------
@@ -78,6 +81,8 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
     scalebound compress model.gguf --quantizer gptq --bits 3 --stream docs/ --tokens 8192 --out model.sbz
 
     scalebound compress runs/ladder/59760 --finetune --stream runs/ladder/streams/train.json --out small.sbz
+
+    scalebound compress runs/ladder/38048 --frontier --stream runs/ladder/streams/train.json --out frontier
 
     next: scalebound measure small.sbz STREAM --out small.safetensors, then scalebound certify small.safetensors --package small.sbz
     """
@@ -90,6 +95,15 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
     from scalebound.compress import code_bits, quantize, read_checkpoint, save_package
     from scalebound.core.io import sha256_file
 
+    if frontier:
+        if stream is None or finetune or quantizer != "rtn" or (allocation, rate_penalty, prune, sparsity, steps, price) != (None,) * 6:
+            raise UsageError("--frontier takes --stream, --step, --bits, --sequences, --tokens and --seed", expected="the stream the model was trained on, and no other setting")
+        require_extra("torch")
+        from scalebound.cli.compress_frontier import frontier as sweep
+
+        lists = [None if text is None else parse_numbers(text, flag) for text, flag in ((step, "--step"), (bits, "--bits"))]
+        return sweep(model, stream, out, steps=lists[0], bits=lists[1], sequences=sequences or 32, tokens=tokens, seed=seed)
+    tokens = 100_000 if tokens is None else tokens
     calibrated = quantizer == "gptq"
     if bits is not None and step is not None:
         raise UsageError("--bits and --step were both given", expected="one of them")
@@ -155,7 +169,7 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
             rows.append([name, f"{parts.file_bytes:,}", f"{8 * parts.file_bytes / quantized.num_params:.3f}", *shown, *(f"{part:,}" for part in records[-1]["breakdown"].values())])
     headers = ["rounding", "bytes", "bits/parameter", "loss before", "loss after", "header", "tables", "classes", "scales", "raw", "weights"]
     if len(records) > 1:
-        note(f"Picking one of these {len(records)} after looking costs log2({len(records)}) choice bits in a certificate.")
+        note(f"Certificates hold for all {len(records)} packages at once, so picking the best costs nothing, as long as all tokens of the window are scored.")
     record = records[0] if len(records) == 1 else {"packages": records}
     caption = f"{records[0]['params']:,} parameters; losses in nats/token; parts in bytes"
     lines = [_change(entry) for entry in records if entry["interval"] is not None]

@@ -96,7 +96,7 @@ def fit(
             table(
                 ["law", "parameters", "mean error", "worst", f"inside {rows.level:.0%}"],
                 body,
-                title=f"small predicts large: {choice.predictions} predictions of larger runs",
+                title=f"small predicts large: {choice.predictions} predictions of larger runs, from the larger half of four limits",
             ),
         )
         shown.insert(1, choice.reason)

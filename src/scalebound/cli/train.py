@@ -14,7 +14,7 @@ from scalebound.core.progress import Progress
 
 
 def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flops: str | None = None, time: str | None = None, rungs: int = 1, text: Path | None = None, tokens_per_param: float = 20.0, recipe: Path | None = None,
-          base: Annotated[Path | None, Parameter(name="--from")] = None, anchor_slice: str | None = None, threads: int = 1, tokenizer: str = "byte", context: int = 256, seed: int = 0, workers: int | None = None, cooldown_from: Path | None = None, cooldown: float = 0.2, sweep: Literal["lr", "batch"] | None = None, widths: str | None = None, rates: str | None = None, dry_run: bool = False, fresh: bool = False) -> Result:  # fmt: skip
+          base: Annotated[Path | None, Parameter(name="--from")] = None, anchor_slice: str | None = None, threads: int = 1, tokenizer: str = "byte", context: int = 256, seed: int = 0, workers: int | None = None, mix: Path | None = None, against_flat: bool = False, cooldown_from: Path | None = None, cooldown: float = 0.2, sweep: Literal["lr", "batch"] | None = None, widths: str | None = None, rates: str | None = None, dry_run: bool = False, fresh: bool = False) -> Result:  # fmt: skip
     """Train one model or a ladder of them, in a single pass over a text, and keep the loss of every token.
 
     Give exactly one of --sizes, --tokens, --flops and --time; width, depth, heads, batch, learning rate, warmup and schedule follow from the number
@@ -61,6 +61,10 @@ def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flo
         Decides initial weights, the split of the text and the order of sequences.
     workers
         Processes, one model each at a time. Default: one per core.
+    mix
+        A TOML file with several sources and their weights over training (docs: training), instead of --text. Held-out losses are given per source.
+    against_flat
+        With --mix: also train on as much of every source at constant weights, and report the gain per source.
     cooldown_from
         A checkpoint (or a run) of a stable run, kept by the recipe's `checkpoints`: go on from it with a cooldown, in a folder of its own. The
         result is the uninterrupted wsd run of that length, to the bit. `schedule` of --recipe chooses the form of the cooldown.
@@ -88,13 +92,18 @@ def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flo
     from scalebound.core.errors import UsageError, require_extra
 
     require_extra("torch")
+    import os
+    import sys
+
     from scalebound.cli.numbers import parse_share
     from scalebound.data import load_tokenizer
-    from scalebound.train import derive_recipe, seconds_for, train_ladder
+    from scalebound.train import derive_recipe, parallel, seconds_for, train_ladder
     from scalebound.train.anchor_slice import anchor_recipe
     from scalebound.train.budget import disk_of, memory_of
     from scalebound.train.recipe import read_toml
 
+    if parallel.rank() > 0:  # the first process speaks for all
+        sys.stdout = open(os.devnull, "w")
     budget = {"--tokens": tokens, "--flops": flops, "--time": time}
     overrides = read_toml(recipe) if recipe is not None else {}
     if sweep is not None:
@@ -124,6 +133,14 @@ def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flo
     if len({r.params for r in recipes}) < len(recipes):
         fixed = [key for key in ("width", "depth", "heads", "feed_forward") if key in overrides]
         raise UsageError(f"--sizes {sizes} gives the same shape twice", expected=f"a recipe without {fixed[0]}" if fixed else "sizes further apart")
+    if mix is not None:
+        if len(recipes) != 1 or text is not None or dry_run or anchor_slice is not None:
+            raise UsageError("--mix trains one model on its own sources", expected="one size, and no --text, --dry-run or --anchor-slice beside it")
+        from scalebound.cli.train_mix import train_mixture
+
+        return train_mixture(mix, recipes[0], words, out, against_flat=against_flat, workers=workers, fresh=fresh)
+    if against_flat:
+        raise UsageError("--against-flat", expected="--mix beside it")
     needed = max(r.tokens for r in recipes)
     alone = len(recipes) == 1 and not any(out.glob("*/run.json"))  # one more rung of a ladder goes among the others
     folders = [out if alone else out / f"{r.params}" for r in recipes]
@@ -213,9 +230,10 @@ def _streams(out: Path, text: Path | None, words, *, context: int, seed: int, ne
     from scalebound.core.errors import InputError
     from scalebound.data import Stream, build_stream, read_corpus, split_documents
     from scalebound.data.stream import SourceRef
+    from scalebound.train import parallel
     from scalebound.train.anchor_slice import slice_bytes
 
-    with progress_bar("read text", "documents") as progress:
+    with parallel.first_alone(), progress_bar("read text", "documents") as progress:
         corpus = read_corpus(text)
         wanted = None if needed is None else -(-needed // context) * context
         name = out / "streams" / "train"

@@ -1,0 +1,98 @@
+"""A frontier as one SVG: loss against bits per parameter of real files, and the certified bound against the same, the best certificate ringed.
+
+Plain SVG without scripts, so that it opens anywhere; every number drawn is in ``frontier.json`` and ``frontier.csv``. There is no band: losses
+are means over the whole window, and a bound is an upper end by itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from scalebound.core.frontier import Frontier, FrontierPoint
+from scalebound.report.drawing import BLUE, GREY, ORANGE
+
+WIDTH, HEIGHT = 420, 300
+LEFT, RIGHT, TOP, BOTTOM = 58, 14, 34, 64
+WAYS = {"rtn": ("rounded to nearest", ORANGE), "gptq": ("calibrated", BLUE)}
+
+
+def draw_frontier(found: Frontier) -> str:
+    """The figure, as SVG text."""
+    bits = [point.bits_per_parameter for point in found.points]
+    losses, bounds = [point.loss for point in found.points], [point.bound for point in found.points]
+    out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {2 * WIDTH} {HEIGHT}" font-family="sans-serif" font-size="11">', f'<rect width="{2 * WIDTH}" height="{HEIGHT}" fill="white"/>']
+    best = next(point for point in found.points if point.name == found.best)
+    for column, (title, up, values, extra) in enumerate((("loss on the training stream", "nats/token", losses, found.full_loss), ("certified bound", "nats/token", bounds, None))):
+        span = [*values] if extra is None else [*values, extra]
+        axes = _Axes(column * WIDTH, (min(bits), max(bits)), (min(span), max(span)))
+        out += axes.frame(title, up)
+        if extra is not None:
+            out.append(f'<path d="M{axes.left} {axes.y(extra):.1f}h{axes.width}" stroke="{GREY}" stroke-dasharray="5 4"/><text x="{axes.left + axes.width}" y="{axes.y(extra) - 4:.1f}" text-anchor="end" fill="#555">full precision {extra:.3f}</text>')
+        for way, (_, colour) in WAYS.items():
+            mine = sorted((p for p in found.points if p.way == way), key=lambda p: p.bits_per_parameter)
+            out += axes.line([(p.bits_per_parameter, _height(p, column)) for p in mine], colour)
+        x, y = axes.x(best.bits_per_parameter), axes.y(_height(best, column))
+        out.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6" fill="none" stroke="#222" stroke-width="1.5"/>')
+    x = LEFT
+    for label, colour in WAYS.values():
+        out.append(f'<rect x="{x}" y="{HEIGHT - 15}" width="14" height="4" fill="{colour}"/><text x="{x + 19}" y="{HEIGHT - 9}">{label}</text>')
+        x += 130
+    out.append(f'<text x="{x}" y="{HEIGHT - 9}" fill="#555">ring: best certificate, {best.bound:.3f} at {best.bits_per_parameter:.2f} bits; the search cost {found.package_choice_bits + found.alpha_choice_bits:g} bits</text></svg>')
+    return "\n".join(out) + "\n"
+
+
+def frontier_csv(found: Frontier) -> str:
+    """The points as a table, a line each, in the order of their bits."""
+    columns = ("name", "way", "setting", "file_bytes", "bits_per_parameter", "loss", "bound", "alpha", "vacuous", "package", "certificate")
+    lines = [",".join(columns)]
+    for point in sorted(found.points, key=lambda p: p.bits_per_parameter):
+        lines.append(",".join(str(getattr(point, column)) for column in columns))
+    return "\n".join(lines) + "\n"
+
+
+def _height(point: FrontierPoint, column: int) -> float:
+    return point.bound if column else point.loss
+
+
+class _Axes:
+    """A panel's axes, linear both ways."""
+
+    def __init__(self, left: float, x_range: tuple[float, float], y_range: tuple[float, float]) -> None:
+        self.left, self.width, self.height = left + LEFT, WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
+        self.x_range, self.y_range = _wider(x_range), _wider(y_range)
+
+    def x(self, value: float) -> float:
+        low, high = self.x_range
+        return self.left + (value - low) / (high - low) * self.width
+
+    def y(self, value: float) -> float:
+        low, high = self.y_range
+        return TOP + self.height * (1 - (value - low) / (high - low))
+
+    def line(self, points: Sequence[tuple[float, float]], colour: str) -> list[str]:
+        path = " ".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in points)
+        return [f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.8"/>', *[f'<circle cx="{self.x(x):.1f}" cy="{self.y(y):.1f}" r="2.6" fill="{colour}"/>' for x, y in points]]
+
+    def frame(self, title: str, up: str) -> list[str]:
+        right, bottom = self.left + self.width, TOP + self.height
+        out = [f'<path d="M{self.left} {TOP}V{bottom}H{right}" fill="none" stroke="#888"/>', f'<text x="{self.left}" y="{TOP - 12}" font-weight="bold">{title}</text>']
+        for value in _ticks(self.x_range):
+            out.append(f'<path d="M{self.x(value):.1f} {bottom}v4" stroke="#888"/><text x="{self.x(value):.1f}" y="{bottom + 16}" text-anchor="middle">{value:g}</text>')
+        for value in _ticks(self.y_range):
+            out.append(f'<path d="M{self.left - 4} {self.y(value):.1f}H{right}" stroke="#e8e8e8"/><text x="{self.left - 7}" y="{self.y(value) + 4:.1f}" text-anchor="end">{value:g}</text>')
+        out.append(f'<text x="{(self.left + right) / 2}" y="{bottom + 32}" text-anchor="middle">bits per parameter, whole file</text>')
+        out.append(f'<text transform="translate({self.left - 42} {(TOP + bottom) / 2}) rotate(-90)" text-anchor="middle">{up}</text>')
+        return out
+
+
+def _wider(span: tuple[float, float]) -> tuple[float, float]:
+    pad = 0.06 * (span[1] - span[0]) or 0.5
+    return span[0] - pad, span[1] + pad
+
+
+def _ticks(span: tuple[float, float]) -> list[float]:
+    step = 10 ** math.floor(math.log10(span[1] - span[0]))
+    while (span[1] - span[0]) / step < 4:
+        step /= 2
+    return [round(step * k, 10) for k in range(math.ceil(span[0] / step), math.floor(span[1] / step) + 1)]
