@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def measure(model: Path, text: Path | None = None, *, out: Path, tasks: Path | None = None, context: int | None = None, tokens: int | None = None, window: tuple[int, int] | None = None,
             policy: Literal["packed", "documents", "sliding"] = "packed", stride: int | None = None, dtype: Literal["auto", "float32", "bfloat16"] = "auto",
             sample: int | None = None, seed: int = 0, sketch: bool = False, anchor: Path | None = None, anchor_eps: float | None = None,
-            anchor_alphas: Annotated[str | None, Parameter(name="--anchor-alphas")] = None, workers: int = 1, threads: int | None = None, fresh: bool = False) -> Result:  # fmt: skip
+            anchor_alphas: Annotated[str | None, Parameter(name="--anchor-alphas")] = None, workers: int = 1, ray_address: str = "", threads: int | None = None, fresh: bool = False) -> Result:  # fmt: skip
     """Score every token of a text or stream with a model: nll, entropy and varentropy, in nats per token. Or multiple-choice items: --tasks.
 
     Every token gets one loss, from earlier tokens of the window only; --policy says which. Interrupted, it goes on where it was. With
@@ -62,6 +62,9 @@ def measure(model: Path, text: Path | None = None, *, out: Path, tasks: Path | N
         Smoothings to store the centre for, separated by commas. Default 0.05,0.1,0.2,0.4.
     workers
         Processes that share the blocks; the file does not depend on it.
+    ray_address
+        Share the blocks among --workers tasks on a Ray cluster instead: HOST:PORT, auto, or local. Needs scalebound[ray]; files must lie
+        where all machines see them. A machine that is lost costs its blocks only.
     threads
         Threads of each process. Default: all cores with one worker, else one.
     fresh
@@ -106,7 +109,7 @@ def measure(model: Path, text: Path | None = None, *, out: Path, tasks: Path | N
     with progress_bar(f"measure {Path(model).name}") as progress:
         stats = run(
             loaded, stream.path, out, context=context, window=window, policy=policy, stride=stride, sample=sample, seed=seed, sketch=sketch, anchor=anchor, eps=DEFAULT_EPS if anchor_eps is None else anchor_eps,
-            alphas=parse_numbers(anchor_alphas, "--anchor-alphas") if anchor_alphas else DEFAULT_ALPHAS, workers=workers,
+            alphas=parse_numbers(anchor_alphas, "--anchor-alphas") if anchor_alphas else DEFAULT_ALPHAS, workers=workers, ray_address=ray_address,
             threads=threads, fresh=fresh, progress=progress,
         )  # fmt: skip
     spent = time.monotonic() - began

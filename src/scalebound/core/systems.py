@@ -110,6 +110,8 @@ SYSTEMS: tuple[System, ...] = (
     System(111, "Token-level bound by Azuma's inequality", "scalebound.certify.survey:azuma_bound", "bound", "scalebound certify S --package M.sbz --survey", "arXiv:2407.18158"),
     System(112, "Survey of published bounds", "scalebound.certify.survey:survey", "certificate", "scalebound certify S --package M.sbz --survey", "docs/mathematics.md section 19"),
     System(113, "Dataset inference by permutation of documents", "scalebound.certify.leakage:leakage", "test", "scalebound leak WINDOW FRESH", "arXiv:2406.06443"),
+    System(114, "Low-rank adaptation", "scalebound.models.partial:Partial", "fine-tuning", "scalebound train --from MODEL --adapter lora:8", "arXiv:2106.09685", ("torch",)),
+    System(115, "Training in a random subspace", "scalebound.models.partial:Partial", "fine-tuning", "scalebound train --from MODEL --adapter subspace:512", "arXiv:1804.08838", ("torch",)),
     System(70, "Online n-gram reference with Witten-Bell interpolation", "scalebound.measure.ngram:ngram_losses", "reference",
            "scalebound reference ngram STREAM --out R.safetensors", "Witten and Bell 1991, IEEE Trans. Inf. Theory 37(4)", ("torch",)),
     # compression: numbers from 120 on

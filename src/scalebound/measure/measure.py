@@ -16,7 +16,8 @@ import msgspec
 import numpy as np
 import torch
 
-from scalebound.core.errors import InputError, UsageError
+from scalebound.core.cluster import run_on_ray
+from scalebound.core.errors import InputError, UsageError, require_extra
 from scalebound.core.io import load_struct, save_struct, sha256_bytes
 from scalebound.core.progress import Progress, silent
 from scalebound.core.sketch import Sketch, merge_sketches, sketch_of
@@ -42,7 +43,7 @@ DEFAULT_ALPHAS = (0.05, 0.1, 0.2, 0.4)  # smoothings the centre is computed for
 
 def measure(model: str | os.PathLike | LanguageModel, stream: str | os.PathLike, out: str | os.PathLike, *, context: int | None = None, window: tuple[int, int] | None = None,
             policy: str = "packed", stride: int | None = None, dtype: str = "auto", sample: int | None = None, seed: int = 0, blocks: np.ndarray | None = None, anchor: str | os.PathLike | None = None, anchor_is: AnchorRef | None = None, eps: float = DEFAULT_EPS, alphas: Sequence[float] = DEFAULT_ALPHAS,
-            predictable: str = "", sketch: bool = False, workers: int = 1, threads: int = 1, fresh: bool = False, progress: Progress = silent) -> Stats:  # fmt: skip
+            predictable: str = "", sketch: bool = False, workers: int = 1, ray_address: str = "", threads: int = 1, fresh: bool = False, progress: Progress = silent) -> Stats:  # fmt: skip
     """Score every token of a window (or a random sample of its blocks) and write one stats file.
 
     Parameters
@@ -64,6 +65,11 @@ def measure(model: str | os.PathLike | LanguageModel, stream: str | os.PathLike,
         Score this many blocks, drawn without replacement with ``seed`` (a ragged last block is scored besides), or exactly these.
     anchor_is
         How the certificate will describe the anchor; by default a model fixed before the stream.
+    workers, threads
+        Processes that share the parts, and threads of each.
+    ray_address
+        Share the parts among ``workers`` tasks on a Ray cluster instead (:func:`~scalebound.core.cluster.run_on_ray`); model, stream and ``out`` must lie
+        where all its machines see them, under the same absolute paths. A task that dies is run again and costs the part it was in.
     predictable
         For losses that will serve as a reference: why the model was known before each token of the window.
     sketch
@@ -87,6 +93,8 @@ def measure(model: str | os.PathLike | LanguageModel, stream: str | os.PathLike,
     The first token of a span is predicted from ``first_token`` alone. Memory: the model, one batch and one part (4096 blocks at most),
     whatever the number of tokens.
     """
+    if ray_address:
+        require_extra("ray", "ray")
     out, opened = Path(out), Stream(stream)
     torch.set_num_threads(threads)
     loaded = model if isinstance(model, LanguageModel) else load_model(model, dtype=dtype)
@@ -115,8 +123,15 @@ def measure(model: str | os.PathLike | LanguageModel, stream: str | os.PathLike,
             raise InputError("holds another measurement", where=str(out), hint="choose another --out, or measure again with --fresh")
         return found
     _claim(out, plan)
-    tasks = [(loaded.name, str(stream), str(out), None if anchor is None else str(anchor), plan, blocks, number, workers, threads) for number in range(workers)]
-    if workers == 1:
+    of_model, of_stream, of_anchor = loaded.name, opened.path, None if anchor is None else str(anchor)
+    if ray_address:  # other machines have other working folders
+        of_model, of_stream, out = str(Path(of_model).resolve()), of_stream.resolve(), out.resolve()
+        of_anchor = None if of_anchor is None else str(Path(of_anchor).resolve())
+    tasks = [(of_model, str(of_stream), str(out), of_anchor, plan, blocks, number, workers, threads) for number in range(workers)]
+    if ray_address:
+        del loaded, reference
+        run_on_ray(_work, tasks, address=ray_address, threads=threads, watch=partial(_watch, out, plan, len(blocks), progress))
+    elif workers == 1:
         _work(*tasks[0], progress=progress, models=(loaded, reference))
     else:
         del loaded, reference
@@ -178,6 +193,12 @@ def _work(model_path: str, stream_path: str, out: str, anchor_path: str | None, 
             _score_part(model, anchor, stream, tokenizer, plan, ids, partial(_report, progress, done, total)).save(_part(Path(out), number))
         done += sizes[number]
         progress(done, total)
+
+
+def _watch(out: Path, plan: Plan, blocks: int, progress: Progress) -> None:
+    """Progress from the parts that are there, for workers that cannot report."""
+    done = len(list(_folder(out).glob("[0-9]*.safetensors"))) * plan.part_blocks
+    progress(min(done, blocks) * plan.info.block_tokens, blocks * plan.info.block_tokens)
 
 
 def _report(progress: Progress, before: int, total: int, tokens: int) -> None:
