@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def compress(model: Path, *, out: Path, bits: str | None = None, step: str | None = None, quantizer: Literal["rtn", "gptq"] = "rtn",
-             allocation: Literal["fisher", "uniform"] | None = None, rate_penalty: float | None = None, sequences: int | None = None,
+             allocation: Literal["fisher", "uniform", "evolution"] | None = None, rate_penalty: float | None = None, sequences: int | None = None,
              prune: Literal["magnitude", "wanda", "sparsegpt"] | None = None, sparsity: float | None = None,
              finetune: Annotated[bool, Parameter(negative=())] = False, steps: int | None = None, price: float | None = None,
              reference: Path | None = None, alpha: float | None = None, seed: int = 0, base: Path | None = None,
@@ -44,7 +44,7 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
         rtn: to nearest, no text needed. gptq: errors are passed on to weights not yet rounded, calibrated on --stream.
     allocation
         Of gptq. fisher: steps of matrices, rows and columns follow what their errors cost. uniform: one step relative to each row.
-        Default fisher.
+        evolution: fisher, and then a level for each matrix by trying, for small models. Default fisher.
     rate_penalty
         Of gptq with fisher: how much an integer's bits count when it is chosen, 1 = at the rate at which steps trade them. Default 1.
     sequences
@@ -208,9 +208,19 @@ def _calibrated(config: dict, tensors: dict, stream: Path, out: Path, options: d
     from scalebound.core.workers import cores
     from scalebound.train import quantize_calibrated
 
+    extra: dict = {}
+    if options["allocation"] == "evolution":
+        from scalebound.train.evolution import matrix_levels
+        from scalebound.train.posttraining import PENALTY
+
+        options = options | {"allocation": "fisher"}
+        penalty = PENALTY if options["penalty"] is None else options["penalty"]
+        with progress_bar("choose levels", "tries") as progress:
+            found = matrix_levels(config, tensors, stream, bits=options["bits"], penalty=penalty, sequences=options["sequences"], start=options["start"], seed=options["seed"], threads=cores(), progress=progress)
+        options, extra = options | {"factors": found.factors}, {"evolution": asdict(found)}
     with progress_bar(f"round to {options['bits']:g} bits", "matrices") as progress:
         done = quantize_calibrated(config, tensors, stream, **options, threads=cores(), state=out.with_name(out.name + ".state"), progress=progress)
-    return done.model, {"gptq": done.record()}
+    return done.model, {"gptq": done.record()} | extra
 
 
 def _relative(model: Path, base: Path, out: Path, steps: tuple[float, ...]) -> Result:
