@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from scalebound.cli.output import Result, note, table
 
 if TYPE_CHECKING:
-    from scalebound.core.certificate import Certificate, Choice
+    from scalebound.core.certificate import Base, Certificate, Choice
     from scalebound.core.stats import Stats
 
 
@@ -19,6 +19,7 @@ def certify(
     stats: Path,
     *,
     package: Path | None = None,
+    base: Path | None = None,
     code_bits: int | None = None,
     full: Path | None = None,
     reference: Path | None = None,
@@ -42,6 +43,7 @@ def certify(
     survey: bool = False,
     heldout: Path | None = None,
     online: Path | None = None,
+    weights: Path | None = None,
     out: Path | None = None,
 ) -> Result:
     """Prove a bound on the mean expected loss of a (smoothed) model on a stream, and write it as a certificate.
@@ -57,6 +59,9 @@ def certify(
         Losses in stream order: a stats file, .npy, or .csv with a column nll.
     package
         The .sbz file that decodes to the measured model; its size is the code length.
+    base
+        Of a package of `compress --base`: the model it is relative to, known before the window. The independent checker does not rebuild such
+        models yet: `verify` says so and does not hold; this command does rebuild and compare them.
     code_bits
         The code length in bits, self-delimitation included, when there is no package.
     full
@@ -104,6 +109,8 @@ def certify(
         With --survey: statistics on a stream the model never saw.
     online
         With --survey: the run's online losses.
+    weights
+        With --survey: the run, for bounds from its weights (PAC-Bayes, sharpness, norms); some 800 short passes of the model.
     out
         The certificate to write (.json).
 
@@ -130,10 +137,12 @@ def certify(
     losses = open_losses(stats, vocab_size=vocab_size)
     if package is not None and code_bits is not None:
         raise UsageError("a package and a code length were given", where="--package and --code-bits", expected="one of them")
-    package_sha256 = ""
+    package_sha256, based = "", None
+    if base is not None and (package is None or best or survey):
+        raise UsageError("belongs to a package", where="--base", expected="--package M.sbz, without --best and --survey")
     if package is not None:
         package_sha256 = sha256_file(package)
-        check_package(package, losses)
+        based = check_package(package, losses, base)
         if method not in ("heldout", "trajectory"):
             code_bits = package_code_bits(os.stat(package).st_size)
     folder = out.parent if out is not None else Path()
@@ -154,9 +163,9 @@ def certify(
     if survey:
         if code_bits is None or out is not None or require is not None:
             raise UsageError("--survey shows a table for a model with a package", where="--survey", expected="--package or --code-bits, without --out and --require")
-        return survey_of(losses, code_bits, delta, heldout, online, vocab_size, stream)
-    if heldout or online:
-        raise UsageError("belong to --survey", where="--heldout and --online", expected="--survey, or STATS with --method heldout or trajectory")
+        return survey_of(losses, code_bits, delta, heldout, online, vocab_size, stream, weights)
+    if heldout or online or weights:
+        raise UsageError("belong to --survey", where="--heldout, --online and --weights", expected="--survey, or STATS with --method heldout or trajectory")
     if also or also_reference:
         raise UsageError("several packages or references need --best", where="--also", expected="--best")
     inputs = Inputs(
@@ -187,6 +196,7 @@ def certify(
         stream_tokens=stream_tokens,
         package_sha256=package_sha256,
         inputs=inputs,
+        base=based,
     )
     if out is not None:
         certificate.save(out)
@@ -260,7 +270,7 @@ def certify_best_of(
     return Result({**msgspec.to_builtins(certificate), "tried": [asdict(line) for line in tried]}, view, status=0 if met else 1)
 
 
-def survey_of(losses: Stats, code_bits: int, delta: float, heldout: Path | None, online: Path | None, vocab_size: int, stream: Path | None) -> Result:
+def survey_of(losses: Stats, code_bits: int, delta: float, heldout: Path | None, online: Path | None, vocab_size: int, stream: Path | None, weights: Path | None) -> Result:
     """``certify --survey``: our certificates and others' bounds in one table."""
     from dataclasses import asdict
 
@@ -273,8 +283,20 @@ def survey_of(losses: Stats, code_bits: int, delta: float, heldout: Path | None,
         documents = document_starts(losses, stream) if stream is not None else None
     except InputError:
         documents = None  # the line says what it needs
+    noise = None
+    if weights is not None:
+        from scalebound.core.errors import require_extra
+
+        require_extra("torch")
+        from scalebound.cli.output import progress_bar
+        from scalebound.train.noise_on_weights import weight_noise
+
+        if stream is None:
+            raise InputError("does not say where its stream is", where=losses.path, expected="statistics beside their stream, for --weights")
+        with progress_bar("noise on the weights", "passes") as progress:
+            noise = weight_noise(weights, stream, losses.info.window, progress=progress)
     lines = survey(
-        losses, code_bits=code_bits, delta=delta, documents=documents, vocab_size=vocab_size,
+        losses, noise=noise, code_bits=code_bits, delta=delta, documents=documents, vocab_size=vocab_size,
         heldout=open_losses(heldout, vocab_size=vocab_size) if heldout else None, online=open_losses(online, vocab_size=vocab_size) if online else None,
     )  # fmt: skip
     rows = [
@@ -298,11 +320,28 @@ def decoded_sha256(package: Path) -> str | None:
     return load_package(package).sha256()
 
 
-def check_package(package: Path, stats: Stats) -> None:
-    """Raise unless the package decodes to the measured model; say so when that cannot be known here."""
-    from scalebound.core.errors import InputError
+def check_package(package: Path, stats: Stats, base: Path | None = None) -> Base | None:
+    """Raise unless the package decodes (on its base) to the measured model; say so when that cannot be known here. What the base is, if any."""
+    from scalebound.core.certificate import Base
+    from scalebound.core.errors import InputError, require_extra
 
-    found, measured = decoded_sha256(package), stats.info.model.sha256
+    measured, based = stats.info.model.sha256, None
+    if base is not None:
+        require_extra("torch")
+        from scalebound.data.stream import Stream
+        from scalebound.measure.provenance import check_anchor, trained_on
+        from scalebound.models.relative import rebuild
+
+        rebuilt = rebuild(package, base)
+        found: str | None = rebuilt.sha256
+        stream = find_stream(stats)
+        if stream is not None:  # a base that saw the window is no base, as an anchor that did is no anchor
+            check_anchor(base, Stream(stream), stats.info.window)
+        known = trained_on(base)
+        based = Base(kind="checkpoint" if known is not None and known[0].stream_sha256 == stats.info.stream.sha256 else "model", sha256=rebuilt.base_sha256)
+        note("note: the independent checker cannot rebuild a model from a base yet; this command has")
+    else:
+        found = decoded_sha256(package)
     if found is None:
         note("note: the package was not decoded (needs scalebound[lm]); `scalebound verify` does it")
     elif not measured:
@@ -312,8 +351,9 @@ def check_package(package: Path, stats: Stats) -> None:
             f"decodes to model {found[:12]}..",
             where=str(package),
             expected=f"{measured[:12]}.., the model measured in {stats.path}",
-            hint="measure the package itself: scalebound measure M.sbz STREAM --out S.safetensors",
+            hint="measure the package itself: scalebound measure M.sbz STREAM --out S.safetensors" if base is None else "measure what it decodes to: scalebound export M.sbz --base BASE --out FOLDER",
         )
+    return based
 
 
 def find_stream(stats: Stats) -> Path | None:

@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save
 
 import scalebound
 from scalebound.certify.trajectory import LiveTrajectory
@@ -30,6 +31,8 @@ from scalebound.core.seeds import derive
 from scalebound.core.stats import ModelRef, Policy, Stats, StatsInfo, StreamRef
 from scalebound.data.stream import Stream
 from scalebound.data.tokenizer import load_tokenizer
+from scalebound.models.partial import Partial
+from scalebound.models.relative import ADAPTER
 from scalebound.models.start import Start, open_trainable
 from scalebound.models.trainable import Trainable
 from scalebound.train import noise_scale, parallel, watch
@@ -211,6 +214,8 @@ def _train(recipe: Recipe, stream: Stream, window: tuple[int, int], out: Path, s
     if average is not None:
         save_model(out / "averaged", model.config(), average.tensors_of(model), files)
     prune(out, newest=1, keep=asked)
+    if recipe.adapter:
+        atomic_write(out / ADAPTER, save({name: tensor.contiguous() for name, tensor in model.beside().items()}))
     online_losses = np.fromfile(out / ONLINE_PART, dtype="<f4")
     model_ref = ModelRef(name=out.name, sha256="", params=recipe.params)  # a different predictor at every step: no single model's hash
     Stats(
@@ -241,7 +246,8 @@ def _follow(live: LiveTrajectory, losses: bytes, file: TextIO) -> None:
 def _begin(recipe: Recipe, start: Start | None) -> tuple[Trainable, torch.optim.Optimizer]:
     """The model before the first step, and its optimizer."""
     if start is not None:
-        return start.model, optimizer_for(start.model, recipe)
+        model = Partial(start.model, recipe.adapter, recipe.seed) if recipe.adapter else start.model
+        return model, optimizer_for(model, recipe)
     return build(recipe, torch.Generator().manual_seed(derive(recipe.seed, "init", recipe.params)))
 
 
