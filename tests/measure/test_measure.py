@@ -72,6 +72,26 @@ def test_chunks_of_rows_and_vocabulary_do_not_change_the_numbers(files, rows, st
         np.testing.assert_allclose(values, right, atol=1e-5)
 
 
+@pytest.mark.parametrize("rows, stretch", [(7, 100), (256, 8192), (64, 1)])
+def test_the_anchors_numbers_do_not_depend_on_chunks(files, tmp_path, monkeypatch, rows, stretch):
+    """Two passes over stretches of the vocabulary give what whole rows give; no product is wider than a stretch."""
+    folder, stream = files
+    module, widths = __import__("scalebound.measure.score", fromlist=["ROWS"]), []
+    monkeypatch.setattr(module, "ROWS", rows)
+    monkeypatch.setattr(module, "STRETCH", stretch)
+    model, anchor = load_model(folder / "model"), load_model(folder / "anchor")
+    part = anchor.head_part
+    anchor.head_part = lambda hidden, start, stop: widths.append((hidden.shape[0], stop - start)) or part(hidden, start, stop)
+    found = module.score_pieces(model, [np.asarray(stream.tokens[:64], dtype=np.int64)], [0], 255, anchor=anchor, eps=0.02, alphas=(0.1, 0.4))
+    log_p, (reference_nll, _, _, log_q) = plain(model, stream.tokens[:64])[3], plain(load_model(folder / "anchor"), stream.tokens[:64])
+    smooth = 0.98 * np.exp(log_q) + 0.02 / 256
+    np.testing.assert_allclose(found["reference_nll"], reference_nll, atol=2e-5)
+    for row, alpha in enumerate((0.1, 0.4)):
+        mixed = (1 - alpha) * np.exp(log_p) + alpha * smooth
+        np.testing.assert_allclose(found["centre"][row], -(mixed * np.log(mixed / smooth)).sum(1), atol=2e-5)
+    assert max(widths)[0] <= rows and max(width for _, width in widths) <= stretch
+
+
 @pytest.mark.parametrize("stretch", [256, 2])
 def test_extreme_logits_stay_finite(files, stretch):
     model = load_model(files[0] / "model")

@@ -60,3 +60,9 @@ def _rows(model: LanguageModel, hidden_RD: Tensor, targets_R: Tensor, stretch: i
     # rounding may leave a certain prediction slightly below 0; nan stays nan and is reported
     nll_R, entropy_R = (log_total_R - hit_R.double()).clamp_min(0.0), (log_total_R - mean_R).clamp_min(0.0)
     return torch.stack([nll_R, entropy_R, varentropy_R]).float()
+
+
+def log_totals(model: LanguageModel, hidden_RD: Tensor, stretch: int = STRETCH) -> Tensor:
+    """The normalizer ``logsumexp z`` of each row's logits, (R,) float32, a stretch of the vocabulary at a time."""
+    parts = [model.logits_of(hidden_RD, start, min(start + stretch, model.vocab_size)).float().logsumexp(1).double() for start in range(0, model.vocab_size, stretch)]
+    return torch.stack(parts).logsumexp(0).float()

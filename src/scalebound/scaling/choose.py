@@ -25,7 +25,6 @@ from scalebound.scaling.objective import Objective
 from scalebound.scaling.rows import Rows, find_column, prepare, sizes
 from scalebound.scaling.table import Table, as_table
 
-
 DECISIVE = 1.0 / 3.0  # standard errors by which more parameters must pay
 
 
