@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def measure(model: Path, text: Path | None = None, *, out: Path, tasks: Path | None = None, context: int | None = None, tokens: int | None = None, window: tuple[int, int] | None = None,
             policy: Literal["packed", "documents", "sliding"] = "packed", stride: int | None = None, dtype: Literal["auto", "float32", "bfloat16"] = "auto",
-            sample: int | None = None, seed: int = 0, sketch: bool = False, anchor: Path | None = None, anchor_eps: float | None = None,
+            sample: int | None = None, seed: int = 0, sketch: bool = False, top_k: int = 0, anchor: Path | None = None, anchor_eps: float | None = None,
             anchor_alphas: Annotated[str | None, Parameter(name="--anchor-alphas")] = None, workers: int = 1, ray_address: str = "", threads: int | None = None, fresh: bool = False) -> Result:  # fmt: skip
     """Score every token of a text or stream with a model: nll, entropy and varentropy, in nats per token. Or multiple-choice items: --tasks.
 
@@ -54,6 +54,8 @@ def measure(model: Path, text: Path | None = None, *, out: Path, tasks: Path | N
         Draws the sample.
     sketch
         Keep a sketch (--out NAME.sketch) instead of numbers per token: a few megabytes for a stream of any length, enough to certify.
+    top_k
+        Also write the K likeliest tokens of every prediction, with their log-probabilities, to NAME.top.safetensors beside --out.
     anchor
         A second model, fixed before the stream: its losses and the centre of the anchored certificate are stored beside.
     anchor_eps
@@ -108,7 +110,7 @@ def measure(model: Path, text: Path | None = None, *, out: Path, tasks: Path | N
     began = time.monotonic()
     with progress_bar(f"measure {Path(model).name}") as progress:
         stats = run(
-            loaded, stream.path, out, context=context, window=window, policy=policy, stride=stride, sample=sample, seed=seed, sketch=sketch, anchor=anchor, eps=DEFAULT_EPS if anchor_eps is None else anchor_eps,
+            loaded, stream.path, out, context=context, window=window, policy=policy, stride=stride, sample=sample, seed=seed, sketch=sketch, top_k=top_k, anchor=anchor, eps=DEFAULT_EPS if anchor_eps is None else anchor_eps,
             alphas=parse_numbers(anchor_alphas, "--anchor-alphas") if anchor_alphas else DEFAULT_ALPHAS, workers=workers, ray_address=ray_address,
             threads=threads, fresh=fresh, progress=progress,
         )  # fmt: skip

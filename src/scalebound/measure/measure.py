@@ -29,6 +29,7 @@ from scalebound.measure.join import join_parts
 from scalebound.measure.plan import Plan, check_request, describe, draw_blocks
 from scalebound.measure.score import score_pieces
 from scalebound.measure.spans import batches_of, spans_of, text_boundaries
+from scalebound.measure.top import TOP_ARRAYS, join_tops, save_top, top_path
 from scalebound.models.language_model import LanguageModel
 from scalebound.models.load import load_model
 
@@ -43,7 +44,7 @@ DEFAULT_ALPHAS = (0.05, 0.1, 0.2, 0.4)  # smoothings the centre is computed for
 
 def measure(model: str | os.PathLike | LanguageModel, stream: str | os.PathLike, out: str | os.PathLike, *, context: int | None = None, window: tuple[int, int] | None = None,
             policy: str = "packed", stride: int | None = None, dtype: str = "auto", sample: int | None = None, seed: int = 0, blocks: np.ndarray | None = None, anchor: str | os.PathLike | None = None, anchor_is: AnchorRef | None = None, eps: float = DEFAULT_EPS, alphas: Sequence[float] = DEFAULT_ALPHAS,
-            predictable: str = "", sketch: bool = False, workers: int = 1, ray_address: str = "", threads: int = 1, fresh: bool = False, progress: Progress = silent) -> Stats:  # fmt: skip
+            predictable: str = "", sketch: bool = False, top_k: int = 0, workers: int = 1, ray_address: str = "", threads: int = 1, fresh: bool = False, progress: Progress = silent) -> Stats:  # fmt: skip
     """Score every token of a window (or a random sample of its blocks) and write one stats file.
 
     Parameters
@@ -65,6 +66,8 @@ def measure(model: str | os.PathLike | LanguageModel, stream: str | os.PathLike,
         Score this many blocks, drawn without replacement with ``seed`` (a ragged last block is scored besides), or exactly these.
     anchor_is
         How the certificate will describe the anchor; by default a model fixed before the stream.
+    top_k
+        Also write the likeliest tokens of every prediction and their log-probabilities, beside ``out`` (:mod:`~scalebound.measure.top`). 8 top_k bytes a token.
     workers, threads
         Processes that share the parts, and threads of each.
     ray_address
@@ -101,6 +104,8 @@ def measure(model: str | os.PathLike | LanguageModel, stream: str | os.PathLike,
     reference = load_model(anchor, dtype=loaded.dtype) if anchor is not None else None
     context = context or min(opened.info.sequence_tokens, loaded.max_context)
     window = window or (0, len(opened))
+    if not 0 <= top_k <= loaded.vocab_size or (top_k and sketch):
+        raise UsageError(f"top-k is {top_k}" + (" with a sketch" if sketch else ""), expected=f"0 to {loaded.vocab_size:,}, and no sketch")
     check_request(loaded, reference, opened, context, window, alphas, eps, policy, stride)
     block_tokens = stride or context
     num_blocks = -(-(window[1] - window[0]) // block_tokens)
@@ -112,11 +117,12 @@ def measure(model: str | os.PathLike | LanguageModel, stream: str | os.PathLike,
     part_blocks = min(HELD, max(1, -(-len(blocks) // PARTS)))
     if sketch:  # a sketch is not larger for more blocks: at most so many parts
         part_blocks = max(part_blocks, -(-len(blocks) // SKETCHES))
-    plan = Plan(info=info, blocks_sha256=sha256_bytes(blocks.tobytes()), part_blocks=part_blocks, batch_tokens=batch_tokens(loaded), dtype=loaded.dtype, sketch=sketch)
+    plan = Plan(info=info, blocks_sha256=sha256_bytes(blocks.tobytes()), part_blocks=part_blocks, batch_tokens=batch_tokens(loaded), dtype=loaded.dtype, sketch=sketch, top_k=top_k)
     if fresh:
         out.unlink(missing_ok=True)
+        top_path(out).unlink(missing_ok=True)
         shutil.rmtree(_folder(out), ignore_errors=True)
-    elif out.exists():
+    elif out.exists() and (not top_k or top_path(out).exists()):
         found = Sketch.load(out) if sketch else Stats.load(out)
         same = msgspec.structs.replace(found.info, tokens=0, text_bytes=0) == info and np.array_equal(found.blocks, blocks)
         if not same:
@@ -140,6 +146,8 @@ def measure(model: str | os.PathLike | LanguageModel, stream: str | os.PathLike,
     if sketch:
         reduce(lambda whole, part: merge_sketches([whole, Sketch.load(part)]), parts[1:], Sketch.load(parts[0])).save(out)
     else:
+        if top_k:
+            join_tops([top_path(part) for part in parts], top_path(out))
         join_parts(parts, out)
     shutil.rmtree(_folder(out))
     return Sketch.load(out) if sketch else Stats.load(out)
@@ -190,7 +198,7 @@ def _work(model_path: str, stream_path: str, out: str, anchor_path: str | None, 
             scored = (sketch_of(_score_part(model, anchor, stream, tokenizer, plan, some, partial(_report, progress, done + int(before), total))) for some, before in zip(held, sizes_held, strict=False))
             reduce(lambda whole, more: merge_sketches([whole, more]), scored).save(_part(Path(out), number))
         else:
-            _score_part(model, anchor, stream, tokenizer, plan, ids, partial(_report, progress, done, total)).save(_part(Path(out), number))
+            _score_part(model, anchor, stream, tokenizer, plan, ids, partial(_report, progress, done, total), top_path(_part(Path(out), number))).save(_part(Path(out), number))
         done += sizes[number]
         progress(done, total)
 
@@ -205,7 +213,7 @@ def _report(progress: Progress, before: int, total: int, tokens: int) -> None:
     progress(before + tokens, total)
 
 
-def _score_part(model: LanguageModel, anchor: LanguageModel | None, stream: Stream, tokenizer: Tokenizer, plan: Plan, ids: np.ndarray, report: Callable[[int], None]) -> Stats:
+def _score_part(model: LanguageModel, anchor: LanguageModel | None, stream: Stream, tokenizer: Tokenizer, plan: Plan, ids: np.ndarray, report: Callable[[int], None], top: Path | None = None) -> Stats:
     info, (start, stop) = plan.info, plan.info.window
     boundaries = text_boundaries(stream.info.documents, stream.info.sequence_tokens, stream.info.seed is not None, info.window)
     spans = spans_of(info.policy.name, ids, window=info.window, context=info.policy.context, block_tokens=info.block_tokens, boundaries=boundaries)
@@ -219,13 +227,13 @@ def _score_part(model: LanguageModel, anchor: LanguageModel | None, stream: Stre
             if piece.max() >= info.vocab_size:
                 wrong = int(np.argmax(piece >= info.vocab_size))
                 raise InputError(f"holds the id {int(piece[wrong]):,} at token {spans[k].start + wrong:,}", where=str(stream.path.with_suffix(".bin")), expected=f"ids below {info.vocab_size:,}")
-        found = score_pieces(model, pieces, [spans[k].scored - spans[k].start for k in batch], info.policy.first_token, anchor=anchor, eps=eps, alphas=alphas)
+        found = score_pieces(model, pieces, [spans[k].scored - spans[k].start for k in batch], info.policy.first_token, anchor=anchor, eps=eps, alphas=alphas, top_k=plan.top_k)
         at = 0
         for k in batch:
             size = spans[k].stop - spans[k].scored
             for name, values in found.items():
                 if name not in arrays:
-                    arrays[name] = np.empty((*values.shape[:-1], starts[-1]), dtype=np.float32)
+                    arrays[name] = np.empty((*values.shape[:-1], starts[-1]), dtype=values.dtype)
                 piece_values = values[..., at : at + size]
                 wrong_tokens = ~np.isfinite(piece_values).reshape(-1, size).all(0)
                 if wrong_tokens.any():
@@ -239,4 +247,7 @@ def _score_part(model: LanguageModel, anchor: LanguageModel | None, stream: Stre
     for b in ids:
         first, last = start + int(b) * info.block_tokens, min(start + (int(b) + 1) * info.block_tokens, stop)
         text_bytes += tokenizer.count_bytes(np.asarray(stream.tokens[first:last]), previous=int(stream.tokens[first - 1]) if first else None)
+    tops = {name: arrays.pop(name) for name in TOP_ARRAYS if name in arrays}
+    if tops and top is not None:  # before the part itself, whose presence says that all of it is done
+        save_top(top, tops, info.model)
     return Stats(msgspec.structs.replace(info, tokens=int(starts[-1]), text_bytes=text_bytes), {**arrays, "blocks": ids})

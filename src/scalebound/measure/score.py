@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scalebound.measure.statistics import ROWS, STRETCH, log_totals, token_statistics
+from scalebound.measure.statistics import ROWS, STRETCH, log_totals, token_statistics, top_tokens
 from scalebound.models.language_model import LanguageModel
 
 
@@ -29,7 +29,7 @@ def score_blocks(model: LanguageModel, tokens_BT: np.ndarray, first_token: int, 
 
 
 def score_pieces(model: LanguageModel, pieces: Sequence[np.ndarray], skips: Sequence[int], first_token: int, *, anchor: LanguageModel | None = None,
-                 eps: float = 0.0, alphas: Sequence[float] = ()) -> dict[str, np.ndarray]:  # fmt: skip
+                 eps: float = 0.0, alphas: Sequence[float] = (), top_k: int = 0) -> dict[str, np.ndarray]:  # fmt: skip
     """Statistics of the tokens of some pieces of text, each scored from ``first_token`` and its own piece's earlier tokens.
 
     Parameters
@@ -40,6 +40,8 @@ def score_pieces(model: LanguageModel, pieces: Sequence[np.ndarray], skips: Sequ
         How many tokens of each piece are context only.
     anchor, eps, alphas
         The reference, its share of uniform, and the smoothings to compute the centre for.
+    top_k
+        Also give ``top_log_p`` float32 and ``top_ids`` int32, (top_k, N): the likeliest tokens of each prediction, likeliest first.
 
     Returns
     -------
@@ -64,7 +66,8 @@ def score_pieces(model: LanguageModel, pieces: Sequence[np.ndarray], skips: Sequ
                      for start in range(0, len(targets_N), ROWS)]  # fmt: skip
             table = torch.cat([table, torch.cat(parts, dim=1)])
         found = table.cpu().numpy()
-    out = {"nll": found[0], "entropy": found[1], "varentropy": found[2]}
+        top = [part.cpu().numpy() for part in top_tokens(model, hidden_ND, top_k)] if top_k else []
+    out = {"nll": found[0], "entropy": found[1], "varentropy": found[2]} | dict(zip(("top_log_p", "top_ids"), top, strict=False))
     return out if anchor is None else out | {"reference_nll": found[3], "centre": found[4:]}
 
 
