@@ -32,6 +32,7 @@ from scalebound.measure.spans import batches_of, spans_of, text_boundaries
 from scalebound.measure.top import TOP_ARRAYS, join_tops, save_top, top_path
 from scalebound.models.language_model import LanguageModel
 from scalebound.models.load import load_model
+from scalebound.models.ranks import ALONE, Ranks
 
 BATCH_TOKENS = 8192  # tokens per forward pass of a small model, or on an accelerator
 LARGE, BATCH_TOKENS_LARGE = 20_000_000, 2048  # from so many parameters on a processor is as fast with fewer, and activations count
@@ -44,7 +45,7 @@ DEFAULT_ALPHAS = (0.05, 0.1, 0.2, 0.4)  # smoothings the centre is computed for
 
 def measure(model: str | os.PathLike | LanguageModel, stream: str | os.PathLike, out: str | os.PathLike, *, context: int | None = None, window: tuple[int, int] | None = None,
             policy: str = "packed", stride: int | None = None, dtype: str = "auto", sample: int | None = None, seed: int = 0, blocks: np.ndarray | None = None, anchor: str | os.PathLike | None = None, anchor_is: AnchorRef | None = None, eps: float = DEFAULT_EPS, alphas: Sequence[float] = DEFAULT_ALPHAS,
-            predictable: str = "", sketch: bool = False, top_k: int = 0, workers: int = 1, ray_address: str = "", threads: int = 1, fresh: bool = False, progress: Progress = silent) -> Stats:  # fmt: skip
+            predictable: str = "", sketch: bool = False, top_k: int = 0, workers: int = 1, ray_address: str = "", ranks: Ranks = ALONE, threads: int = 1, fresh: bool = False, progress: Progress = silent) -> Stats:  # fmt: skip
     """Score every token of a window (or a random sample of its blocks) and write one stats file.
 
     Parameters
@@ -73,6 +74,9 @@ def measure(model: str | os.PathLike | LanguageModel, stream: str | os.PathLike,
     ray_address
         Share the parts among ``workers`` tasks on a Ray cluster instead (:func:`~scalebound.core.cluster.run_on_ray`); model, stream and ``out`` must lie
         where all its machines see them, under the same absolute paths. A task that dies is run again and costs the part it was in.
+    ranks
+        The processes of ``torchrun`` that share the model and call this function together; the first one writes. Sums over processes round
+        differently, so numbers agree with those of one process to rounding and not to the bit; the plan says how many there were.
     predictable
         For losses that will serve as a reference: why the model was known before each token of the window.
     sketch
@@ -100,8 +104,10 @@ def measure(model: str | os.PathLike | LanguageModel, stream: str | os.PathLike,
         require_extra("ray", "ray")
     out, opened = Path(out), Stream(stream)
     torch.set_num_threads(threads)
-    loaded = model if isinstance(model, LanguageModel) else load_model(model, dtype=dtype)
-    reference = load_model(anchor, dtype=loaded.dtype) if anchor is not None else None
+    if ranks.world > 1 and (workers > 1 or ray_address):
+        raise UsageError("processes that share a model cannot share the text besides", where="torchrun", expected="no --workers and no --ray-address")
+    loaded = model if isinstance(model, LanguageModel) else load_model(model, dtype=dtype, ranks=ranks)
+    reference = load_model(anchor, dtype=loaded.dtype, ranks=ranks) if anchor is not None else None
     context = context or min(opened.info.sequence_tokens, loaded.max_context)
     window = window or (0, len(opened))
     if not 0 <= top_k <= loaded.vocab_size or (top_k and sketch):
@@ -117,18 +123,21 @@ def measure(model: str | os.PathLike | LanguageModel, stream: str | os.PathLike,
     part_blocks = min(HELD, max(1, -(-len(blocks) // PARTS)))
     if sketch:  # a sketch is not larger for more blocks: at most so many parts
         part_blocks = max(part_blocks, -(-len(blocks) // SKETCHES))
-    plan = Plan(info=info, blocks_sha256=sha256_bytes(blocks.tobytes()), part_blocks=part_blocks, batch_tokens=batch_tokens(loaded), dtype=loaded.dtype, sketch=sketch, top_k=top_k)
-    if fresh:
+    plan = Plan(info=info, blocks_sha256=sha256_bytes(blocks.tobytes()), part_blocks=part_blocks, batch_tokens=batch_tokens(loaded), dtype=loaded.dtype, sketch=sketch, top_k=top_k, ranks=ranks.world)
+    ranks.wait()
+    if fresh and ranks.first:
         out.unlink(missing_ok=True)
         top_path(out).unlink(missing_ok=True)
         shutil.rmtree(_folder(out), ignore_errors=True)
-    elif out.exists() and (not top_k or top_path(out).exists()):
+    elif not fresh and out.exists() and (not top_k or top_path(out).exists()):
         found = Sketch.load(out) if sketch else Stats.load(out)
         same = msgspec.structs.replace(found.info, tokens=0, text_bytes=0) == info and np.array_equal(found.blocks, blocks)
         if not same:
             raise InputError("holds another measurement", where=str(out), hint="choose another --out, or measure again with --fresh")
         return found
-    _claim(out, plan)
+    if ranks.first:
+        _claim(out, plan)
+    ranks.wait()  # from here on all see the same parts
     of_model, of_stream, of_anchor = loaded.name, opened.path, None if anchor is None else str(anchor)
     if ray_address:  # other machines have other working folders
         of_model, of_stream, out = str(Path(of_model).resolve()), of_stream.resolve(), out.resolve()
@@ -138,19 +147,25 @@ def measure(model: str | os.PathLike | LanguageModel, stream: str | os.PathLike,
         del loaded, reference
         run_on_ray(_work, tasks, address=ray_address, threads=threads, watch=partial(_watch, out, plan, len(blocks), progress))
     elif workers == 1:
-        _work(*tasks[0], progress=progress, models=(loaded, reference))
+        _work(*tasks[0], progress=progress, models=(loaded, reference), ranks=ranks)
     else:
         del loaded, reference
         run_tasks(_work, tasks, workers=workers, progress=progress)
     parts = [_part(out, number) for number in range(-(-len(blocks) // part_blocks))]
-    if sketch:
+    if ranks.first:
+        _join(parts, out, plan)
+    ranks.wait()
+    return Sketch.load(out) if sketch else Stats.load(out)
+
+
+def _join(parts: list[Path], out: Path, plan: Plan) -> None:
+    if plan.sketch:
         reduce(lambda whole, part: merge_sketches([whole, Sketch.load(part)]), parts[1:], Sketch.load(parts[0])).save(out)
     else:
-        if top_k:
+        if plan.top_k:
             join_tops([top_path(part) for part in parts], top_path(out))
         join_parts(parts, out)
     shutil.rmtree(_folder(out))
-    return Sketch.load(out) if sketch else Stats.load(out)
 
 
 def batch_tokens(model: LanguageModel) -> int:
@@ -176,7 +191,7 @@ def _claim(out: Path, plan: Plan) -> None:
 
 
 def _work(model_path: str, stream_path: str, out: str, anchor_path: str | None, plan: Plan, blocks: np.ndarray, worker: int, workers: int, threads: int, *,
-          progress: Progress = silent, models: tuple[LanguageModel, LanguageModel | None] | None = None) -> None:  # fmt: skip
+          progress: Progress = silent, models: tuple[LanguageModel, LanguageModel | None] | None = None, ranks: Ranks = ALONE) -> None:  # fmt: skip
     """Score the parts ``worker, worker + workers, ...`` that are not there yet."""
     torch.set_num_threads(threads)
     mine = range(worker, -(-len(blocks) // plan.part_blocks), workers)
@@ -196,9 +211,11 @@ def _work(model_path: str, stream_path: str, out: str, anchor_path: str | None, 
             held = [ids[start : start + HELD] for start in range(0, len(ids), HELD)]
             sizes_held = np.cumsum([0, *(len(some) * plan.info.block_tokens for some in held)])
             scored = (sketch_of(_score_part(model, anchor, stream, tokenizer, plan, some, partial(_report, progress, done + int(before), total))) for some, before in zip(held, sizes_held, strict=False))
-            reduce(lambda whole, more: merge_sketches([whole, more]), scored).save(_part(Path(out), number))
+            part: Stats = reduce(lambda whole, more: merge_sketches([whole, more]), scored)
         else:
-            _score_part(model, anchor, stream, tokenizer, plan, ids, partial(_report, progress, done, total), top_path(_part(Path(out), number))).save(_part(Path(out), number))
+            part = _score_part(model, anchor, stream, tokenizer, plan, ids, partial(_report, progress, done, total), top_path(_part(Path(out), number)) if ranks.first else None)
+        if ranks.first:
+            part.save(_part(Path(out), number))
         done += sizes[number]
         progress(done, total)
 

@@ -35,6 +35,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     dtype: str = "float32"
     sketch: bool = False
     top_k: int = 0
+    ranks: int = 1
 
 
 Plan.SCHEMA = "scalebound.plan/3"  # type: ignore[attr-defined]
