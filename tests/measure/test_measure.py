@@ -151,7 +151,7 @@ def test_a_sketch_instead_of_numbers_per_token(files, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("stretch", [8192, 3])
 def test_the_likeliest_tokens(files, tmp_path, monkeypatch, stretch):
-    """Those of the whole distribution, from stretches narrower than k too; one process and two give the same bytes."""
+    """Those of the whole distribution, joined from many parts, from stretches narrower than k too."""
     from scalebound.measure.top import read_top, top_path
 
     folder, stream = files
@@ -164,9 +164,6 @@ def test_the_likeliest_tokens(files, tmp_path, monkeypatch, stretch):
     np.testing.assert_allclose(found["top_log_p"], right.T, atol=2e-5)
     assert found["top_ids"].shape == (5, len(stats)) and (found["top_ids"] == ids.T.numpy()).mean() > 0.999
     assert np.array_equal(stats.read("nll"), measure(folder / "model", stream.path, tmp_path / "t.safetensors").read("nll"))
-    if stretch == 8192:
-        measure(folder / "model", stream.path, tmp_path / "u.safetensors", top_k=5, workers=2)
-        assert top_path(tmp_path / "u.safetensors").read_bytes() == top_path(tmp_path / "s.safetensors").read_bytes()
     for wrong in ({"top_k": 257}, {"top_k": 5, "sketch": True}):
         with pytest.raises(UsageError, match="top-k"):
             measure(folder / "model", stream.path, tmp_path / "v.safetensors", **wrong)
