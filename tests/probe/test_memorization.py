@@ -136,5 +136,5 @@ def test_a_model_of_ones_own(tmp_path, capsys):
     assert main([*call, *texts[:2], "--json"]) == 0 and json.loads(capsys.readouterr().out)["verdict"] == "no_null_given"
     (tmp_path / "canaries").write_text("short\n")
     assert main([*call, *texts]) == 3
-    assert main(call) == 2 and main(["probe", "memorization", *texts]) == 2 and main(["probe", "memorization", "--runs", "5"]) == 2
+    assert main(call) == 2 and main(["probe", "memorization", *texts]) == 2 and main(["probe", "memorization", "--runs", "5"]) == 2 and main(["probe", "memorization", "--spans", "5"]) == 2
     assert main([*call, *texts[:4], "--prefix=60"]) == 2

@@ -11,6 +11,7 @@ import subprocess
 
 import pytest
 
+from scalebound.core.probe import ProbeFigure, ProbeRecord, Series
 from scalebound.report import build_page
 
 BROWSER = next((path for path in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if path), None)
@@ -61,6 +62,28 @@ def test_it_draws_every_figure_in_silence_and_asks_for_nothing(page, tmp_path):
         marks = re.findall(r'<path class="(?:js-line|js-fill|point|xtick|xgrid crisp|ygrid crisp)[^>]* d="M([^"]+)"', panel)
         assert drawn and len(marks) > 5 and not any("NaN" in mark for mark in marks), panel[:200]
     assert "Drawings need JavaScript" not in re.sub(r"<noscript>.*?</noscript>", "", document)
+
+
+def test_it_draws_every_kind_of_figure_of_a_probe(tmp_path):
+    series = (Series(label="a <b>", x=(0.0, 1.0), value=(0.25, 0.75), low=(0.1, 0.7), high=(0.5, 0.8)),)
+    say = {"title": "t", "sentence": "s", "x": "x", "y": "y", "band": "b"}
+    figures = (
+        ProbeFigure(id="points", kind="points", names=("one", "two"), series=series, **say),
+        ProbeFigure(id="curves", kind="curves", series=series, **say),
+        ProbeFigure(id="heat", kind="heat", names=("one", "two"), lines=("three",), cells=((0.5, None),), **say),
+    )
+    record = ProbeRecord(name="p", title="t", verdict="v", seed=0, level=0.95, settings={}, rows=(), words=(), tables=(), figures=figures, source="s", version="0")
+    page = build_page(None, probes=[record.save(tmp_path / "r.json")])
+    document, console, asked = visit(page.html, tmp_path / "page")
+    assert console == [] and asked == set()
+    panels = document.split("</main>")[0].split('<div class="panel">')[1:]
+    assert len(panels) == 3
+    for panel, marks in zip(panels, ("errorbars", "errorbars", "heatmaplayer"), strict=True):
+        assert re.search(r'<svg class="main-svg"', panel) and marks in panel and "NaN" not in panel
+    assert len(re.findall(r'class="point\b', panels[0])) == 2 and 'data:image/png' in panels[2]  # two points with whiskers; the cells
+    blocked = visit(page.html.replace("img-src data:; ", ""), tmp_path / "blocked")[1]
+    assert any("data:image/png" in line for line in blocked)  # without the rule for images of its own the cells would be missing
+    assert "img-src data:; style-src" in page.html  # nothing beside what is written out in the page
 
 
 def test_the_policy_stops_a_request_and_the_console_would_tell(page, tmp_path):

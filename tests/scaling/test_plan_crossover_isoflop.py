@@ -119,6 +119,19 @@ def test_crossover_of_two_sized_laws(fit):
         scaling.crossover(fit, scaling.fit({"params": N[:6], "loss": columns()["loss"][:6]}, "power", bootstrap=0))
 
 
+def test_recipes_of_the_testbed_do_not_cross_on_their_own_text():
+    """C4 against RedPajama: each stays ahead on text of its own kind, and the answer says so instead of naming a far crossing."""
+    path = Path(__file__).parents[2] / "examples" / "data" / "gadre2024" / "testbed.csv"
+    for target, ahead in (("loss_c4_val", "A"), ("loss_paloma_redpajama", "B")):
+        recipes = [
+            scaling.fit(path, "overtraining", target=target, where=f"dataset={data},multiplier_M>=10", bootstrap=200, widen=False)
+            for data in ("C4", "RedPajama")
+        ]
+        seen = scaling.crossover(*recipes)
+        assert seen.flops is None and seen.better_below == seen.better_above == ahead
+        assert "not within 100 times" in seen.reason
+
+
 def test_akima_minimum_is_exact_on_its_own_interpolant():
     from scipy.interpolate import Akima1DInterpolator
 

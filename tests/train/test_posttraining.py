@@ -14,6 +14,7 @@ from scalebound.data.stream import Stream
 from scalebound.models.load import from_tensors, transformers_from_config
 from scalebound.train import derive_recipe, quantize_calibrated, train_run
 from scalebound.train.curvature import curvature
+from scalebound.train.evolution import FACTORS, matrix_levels
 
 module = importlib.import_module("scalebound.train.posttraining")
 RECIPE = msgspec.structs.replace(derive_recipe(15_000, context=32), tokens=32 * 4 * 150, batch_sequences=4, warmup=0.1)
@@ -84,6 +85,21 @@ def test_same_seed_same_bytes_and_an_interrupted_call_goes_on(made, tmp_path, mo
     assert rounds < len(calls) - 1000, "what was done is not done again"
     monkeypatch.setattr(module, "gptq", real)
     assert encode(quantize_calibrated(config, tensors, path, bits=2.0, sequences=16, seed=1).model) != encode(whole.model), "control: other labels"
+
+
+@pytest.mark.parametrize("method", ["evolution", "additive"])
+def test_levels_for_every_matrix(made, method):
+    config, tensors, path = made
+    found = matrix_levels(config, tensors, path, bits=2.0, method=method, sequences=16, generations=4)
+    again = matrix_levels(config, tensors, path, bits=2.0, method=method, sequences=16, generations=4)
+    assert again == found and found.loss_full < found.loss_common
+    assert set(found.factors) == {name for name in tensors if tensors[name].ndim == 2} and set(found.factors.values()) <= set(FACTORS)
+    if method == "evolution":
+        assert found.loss_chosen <= found.loss_common, "the parent competes on all of the text"
+    one = {"model.layers.0.mlp.down_proj.weight": 0.25}
+    finer, plain = (quantize_calibrated(config, tensors, path, bits=2.5, factors=factors, sequences=16).model.tensors for factors in (one, None))
+    size = {key: [float(np.abs(model[f"model.layers.0.mlp.{key}_proj.weight"].integers).mean()) for model in (finer, plain)] for key in ("down", "up")}
+    assert size["down"][0] > 1.5 * size["down"][1] and size["up"][0] < size["up"][1], "bits go to one and are taken from the others"
 
 
 def test_a_state_of_other_settings_is_not_used(made, tmp_path):

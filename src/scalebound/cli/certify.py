@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from scalebound.cli.output import Result, note, table
 
 if TYPE_CHECKING:
-    from scalebound.core.certificate import Certificate, Choice
+    from scalebound.core.certificate import Base, Certificate, Choice
     from scalebound.core.stats import Stats
 
 
@@ -19,6 +19,7 @@ def certify(
     stats: Path,
     *,
     package: Path | None = None,
+    base: Path | None = None,
     code_bits: int | None = None,
     full: Path | None = None,
     reference: Path | None = None,
@@ -57,6 +58,9 @@ def certify(
         Losses in stream order: a stats file, .npy, or .csv with a column nll.
     package
         The .sbz file that decodes to the measured model; its size is the code length.
+    base
+        Of a package of `compress --base`: the model it is relative to, known before the window. The independent checker does not rebuild such
+        models yet: `verify` says so and does not hold; this command does rebuild and compare them.
     code_bits
         The code length in bits, self-delimitation included, when there is no package.
     full
@@ -130,10 +134,12 @@ def certify(
     losses = open_losses(stats, vocab_size=vocab_size)
     if package is not None and code_bits is not None:
         raise UsageError("a package and a code length were given", where="--package and --code-bits", expected="one of them")
-    package_sha256 = ""
+    package_sha256, based = "", None
+    if base is not None and (package is None or best or survey):
+        raise UsageError("belongs to a package", where="--base", expected="--package M.sbz, without --best and --survey")
     if package is not None:
         package_sha256 = sha256_file(package)
-        check_package(package, losses)
+        based = check_package(package, losses, base)
         if method not in ("heldout", "trajectory"):
             code_bits = package_code_bits(os.stat(package).st_size)
     folder = out.parent if out is not None else Path()
@@ -187,6 +193,7 @@ def certify(
         stream_tokens=stream_tokens,
         package_sha256=package_sha256,
         inputs=inputs,
+        base=based,
     )
     if out is not None:
         certificate.save(out)
@@ -298,11 +305,28 @@ def decoded_sha256(package: Path) -> str | None:
     return load_package(package).sha256()
 
 
-def check_package(package: Path, stats: Stats) -> None:
-    """Raise unless the package decodes to the measured model; say so when that cannot be known here."""
-    from scalebound.core.errors import InputError
+def check_package(package: Path, stats: Stats, base: Path | None = None) -> Base | None:
+    """Raise unless the package decodes (on its base) to the measured model; say so when that cannot be known here. What the base is, if any."""
+    from scalebound.core.certificate import Base
+    from scalebound.core.errors import InputError, require_extra
 
-    found, measured = decoded_sha256(package), stats.info.model.sha256
+    measured, based = stats.info.model.sha256, None
+    if base is not None:
+        require_extra("torch")
+        from scalebound.data.stream import Stream
+        from scalebound.measure.provenance import check_anchor, trained_on
+        from scalebound.models.relative import rebuild
+
+        rebuilt = rebuild(package, base)
+        found: str | None = rebuilt.sha256
+        stream = find_stream(stats)
+        if stream is not None:  # a base that saw the window is no base, as an anchor that did is no anchor
+            check_anchor(base, Stream(stream), stats.info.window)
+        known = trained_on(base)
+        based = Base(kind="checkpoint" if known is not None and known[0].stream_sha256 == stats.info.stream.sha256 else "model", sha256=rebuilt.base_sha256)
+        note("note: the independent checker cannot rebuild a model from a base yet; this command has")
+    else:
+        found = decoded_sha256(package)
     if found is None:
         note("note: the package was not decoded (needs scalebound[lm]); `scalebound verify` does it")
     elif not measured:
@@ -312,8 +336,9 @@ def check_package(package: Path, stats: Stats) -> None:
             f"decodes to model {found[:12]}..",
             where=str(package),
             expected=f"{measured[:12]}.., the model measured in {stats.path}",
-            hint="measure the package itself: scalebound measure M.sbz STREAM --out S.safetensors",
+            hint="measure the package itself: scalebound measure M.sbz STREAM --out S.safetensors" if base is None else "measure what it decodes to: scalebound export M.sbz --base BASE --out FOLDER",
         )
+    return based
 
 
 def find_stream(stats: Stats) -> Path | None:

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def compress(model: Path, *, out: Path, bits: str | None = None, step: str | None = None, quantizer: Literal["rtn", "gptq"] = "rtn",
-             allocation: Literal["fisher", "uniform"] | None = None, rate_penalty: float | None = None, sequences: int | None = None,
+             allocation: Literal["fisher", "uniform", "evolution"] | None = None, rate_penalty: float | None = None, sequences: int | None = None,
              prune: Literal["magnitude", "wanda", "sparsegpt"] | None = None, sparsity: float | None = None,
              finetune: Annotated[bool, Parameter(negative=())] = False, steps: int | None = None, price: float | None = None,
-             reference: Path | None = None, alpha: float | None = None, seed: int = 0,
+             reference: Path | None = None, alpha: float | None = None, seed: int = 0, base: Path | None = None,
              stream: Path | None = None, tokens: int | None = None, frontier: Annotated[bool, Parameter(negative=())] = False) -> Result:  # fmt: skip
     """Write a model as a package: one small file that decodes to exactly the weights it was rounded to.
 
@@ -44,7 +44,7 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
         rtn: to nearest, no text needed. gptq: errors are passed on to weights not yet rounded, calibrated on --stream.
     allocation
         Of gptq. fisher: steps of matrices, rows and columns follow what their errors cost. uniform: one step relative to each row.
-        Default fisher.
+        evolution: fisher, and then a level for each matrix by trying, for small models. Default fisher.
     rate_penalty
         Of gptq with fisher: how much an integer's bits count when it is chosen, 1 = at the rate at which steps trade them. Default 1.
     sequences
@@ -66,6 +66,9 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
         Of --reference: the share mixed in that training assumes. Default 0.4.
     seed
         Of --finetune: the order of its sequences. Of gptq: the labels its Fisher information draws.
+    base
+        Write only how the model differs from this one: low-rank factors or the vector of a subspace where `train --from --adapter` trained
+        those, else the differences of all weights. --step is then of these numbers.
     stream
         A stream or text to measure the loss on, before and after, and to calibrate or train on.
     tokens
@@ -137,6 +140,12 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
         raise UsageError(f"--tokens {tokens}", expected="at least 2")
     if stream is not None and not stream.exists():
         raise InputError("no such file or folder", where=str(stream), expected="a stream or a text")
+    if base is not None:
+        other = {"--bits": bits, "--stream": stream, "--finetune": finetune, "--quantizer": calibrated, "--prune": prune}
+        wrong = next((flag for flag, value in other.items() if value), None)
+        if wrong is not None:
+            raise UsageError(f"--base with {wrong}", expected="--base with --step alone: export the delta and measure that")
+        return _relative(model, base, out, parse_numbers(step or "0.3", "--step"))
     config, tensors = read_checkpoint(model)
     if calibrated:
         from scalebound.data.stream import Stream
@@ -199,9 +208,39 @@ def _calibrated(config: dict, tensors: dict, stream: Path, out: Path, options: d
     from scalebound.core.workers import cores
     from scalebound.train import quantize_calibrated
 
+    extra: dict = {}
+    if options["allocation"] == "evolution":
+        from scalebound.train.evolution import matrix_levels
+        from scalebound.train.posttraining import PENALTY
+
+        options = options | {"allocation": "fisher"}
+        penalty = PENALTY if options["penalty"] is None else options["penalty"]
+        with progress_bar("choose levels", "tries") as progress:
+            found = matrix_levels(config, tensors, stream, bits=options["bits"], penalty=penalty, sequences=options["sequences"], start=options["start"], seed=options["seed"], threads=cores(), progress=progress)
+        options, extra = options | {"factors": found.factors}, {"evolution": asdict(found)}
     with progress_bar(f"round to {options['bits']:g} bits", "matrices") as progress:
         done = quantize_calibrated(config, tensors, stream, **options, threads=cores(), state=out.with_name(out.name + ".state"), progress=progress)
-    return done.model, {"gptq": done.record()}
+    return done.model, {"gptq": done.record()} | extra
+
+
+def _relative(model: Path, base: Path, out: Path, steps: tuple[float, ...]) -> Result:
+    """``compress --base``: a delta package, and the model it decodes to."""
+    from scalebound.compress import code_bits, save_package
+    from scalebound.core.errors import UsageError, require_extra
+    from scalebound.core.io import sha256_file
+
+    require_extra("torch")
+    from scalebound.models.relative import delta_of, rebuild
+
+    if len(steps) > 1:
+        raise UsageError("one delta at a time", where="--step", expected="one value with --base")
+    delta = delta_of(model, base, step=steps[0])
+    parts = save_package(out, delta)
+    found = rebuild(out, base)
+    record = {"package": str(out), "kind": delta.config["delta"], "file_bytes": parts.file_bytes, "code_bits": code_bits(parts.file_bytes), "numbers": delta.num_params,
+              "bits_per_number": 8 * parts.file_bytes / delta.num_params, "base_sha256": found.base_sha256, "model_sha256": found.sha256, "package_sha256": sha256_file(out)}  # fmt: skip
+    rows = [[delta.config["delta"], f"{delta.num_params:,}", f"{parts.file_bytes:,}", f"{record['code_bits']:,}", f"{record['bits_per_number']:.2f}"]]
+    return Result(record, [table(["delta", "numbers", "bytes", "code bits", "bits a number"], rows), f"Wrote {out}. Next: scalebound export {out} --base {base} --out FOLDER, and measure that."])
 
 
 def _finetune(model: Path, stream: Path, out: Path, steps: int | None, price: float | None, seed: int, reference: Path | None, alpha: float | None) -> tuple[QuantizedModel, dict]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from scalebound.cli.output import Result, table
 
 
-def export(package: Path, *, out: Path, anchor: Path | None = None, tokenizer: Path | None = None) -> Result:
+def export(package: Path, *, out: Path, anchor: Path | None = None, base: Path | None = None, tokenizer: Path | None = None) -> Result:
     """Write a package as a Hugging Face folder that transformers opens: the same numbers in float32, the same identity.
 
     Given a certificate instead, write the predictor it is about: the package's model mixed with the uniform distribution or with the
@@ -23,6 +23,8 @@ def export(package: Path, *, out: Path, anchor: Path | None = None, tokenizer: P
         The folder to write; it must not exist or be empty.
     anchor
         Of an anchored certificate: the anchor (a run, a model folder or a package). Its hash must be the certificate's.
+    base
+        Of a package of `compress --base`: the model it is relative to.
     tokenizer
         A tokenizer.json, or a folder that holds one, to copy beside the weights.
 
@@ -51,6 +53,14 @@ def export(package: Path, *, out: Path, anchor: Path | None = None, tokenizer: P
         kept = {"folder": str(out), "certificate": str(package), "model_sha256": mixture.sha256(), "alpha": mixture.alpha, "eps": mixture.eps, "params": made.params, "loss": loss, "bound": certificate.bound}
         lines = [["alpha, share of what is mixed in", f"{mixture.alpha:g}"], ["loss on the certified tokens", f"{loss:.6f}"], ["bound on its expectation", f"{certificate.bound:.6f}"], ["model", mixture.sha256()]]
         return Result(kept, [table(["", str(out)], lines), f"Score it: scalebound measure {out} STREAM --out S.safetensors"])
+    if base is not None:
+        from scalebound.models.relative import export_relative
+
+        if anchor is not None or tokenizer is not None:
+            raise UsageError("belongs to another kind of export", where="--anchor" if anchor is not None else "--tokenizer", expected="--base alone: the tokenizer is the base's")
+        found = export_relative(package, base, out)
+        record = {"folder": str(out), "package": str(package), "base_sha256": found.base_sha256, "model_sha256": found.sha256, "params": sum(t.numel() for t in found.tensors.values())}
+        return Result(record, [table(["", str(out)], [["base", found.base_sha256], ["model", found.sha256]])])
     if anchor is not None:
         raise UsageError("an anchor belongs to a certificate", where="--anchor", expected="CERTIFICATE.json in place of the package")
     done = export_package(package, out, tokenizer=tokenizer)

@@ -14,7 +14,7 @@ from scalebound.core.progress import Progress
 
 
 def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flops: str | None = None, time: str | None = None, rungs: int = 1, text: Path | None = None, tokens_per_param: float = 20.0, recipe: Path | None = None,
-          base: Annotated[Path | None, Parameter(name="--from")] = None, anchor_slice: str | None = None, threads: int = 1, tokenizer: str = "byte", context: int = 256, seed: int = 0, workers: int | None = None, mix: Path | None = None, against_flat: bool = False, cooldown_from: Path | None = None, cooldown: float = 0.2, sweep: Literal["lr", "batch"] | None = None, widths: str | None = None, rates: str | None = None, dry_run: bool = False, fresh: bool = False) -> Result:  # fmt: skip
+          base: Annotated[Path | None, Parameter(name="--from")] = None, adapter: str | None = None, anchor_slice: str | None = None, threads: int = 1, tokenizer: str = "byte", context: int = 256, seed: int = 0, workers: int | None = None, mix: Path | None = None, against_flat: bool = False, cooldown_from: Path | None = None, cooldown: float = 0.2, sweep: Literal["lr", "batch"] | None = None, widths: str | None = None, rates: str | None = None, dry_run: bool = False, fresh: bool = False) -> Result:  # fmt: skip
     """Train one model or a ladder of them, in a single pass over a text, and keep the loss of every token.
 
     Give exactly one of --sizes, --tokens, --flops and --time; width, depth, heads, batch, learning rate, warmup and schedule follow from the number
@@ -49,6 +49,9 @@ def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flo
     anchor_slice
         A share of the largest rung's tokens, such as 5%: documents kept apart from the training stream, on which a small model is trained to
         anchor certificates (OUT/anchor). The more it gets, the tighter they are.
+    adapter
+        Of --from: train lora:RANK (low-rank factors of every matrix) or subspace:DIM (a vector in a random subspace) and leave the base as it
+        is. `compress --base` writes what was trained as a file of its own.
     base
         A Hugging Face folder, a .gguf file, a run, a checkpoint or a package to start from.
     threads
@@ -92,13 +95,18 @@ def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flo
     from scalebound.core.errors import UsageError, require_extra
 
     require_extra("torch")
+    import os
+    import sys
+
     from scalebound.cli.numbers import parse_share
     from scalebound.data import load_tokenizer
-    from scalebound.train import derive_recipe, seconds_for, train_ladder
+    from scalebound.train import derive_recipe, parallel, seconds_for, train_ladder
     from scalebound.train.anchor_slice import anchor_recipe
     from scalebound.train.budget import disk_of, memory_of
     from scalebound.train.recipe import read_toml
 
+    if parallel.rank() > 0:  # the first process speaks for all
+        sys.stdout = open(os.devnull, "w")
     budget = {"--tokens": tokens, "--flops": flops, "--time": time}
     overrides = read_toml(recipe) if recipe is not None else {}
     if sweep is not None:
@@ -109,6 +117,10 @@ def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flo
         if sizes is not None or any(value is not None for value in budget.values()):
             raise UsageError("--cooldown-from has its size and length", expected="no --sizes, --tokens, --flops or --time beside it")
         return _cool(cooldown_from, out, cooldown, overrides, base=base, threads=threads)
+    if adapter is not None:
+        if base is None:
+            raise UsageError("--adapter trains on top of a model", where="--adapter", expected="--from MODEL")
+        overrides = {**overrides, "adapter": adapter}
     if base is not None:
         if sizes is not None or tokenizer != "byte" or rungs != 1 or anchor_slice is not None:
             wrong = "--sizes" if sizes is not None else "--tokenizer" if tokenizer != "byte" else "--rungs" if rungs != 1 else "--anchor-slice"
@@ -225,9 +237,10 @@ def _streams(out: Path, text: Path | None, words, *, context: int, seed: int, ne
     from scalebound.core.errors import InputError
     from scalebound.data import Stream, build_stream, read_corpus, split_documents
     from scalebound.data.stream import SourceRef
+    from scalebound.train import parallel
     from scalebound.train.anchor_slice import slice_bytes
 
-    with progress_bar("read text", "documents") as progress:
+    with parallel.first_alone(), progress_bar("read text", "documents") as progress:
         corpus = read_corpus(text)
         wanted = None if needed is None else -(-needed // context) * context
         name = out / "streams" / "train"

@@ -104,7 +104,7 @@ class ProbeRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     source: str
     inputs: dict[str, str] = {}  # what was given: its SHA-256
     versions: dict[str, str] = {}
-    seconds: float = 0.0
+    seconds: float = 0.0  # of processor time
     version: str
 
     def __post_init__(self) -> None:

@@ -110,6 +110,8 @@ SYSTEMS: tuple[System, ...] = (
     System(111, "Token-level bound by Azuma's inequality", "scalebound.certify.survey:azuma_bound", "bound", "scalebound certify S --package M.sbz --survey", "arXiv:2407.18158"),
     System(112, "Survey of published bounds", "scalebound.certify.survey:survey", "certificate", "scalebound certify S --package M.sbz --survey", "docs/mathematics.md section 19"),
     System(113, "Dataset inference by permutation of documents", "scalebound.certify.leakage:leakage", "test", "scalebound leak WINDOW FRESH", "arXiv:2406.06443"),
+    System(114, "Low-rank adaptation", "scalebound.models.partial:Partial", "fine-tuning", "scalebound train --from MODEL --adapter lora:8", "arXiv:2106.09685", ("torch",)),
+    System(115, "Training in a random subspace", "scalebound.models.partial:Partial", "fine-tuning", "scalebound train --from MODEL --adapter subspace:512", "arXiv:1804.08838", ("torch",)),
     System(70, "Online n-gram reference with Witten-Bell interpolation", "scalebound.measure.ngram:ngram_losses", "reference",
            "scalebound reference ngram STREAM --out R.safetensors", "Witten and Bell 1991, IEEE Trans. Inf. Theory 37(4)", ("torch",)),
     # compression: numbers from 120 on
@@ -118,4 +120,5 @@ SYSTEMS: tuple[System, ...] = (
            "scalebound compress M --quantizer gptq --bits 3 --stream S --out M.sbz", "Cover and Thomas 2006, section 10.3.3; arXiv:1503.05671", ("torch",)),
     System(122, "Wanda", "scalebound.compress.pruning:keep_wanda", "pruning", "scalebound compress M --quantizer gptq --prune wanda --bits 2 --stream S --out M.sbz", "arXiv:2306.11695", ("torch",)),
     System(123, "SparseGPT", "scalebound.compress.gptq:gptq", "pruning", "scalebound compress M --quantizer gptq --prune sparsegpt --bits 2 --stream S --out M.sbz", "arXiv:2301.00774", ("torch",)),
+    System(124, "EvoPress", "scalebound.compress.selection:evolve", "quantizer", "scalebound compress M --quantizer gptq --allocation evolution --bits 2 --stream S --out M.sbz", "arXiv:2410.14649", ("torch",)),
 )

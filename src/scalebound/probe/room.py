@@ -3,10 +3,10 @@
 A probe is a list of items: a prompt and two continuations a and b. A model's *preference* on an item is log p(a | prompt) - log p(b | prompt).
 From one checkpoint theta_0 two models are trained, one towards a, one towards b, each under the constraint that the loss on the stream stays:
 
-    minimize  mean_i softplus(-s * preference_i(theta))      subject to  L(theta) - L(theta_0) <= epsilon / 4,       s = +1 or -1
+    minimize  mean_i softplus(-s * preference_i(theta))      subject to  L(theta) - L(theta_0) <= epsilon / 5,       s = +1 or -1
 
 The constraint is a hinge on the same batch for both models, with a multiplier that grows while it is violated and shrinks while it is not.
-Last, the largest t of a grid is taken for which theta_0 + t (theta - theta_0) loses at most epsilon / 2 more on a second part of the stream. On a third part, which
+Of ten models on the way the last one is taken that loses at most epsilon / 3 more on a second part of the stream. On a third part, which
 nothing was chosen on, :func:`scalebound.certify.compare` bounds the difference of losses; the verdict "equal" within epsilon is what counts.
 The probe is read on items that were not trained on.
 
@@ -19,7 +19,7 @@ Source: the question is that of Reizinger et al. 2024, arXiv 2405.01964; the sam
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,7 +35,8 @@ from scalebound.core.stats import Stats, StatsInfo
 from scalebound.probe.exact import check_level, clopper_pearson
 from scalebound.probe.llama import Weights, logits_of
 
-GRID = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0)
+AIM, ACCEPT = 1 / 5, 1 / 3  # of epsilon: what training keeps to, and what the second part of the stream may show; the rest is for the interval
+STOPS = 10  # models on the way
 PARTS = (0.6, 0.1, 0.3)  # of the stream's blocks: to train on, to choose t on, to compare on
 PIECE = 32  # blocks scored at once
 
@@ -75,8 +76,8 @@ def _scored(config: dict, weights: Weights, blocks: Tensor, first: int) -> np.nd
         return torch.cat([token_losses(config, weights, part, first) for part in blocks.split(PIECE)]).double().numpy()
 
 
-def pushed(config: dict, weights: Weights, items: Sequence[Item], blocks: Tensor, before: Tensor, *, sign: float, epsilon: float, steps: int, lr: float, batch: int, first: int, seed: int) -> Weights:
-    """Train towards a (``sign`` 1) or b (-1) under the hinge on the loss of ``blocks``; new weights, not yet pulled back into the constraint.
+def pushed(config: dict, weights: Weights, items: Sequence[Item], blocks: Tensor, before: Tensor, *, sign: float, epsilon: float, steps: int, lr: float, batch: int, first: int, seed: int) -> Iterator[Weights]:
+    """Train towards a (``sign`` 1) or b (-1) under the hinge on the loss of ``blocks``; weights at up to ten stops, the last one at the end.
 
     ``before`` (blocks,) are the mean losses under ``weights``: the excess is that of the same blocks, so that it is small where nothing changed.
     """
@@ -88,7 +89,7 @@ def pushed(config: dict, weights: Weights, items: Sequence[Item], blocks: Tensor
         stepper.param_groups[0]["lr"] = lr * min(1.0, 2 * (1 - step / steps))
         rows = rng.integers(len(blocks), size=batch)
         asked = [items[k] for k in rng.integers(len(items), size=min(len(items), 2 * batch))]
-        excess = (token_losses(config, parameters, blocks[rows], first).mean() - before[rows].mean()) / epsilon - 0.25  # aims below what is accepted, as batches are noisy
+        excess = (token_losses(config, parameters, blocks[rows], first).mean() - before[rows].mean()) / epsilon - AIM
         loss = F.softplus(-sign * preferences(config, parameters, asked, first)).mean() + multiplier * F.relu(excess)
         stepper.zero_grad()
         loss.backward()
@@ -97,12 +98,8 @@ def pushed(config: dict, weights: Weights, items: Sequence[Item], blocks: Tensor
             raise MachineError(f"the gradient is not finite at step {step}", hint="choose a smaller --lr")
         stepper.step()
         multiplier = min(max(multiplier * (1.1 if excess > 0 else 0.95), 0.1), 100.0)
-    return {name: tensor.detach() for name, tensor in parameters.items()}
-
-
-def between(start: Weights, end: Weights, t: float) -> Weights:
-    """The weights at share t of the line from ``start`` to ``end``."""
-    return {name: tensor + t * (end[name] - tensor) for name, tensor in start.items()}
+        if (step + 1) * STOPS // steps > step * STOPS // steps:
+            yield {name: tensor.detach().clone() for name, tensor in parameters.items()}
 
 
 @dataclass(frozen=True)
@@ -181,9 +178,11 @@ def probe_room(config: dict, weights: Weights, blocks: Tensor, items: Mapping[st
         one = 1 - spare / (3 * len(items))
         found = {"checkpoint": weights}
         for model, sign in (("up", 1.0), ("down", -1.0)):
-            end = pushed(config, weights, learn, train, before, sign=sign, epsilon=epsilon, steps=steps, lr=lr, batch=batch, first=first, seed=derive(seed, name))
-            kept = next(t for t in GRID if t == 0 or (_scored(config, between(weights, end, t), choose, first) - base_choose).mean() <= epsilon / 2)
-            found[model] = models[name, model] = between(weights, end, kept)
+            found[model] = weights
+            for stop in pushed(config, weights, learn, train, before, sign=sign, epsilon=epsilon, steps=steps, lr=lr, batch=batch, first=first, seed=derive(seed, name)):
+                if (_scored(config, stop, choose, first) - base_choose).mean() <= ACCEPT * epsilon:
+                    found[model] = stop
+            models[name, model] = found[model]
             progress(done := done + 1, 2 * len(items))
         for model, own in found.items():
             nll = _scored(config, own, hold, first)

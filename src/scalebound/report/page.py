@@ -142,7 +142,7 @@ def _render(template: str, drawn: Sequence[Figure], **values: Any) -> str:
     )
     environment.globals["symbols"] = SYMBOL_PATHS  # for imported macros, which do not see what is given to render
     return environment.get_template(template).render(
-        policy=content_policy([plotly, draw]),
+        policy=content_policy([plotly, draw], images=any(trace.type == "heatmap" for figure in drawn for panel in figure.panels for trace in panel.plot.data)),
         style=Markup(_part("page.css")),
         plotly=Markup(plotly),
         draw=Markup(draw),
@@ -151,10 +151,14 @@ def _render(template: str, drawn: Sequence[Figure], **values: Any) -> str:
     )
 
 
-def content_policy(scripts: list[str]) -> str:
-    """A Content-Security-Policy under which only these inline scripts run and no request leaves the page."""
+def content_policy(scripts: list[str], *, images: bool = False) -> str:
+    """A Content-Security-Policy under which only these inline scripts run and no request leaves the page.
+
+    ``images`` allows those that are written out in the page itself: plotly draws a heat map as one.
+    """
     hashes = " ".join("'sha256-" + base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode() + "'" for script in scripts)
-    return f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+    pictures = " img-src data:;" if images else ""
+    return f"default-src 'none'; script-src {hashes};{pictures} style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
 def _part(name: str) -> str:

@@ -38,6 +38,7 @@ KEYS: dict[str, tuple[str, str]] = {
     "base_width": ("where mup and standard are the same", ""),
     "accumulation": ("passes a batch is split into: the same update in less memory", ""),
     "base": ("SHA-256 of the model to start from (--from)", "the model's"),
+    "adapter": ("lora:RANK or subspace:DIM: train these numbers on top of the base and nothing else (--adapter)", ""),
     "qk_norm": ("queries and keys normalized: attention logits stay bounded (a Qwen3-style folder)", ""),
     "z_loss": ("coefficient of mean(log Z ^ 2), 1e-4 where it is used; keeps the output's log-normalizer near 0", ""),
     "average": ("decay of the weights' exponential moving average, e.g. 0.99; the averaged model is RUN/averaged; 0: none", ""),

@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save
 
 import scalebound
 from scalebound.certify.trajectory import LiveTrajectory
@@ -30,9 +31,11 @@ from scalebound.core.seeds import derive
 from scalebound.core.stats import ModelRef, Policy, Stats, StatsInfo, StreamRef
 from scalebound.data.stream import Stream
 from scalebound.data.tokenizer import load_tokenizer
+from scalebound.models.partial import Partial
+from scalebound.models.relative import ADAPTER
 from scalebound.models.start import Start, open_trainable
 from scalebound.models.trainable import Trainable
-from scalebound.train import noise_scale, watch
+from scalebound.train import noise_scale, parallel, watch
 from scalebound.train.average import WeightAverage
 from scalebound.train.checkpoint import complete_checkpoints, prune, read_state, save_model, step_of, write_checkpoint
 from scalebound.train.optim import set_rate
@@ -104,13 +107,20 @@ def train_run(recipe: Recipe, stream_path: str | os.PathLike, out: str | os.Path
         raise InputError(f"has a vocabulary of {stream.info.vocab_size:,}", where=str(stream.path), expected=f"{recipe.vocab_size:,} as the recipe says")
     if (base is not None) != bool(recipe.base):
         raise InputError("needs the model it starts from" if recipe.base else "starts from random weights, and a model to start from was given", where="recipe", expected="both or neither")
-    if fresh and out.exists():
-        shutil.rmtree(out)
-    _claim(out, recipe, stream, window)
-    if (out / "run.json").is_file():
+    with parallel.first_alone():
+        if fresh and out.exists() and parallel.rank() == 0:
+            shutil.rmtree(out)
+        _claim(out, recipe, stream, window)
+        finished = (out / "run.json").is_file()
+    if finished:
         progress(recipe.tokens, recipe.tokens)
         return load_struct(out / "run.json", RunInfo)
-    return _train(recipe, stream, window, out, _open_base(base, recipe, stream), threads, checkpoint_s, progress)
+    start = _open_base(base, recipe, stream)
+    if parallel.rank() > 0:
+        return _assist(recipe, stream, window, out, start)
+    info = _train(recipe, stream, window, out, start, threads, checkpoint_s, progress)
+    parallel.wait()
+    return info
 
 
 def _open_base(base: str | os.PathLike | Start | None, recipe: Recipe, stream: Stream) -> Start | None:
@@ -140,13 +150,8 @@ def _claim(out: Path, recipe: Recipe, stream: Stream, window: tuple[int, int]) -
 
 
 def _train(recipe: Recipe, stream: Stream, window: tuple[int, int], out: Path, start: Start | None, threads: int, checkpoint_s: float, progress: Progress) -> RunInfo:
-    model: Trainable
-    if start is None:
-        model, optimizer = build(recipe, torch.Generator().manual_seed(derive(recipe.seed, "init", recipe.params)))
-    else:
-        model, optimizer = start.model, optimizer_for(start.model, recipe)
+    model, optimizer = _begin(recipe, start)
     files = _tokenizer_files(stream, start)
-    schedule = SCHEDULES[recipe.schedule]
     asked = {max(1, round(share * recipe.steps)) for share in recipe.checkpoints}
     resumable = complete_checkpoints(out, resumable=True)
     step = step_of(resumable[-1]) if resumable else 0
@@ -173,7 +178,7 @@ def _train(recipe: Recipe, stream: Stream, window: tuple[int, int], out: Path, s
                 first = step * recipe.batch_sequences
                 batch = sequences[first : first + recipe.batch_sequences]
                 noise = noise_scale.look(model, batch, stream.info.separator) if recipe.noise_scale and step % recipe.noise_scale == 0 else None
-                mean, losses = backward(model, batch, stream.info.separator, recipe.accumulation, z_loss=recipe.z_loss)
+                mean, losses = _gradient(model, batch, stream.info.separator, recipe)
                 if not math.isfinite(mean):
                     kept = complete_checkpoints(out)
                     raise MachineError(
@@ -182,9 +187,7 @@ def _train(recipe: Recipe, stream: Stream, window: tuple[int, int], out: Path, s
                     )  # fmt: skip
                 online.write(losses)
                 _follow(live, losses, trajectory)
-                norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip).item()
-                rate = recipe.learning_rate * schedule(step, recipe.steps, warmup=recipe.warmup, decay=recipe.decay)
-                set_rate(optimizer.param_groups, rate)
+                norm, rate = _prepare(model, optimizer, recipe, step)
                 line: dict[str, Any] = {"step": step + 1, "tokens": min((step + 1) * per_step, recipe.tokens), "loss": mean, "lr": rate, "grad_norm": norm if math.isfinite(norm) else None}
                 watched = watch.before(model, batch, stream.info.separator) if recipe.watch and step % recipe.watch == 0 else None
                 optimizer.step()
@@ -211,6 +214,8 @@ def _train(recipe: Recipe, stream: Stream, window: tuple[int, int], out: Path, s
     if average is not None:
         save_model(out / "averaged", model.config(), average.tensors_of(model), files)
     prune(out, newest=1, keep=asked)
+    if recipe.adapter:
+        atomic_write(out / ADAPTER, save({name: tensor.contiguous() for name, tensor in model.beside().items()}))
     online_losses = np.fromfile(out / ONLINE_PART, dtype="<f4")
     model_ref = ModelRef(name=out.name, sha256="", params=recipe.params)  # a different predictor at every step: no single model's hash
     Stats(
@@ -238,6 +243,48 @@ def _follow(live: LiveTrajectory, losses: bytes, file: TextIO) -> None:
         print(json.dumps(vars(standing)), file=file, flush=True)
 
 
+def _begin(recipe: Recipe, start: Start | None) -> tuple[Trainable, torch.optim.Optimizer]:
+    """The model before the first step, and its optimizer."""
+    if start is not None:
+        model = Partial(start.model, recipe.adapter, recipe.seed) if recipe.adapter else start.model
+        return model, optimizer_for(model, recipe)
+    return build(recipe, torch.Generator().manual_seed(derive(recipe.seed, "init", recipe.params)))
+
+
+def _gradient(model: Trainable, batch: np.ndarray, separator: int, recipe: Recipe) -> tuple[float, bytes]:
+    """The gradient of a batch's mean loss, over all processes; that loss and every token's, in order."""
+    mean, losses = backward(model, parallel.share(batch), separator, recipe.accumulation, z_loss=recipe.z_loss, whole=len(batch))
+    parallel.sum_gradients(model)
+    return parallel.join_losses(mean, losses)
+
+
+def _prepare(model: Trainable, optimizer: torch.optim.Optimizer, recipe: Recipe, step: int) -> tuple[float, float]:
+    """Clip the gradient and set the step's rate; returns the gradient's norm and the rate."""
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip).item()
+    rate = recipe.learning_rate * SCHEDULES[recipe.schedule](step, recipe.steps, warmup=recipe.warmup, decay=recipe.decay)
+    set_rate(optimizer.param_groups, rate)
+    return norm, rate
+
+
+def _assist(recipe: Recipe, stream: Stream, window: tuple[int, int], out: Path, start: Start | None) -> RunInfo:
+    """What the processes after the first do: their share of every batch, the same updates, no files."""
+    model, optimizer = _begin(recipe, start)
+    resumable = complete_checkpoints(out, resumable=True)
+    if resumable:  # the first process writes no newer one before the first gradient is summed, which needs this process
+        read_state(resumable[-1], model, optimizer)
+    sequences = np.asarray(stream.tokens[window[0] : window[1]]).reshape(-1, recipe.context)
+    for step in range(step_of(resumable[-1]) if resumable else 0, recipe.steps):
+        first = step * recipe.batch_sequences
+        mean, _ = _gradient(model, sequences[first : first + recipe.batch_sequences], stream.info.separator, recipe)
+        if not math.isfinite(mean):
+            raise MachineError(f"the loss is {mean} at step {step + 1} of {recipe.steps}", where=str(out))
+        _prepare(model, optimizer, recipe, step)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    parallel.wait()
+    return load_struct(out / "run.json", RunInfo)
+
+
 def _tokenizer_files(stream: Stream, start: Start | None) -> dict[str, bytes]:
     """What makes a checkpoint open with the tokens it was trained on; nothing for bytes, whose tokenizer every folder of ours is given."""
     if start is not None and start.files:
@@ -247,21 +294,24 @@ def _tokenizer_files(stream: Stream, start: Start | None) -> dict[str, bytes]:
     return {"tokenizer.json": stream.tokenizer().content, "tokenizer_config.json": canonical_json({"tokenizer_class": "PreTrainedTokenizerFast"})}
 
 
-def backward(model: Trainable, batch: np.ndarray, separator: int, parts: int, *, z_loss: float = 0.0) -> tuple[float, bytes]:
+def backward(model: Trainable, batch: np.ndarray, separator: int, parts: int, *, z_loss: float = 0.0, whole: int | None = None) -> tuple[float, bytes]:
     """Add the gradient of a batch's mean loss, in ``parts`` passes, and return that loss and the bytes of every token's loss in order.
+
+    ``batch`` may be a part of a batch of ``whole`` sequences: losses are then weighted by its share, and an empty part adds nothing.
 
     With ``z_loss`` the gradient is that of the loss plus ``z_loss * mean(log Z ^ 2)``, Z the sum of exponentiated logits (Chowdhery et al.,
     arXiv 2204.02311); what is returned and recorded is the loss alone.
     """
     total, losses = 0.0, []
-    for piece in np.array_split(batch, min(parts, len(batch))):
+    whole = len(batch) if whole is None else whole
+    for piece in np.array_split(batch, min(parts, len(batch))) if len(batch) else []:
         targets_BT = torch.from_numpy(piece.astype(np.int64))
         inputs_BT = F.pad(targets_BT[:, :-1], (1, 0), value=separator)
         logits_NV = model(inputs_BT).flatten(0, 1)
         losses_N = F.cross_entropy(logits_NV, targets_BT.flatten(), reduction="none")
-        loss = losses_N.mean() * (len(piece) / len(batch))  # one part: times exactly 1
+        loss = losses_N.mean() * (len(piece) / whole)  # one part: times exactly 1
         if z_loss:
-            (loss + z_loss * logits_NV.logsumexp(-1).square().mean() * (len(piece) / len(batch))).backward()
+            (loss + z_loss * logits_NV.logsumexp(-1).square().mean() * (len(piece) / whole)).backward()
         else:
             loss.backward()
         total += loss.item()

@@ -74,7 +74,7 @@ class Calibrated:
         return {name: value for name, value in vars(self).items() if name != "model"}
 
 
-def quantize_calibrated(config: dict[str, Any], tensors: dict[str, np.ndarray], stream: str | os.PathLike, *, bits: float, allocation: Allocation = "fisher", penalty: float | None = None, prune: Pruning | None = None, sparsity: float = 0.0,
+def quantize_calibrated(config: dict[str, Any], tensors: dict[str, np.ndarray], stream: str | os.PathLike, *, bits: float, allocation: Allocation = "fisher", penalty: float | None = None, prune: Pruning | None = None, sparsity: float = 0.0, factors: dict[str, float] | None = None,
                         sequences: int = SEQUENCES, start: int = 0, seed: int = 0, threads: int = 1, state: str | os.PathLike | None = None,
                         checkpoint_s: float = CHECKPOINT_S, progress: Progress = silent) -> Calibrated:  # fmt: skip
     """Round a model to a given number of bits per parameter of its whole file.
@@ -94,6 +94,8 @@ def quantize_calibrated(config: dict[str, Any], tensors: dict[str, np.ndarray], 
         Of bits when an integer is chosen, in units of the exchange rate. Default 1 for ``fisher``; ``uniform`` takes none.
     prune, sparsity
         Linear maps lose this share of their weights, by a rule of :mod:`scalebound.compress.pruning`; embeddings keep theirs.
+    factors
+        Of the level, by the name of a tensor (of maps that read one tensor, the first): what :mod:`~scalebound.train.evolution` finds.
     sequences, start
         ``sequences`` pieces of 512 tokens (of the model's context where that is shorter) from token ``start`` on.
     seed
@@ -134,15 +136,15 @@ def quantize_calibrated(config: dict[str, Any], tensors: dict[str, np.ndarray], 
         raise UsageError(f"sequences = {sequences}, start = {start}", expected="at least 1 and at least 0")
     torch.set_num_threads(threads)
     arrays = {name: np.asarray(data, dtype=np.float32) if data.dtype.kind == "f" else data for name, data in tensors.items()}
-    inputs = _sequences(Stream(stream), config, sequences, start)
-    rounding = _Rounding(config, arrays, inputs, allocation, penalty, (prune, sparsity), seed, progress)
-    settings = {"model": tensors_sha256(config, arrays), "inputs": sha256_bytes(inputs.tobytes()), "bits": bits, "allocation": allocation, "penalty": penalty, "prune": prune, "sparsity": sparsity, "seed": seed}
+    inputs = calibration_inputs(Stream(stream), config, sequences, start)
+    rounding = Rounding(config, arrays, inputs, allocation, penalty, (prune, sparsity), seed, progress, factors or {})
+    settings = {"model": tensors_sha256(config, arrays), "inputs": sha256_bytes(inputs.tobytes()), "bits": bits, "allocation": allocation, "penalty": penalty, "prune": prune, "sparsity": sparsity, "factors": factors, "seed": seed}
     kept = _State(None if state is None else Path(state), sha256_bytes(canonical_json(settings)), checkpoint_s)
     kept.load()
     aim = bits * (1 - TOLERANCE / 2)
     if not kept.curve:
         kept.curve = rounding.pilot(bits)
-        kept.level = _level_at(kept.curve, aim)
+        kept.level = level_at(kept.curve, aim)
     most = MOST_PASSES_SMALL if sum(data.size for data in arrays.values()) < SMALL else MOST_PASSES
     while len(kept.passes) < most and not any(bits * (1 - TOLERANCE) <= length <= bits for _, length in kept.passes):
         if kept.passes and not kept.done:
@@ -165,7 +167,7 @@ def _miss(length: float, bits: float) -> tuple[bool, float]:
     return (length > bits, abs(length - bits))
 
 
-def _level_at(curve: list[tuple[float, float]], bits: float) -> float:
+def level_at(curve: list[tuple[float, float]], bits: float) -> float:
     """The level at which a falling curve has so many bits: linear in the logarithm of the level, also beyond its ends."""
     logs, lengths = np.log2([level for level, _ in curve]), np.array([length for _, length in curve])
     k = int(np.clip(np.searchsorted(-lengths, -bits), 1, len(logs) - 1))
@@ -181,7 +183,7 @@ def _next_level(curve: list[tuple[float, float]], passes: list[tuple[float, floa
         share = min(max((longer - bits) / (longer - shorter), 0.1), 0.9)
         return float(low * (high / low) ** share)
     level, length = passes[-1]
-    return level * _level_at(curve, bits) / _level_at(curve, length)
+    return level * level_at(curve, bits) / level_at(curve, length)
 
 
 def calibration_tokens(config: dict[str, Any], sequences: int) -> int:
@@ -193,7 +195,7 @@ def calibration_tokens(config: dict[str, Any], sequences: int) -> int:
     return sequences * min(CONTEXT, config.get("max_position_embeddings") or config.get("n_positions") or CONTEXT)
 
 
-def _sequences(stream: Stream, config: dict, sequences: int, start: int) -> np.ndarray:
+def calibration_inputs(stream: Stream, config: dict, sequences: int, start: int) -> np.ndarray:
     """Inputs: (sequences, tokens) token ids, each starting with the separator."""
     vocab = config.get("vocab_size")
     if not isinstance(vocab, int) or stream.info.vocab_size > vocab:
@@ -205,11 +207,11 @@ def _sequences(stream: Stream, config: dict, sequences: int, start: int) -> np.n
     return np.concatenate([np.full((sequences, 1), stream.info.separator, dtype=np.int64), tokens[:, :-1]], axis=1)
 
 
-class _Rounding:
+class Rounding:
     """Passes over the network, each with one level."""
 
-    def __init__(self, config: dict, arrays: dict[str, np.ndarray], inputs: np.ndarray, allocation: Allocation, penalty: float, pruning: tuple[Pruning | None, float], seed: int, progress: Progress) -> None:
-        self.pruning = pruning
+    def __init__(self, config: dict, arrays: dict[str, np.ndarray], inputs: np.ndarray, allocation: Allocation, penalty: float, pruning: tuple[Pruning | None, float], seed: int, progress: Progress, factors: dict[str, float] | None = None) -> None:
+        self.pruning, self.factors = pruning, factors or {}
         self.config, self.arrays, self.inputs, self.allocation, self.penalty, self.progress = config, arrays, inputs, allocation, penalty, progress
         self.spacing = scale_spacing(arrays)
         self.calibration = Calibration(config, arrays, inputs, curved=allocation == "fisher", seed=seed, progress=lambda done, of: progress(done, 3 * of))
@@ -255,8 +257,8 @@ class _Rounding:
         for name in calibration.names:
             calibration.put(name, kept.done[name].dequantized() if name in kept.done else self.arrays[name])
 
-        def rounded(weight: np.ndarray, made: Factor, row_weights: np.ndarray, dense: bool = False) -> Coded:
-            return gptq(weight, made, self.steps(kept.level, weight, made, row_weights), penalty=self.penalty, rates=kept.rates, **self.mask(weight, made, dense))
+        def rounded(name: str, weight: np.ndarray, made: Factor, row_weights: np.ndarray, dense: bool = False) -> Coded:
+            return gptq(weight, made, self.steps(kept.level * self.factors.get(name, 1.0), weight, made, row_weights), penalty=self.penalty, rates=kept.rates, **self.mask(weight, made, dense))
 
         def keep(found: dict[str, Coded]) -> None:
             for name, coded in found.items():
@@ -266,12 +268,13 @@ class _Rounding:
 
         def embedding(name: str) -> None:
             if name not in kept.done:
-                keep({name: rounded(self.arrays[name], *calibration.cost_of_embedding(name), dense=True)})
+                keep({name: rounded(name, self.arrays[name], *calibration.cost_of_embedding(name), dense=True)})
 
         def visit(number: int, inputs: Tensor) -> None:
             self.progress(total + number - 1, 3 * total)
-            if f"{calibration.groups[number][0]}.weight" not in kept.done:
-                keep(calibration.split(number, rounded(calibration.weight(number), *calibration.cost_of_group(number, inputs))))
+            first = f"{calibration.groups[number][0]}.weight"
+            if first not in kept.done:
+                keep(calibration.split(number, rounded(first, calibration.weight(number), *calibration.cost_of_group(number, inputs))))
 
         embedding(calibration.embedding)
         calibration.forward(visit)

@@ -29,11 +29,13 @@ import msgspec
 
 from scalebound.core.errors import InputError, from_os_error
 from scalebound.core.io import atomic_write, to_struct
+from scalebound.models.partial import parse_adapter
 from scalebound.models.shape import Shape, heads_for, shape_for
 from scalebound.models.start import Start
 
 BASE_WIDTH = 64
 MUP_HEAD_WIDTH = 16
+ADAPTER_RATE = 0.01  # of low-rank factors and subspace coordinates, whatever the width: their scale is in their definition
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -62,6 +64,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     base_width: int = BASE_WIDTH  # where "mup" and "standard" are the same
     accumulation: int = 1
     base: str = ""  # SHA-256 of the model training starts from; empty: from random weights
+    adapter: str = ""  # "lora:RANK" or "subspace:DIM": train these numbers on top of the base, and nothing else
     qk_norm: bool = False  # queries and keys normalized (a Qwen3-style folder)
     z_loss: float = 0.0  # coefficient of mean(log Z ^ 2), Z the sum of exponentiated logits
     average: float = 0.0  # decay of the weights' moving average, kept beside the run; 0: none
@@ -147,6 +150,10 @@ def check_recipe(recipe: Recipe, *, where: str = "recipe") -> None:
         value = getattr(recipe, key)
         if not 0.0 <= value <= high or (key in ("beta1", "beta2", "average") and value == 1.0):
             raise InputError(f"{key} = {value}", where=where, expected="at least 0" if high > 1 else "between 0 and 1")
+    if recipe.adapter:
+        parse_adapter(recipe.adapter)
+        if not recipe.base:
+            raise InputError(f"adapter = {recipe.adapter!r} without a base", where=where, expected="a model to start from", hint="scalebound train --from MODEL")
     for key in ("z_loss", "watch", "noise_scale"):
         if not 0 <= getattr(recipe, key) < float("inf"):
             raise InputError(f"{key} = {getattr(recipe, key)}", where=where, expected="at least 0")
@@ -255,6 +262,7 @@ def derive_continuation(start: Start, tokens: int, *, context: int = 256, seed: 
     """
     given = dict(overrides or {})
     _refuse_unknown_names(given, where)
+    rate = ADAPTER_RATE if given.get("adapter") else 0.03 / start.width
     fixed = {"params": start.num_params, "vocab_size": start.vocab_size, "width": start.width, "depth": start.depth, "heads": start.heads, "feed_forward": start.feed_forward, "base": start.sha256}
     for key, value in fixed.items():
         if given.get(key, value) != value:
@@ -271,7 +279,7 @@ def derive_continuation(start: Start, tokens: int, *, context: int = 256, seed: 
     batch = given.get("batch_sequences", _batch(tokens, context))
     steps = -(-tokens // (batch * context))
     derived = fixed | {
-        "context": context, "tokens": tokens, "batch_sequences": batch, "learning_rate": 0.03 / start.width, "warmup": max(0.02, min(0.1, 10 / steps)), "decay": 0.5, "seed": seed,
+        "context": context, "tokens": tokens, "batch_sequences": batch, "learning_rate": rate, "warmup": max(0.02, min(0.1, 10 / steps)), "decay": 0.5, "seed": seed,
     }  # fmt: skip
     recipe = to_struct(derived | given, Recipe, where=where)
     check_recipe(recipe, where=where)

@@ -47,6 +47,7 @@ def finetune(
     import torch
 
     from scalebound.cli.probe.show import show
+    from scalebound.models import load_model
     from scalebound.probe import finetune_record, probe_finetune, read_llama, small_model
 
     if model is None:
@@ -54,4 +55,5 @@ def finetune(
     config, weights = small_model(seed) if model is None else read_llama(model)
     with progress_bar("fine-tuning", "runs") as progress:
         rows = probe_finetune(config, weights, seeds=seeds, steps=steps, strength=strength, level=level, seed=seed, progress=progress)
-    return show(finetune_record(rows, seeds=seeds, steps=steps, strength=strength, level=level, seed=seed, model=str(model or "")), out)
+    inputs = {} if model is None else {"model": load_model(model).sha256}
+    return show(finetune_record(rows, seeds=seeds, steps=steps, strength=strength, level=level, seed=seed, model=str(model or ""), inputs=inputs), out)

@@ -62,6 +62,8 @@ def icl(
     from scalebound.probe.icl import EXAMPLES, KINDS
 
     if model is not None:
+        if (epsilon, concepts, steps) != (0.05, 8, 800):
+            raise UsageError("--epsilon, --concepts and --steps belong to the probe without a model", where=str(model), expected="prompts, examples, level, seed")
         from scalebound.models import load_model
 
         loaded = load_model(model)

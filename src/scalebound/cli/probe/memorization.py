@@ -74,6 +74,8 @@ def memorization(
         raise UsageError("texts were given without the model that is to be asked", where="probe memorization", expected="MODEL --text TEXT")
     if model is not None and text is None and canaries is None:
         raise UsageError("nothing to ask the model for", where="--text", expected="--text, --canaries or both")
+    if model is None and (spans, prefix, suffix) != (400, 32, 32):
+        raise UsageError("--spans, --prefix and --suffix need a model", where="probe memorization", expected="MODEL --text TEXT")
     if model is None and (runs < 4 or runs % 2):
         raise UsageError(f"runs is {runs}", where="--runs", expected="an even number of at least 4")
     groups, found, nulls = [], [], ["text never seen"]

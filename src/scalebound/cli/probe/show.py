@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import platform
+import time
+from importlib.metadata import version
 from pathlib import Path
+
+import msgspec
 
 from scalebound.cli.output import Result, table
 from scalebound.core.probe import ProbeRecord
@@ -14,6 +19,7 @@ def show(record: ProbeRecord, out: Path | None) -> Result:
     view += [*record.words, f"Verdict: {record.verdict}."]
     brief = record.brief()
     if out is not None:
-        brief["record"] = str(record.save(out))
+        versions = {"python": platform.python_version()} | {name: version(name) for name in ("numpy", "torch")}
+        brief["record"] = str(msgspec.structs.replace(record, versions=versions, seconds=round(time.process_time(), 1)).save(out))
         view.append(f"{out}: the record; scalebound report --probes {out}")
     return Result(brief, view)

@@ -12,7 +12,7 @@ from scalebound.probe.finetune import Row
 COLUMNS = ("optimizer", "transformation", "logit gap", "reference loss", "transformed loss", "difference", "invariant (theory)", "found")
 
 
-def finetune_record(rows: Sequence[Row], *, seeds: int, steps: int, strength: float, level: float, seed: int, model: str = "") -> ProbeRecord:
+def finetune_record(rows: Sequence[Row], *, seeds: int, steps: int, strength: float, level: float, seed: int, model: str = "", inputs: dict[str, str] | None = None) -> ProbeRecord:
     """Tables, sentences and a figure of :func:`~scalebound.probe.finetune.probe_finetune`'s rows, and a verdict: outcomes differ or not."""
     differ = any(row.found != "same" for row in rows)
     agree = all((row.found == "same") == row.invariant for row in rows)
@@ -58,6 +58,7 @@ def finetune_record(rows: Sequence[Row], *, seeds: int, steps: int, strength: fl
         tables=(ProbeTable(title="One function, several parametrizations", columns=COLUMNS, rows=cells),),
         figures=(figure,),
         source="arXiv:2405.01964, arXiv:1703.04933",
+        inputs=inputs or {},
         version=scalebound.__version__,
     )
 

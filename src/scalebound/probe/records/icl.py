@@ -127,6 +127,6 @@ def labels_record(rows: Sequence[LabelRow], *, model: str, sha256: str, settings
             ),
         ),
         source="arXiv:2303.03846, arXiv:2202.12837",
-        inputs={model: sha256} if sha256 else {},
+        inputs={"model": sha256},
         version=scalebound.__version__,
     )
