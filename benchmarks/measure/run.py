@@ -6,7 +6,7 @@ MODEL is a Llama-style ``.gguf`` file or Hugging Face folder; PYTHON imports ``l
 same text in blocks of 512 tokens:
 
 * loop: ``transformers``' forward and a float32 ``log_softmax``, loss, entropy and variance, a block at a time, in float32 and bfloat16;
-* harness: ``loglikelihood_rolling`` in bfloat16, four blocks at a time, loss only;
+* harness: ``loglikelihood_rolling`` in bfloat16, four blocks at a time, loss only, of about as many tokens from the text's beginning;
 * ours: loss, entropy and variance (``score_pieces``), in float32 and bfloat16.
 
 Per core: one thread each, taken in turn once a round, the median of tokens per second of *processor* time (the machine may be shared). Whole

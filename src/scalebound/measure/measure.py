@@ -35,7 +35,7 @@ from scalebound.models.load import load_model
 from scalebound.models.ranks import ALONE, Ranks
 
 BATCH_TOKENS = 8192  # tokens per forward pass of a small model, or on an accelerator
-LARGE, BATCH_TOKENS_LARGE = 20_000_000, 2048  # from so many parameters on a processor is as fast with fewer, and activations count
+LARGE, BATCH_TOKENS_LARGE = 20_000_000, 1024  # from so many parameters on a processor is as fast with fewer, and activations count
 HELD = 4096  # blocks whose numbers are in memory at once
 SKETCHES = 1024  # parts of a sketched measurement at most
 PARTS = 64  # at most this share of the work is lost by a kill

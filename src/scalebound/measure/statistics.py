@@ -21,7 +21,7 @@ from torch import Tensor
 from scalebound.models.language_model import LanguageModel
 
 ROWS = 256  # rows at once: enough that the head's weights, read once per stretch, are worth reading
-STRETCH = 8192  # of the vocabulary: 8 MB of float32 logits, which stay in a core's share of the cache
+STRETCH = 4096  # of the vocabulary: 4 MB of float32 logits, which stay in a core's share of the cache
 
 
 def token_statistics(model: LanguageModel, hidden_ND: Tensor, targets_N: Tensor, *, rows: int = ROWS, stretch: int = STRETCH) -> Tensor:
