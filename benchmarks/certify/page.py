@@ -17,6 +17,44 @@ def table(headers: list[str], rows: list[list[str]]) -> str:
     return "\n".join(["| " + " | ".join(headers) + " |", "|" + "---|" * len(headers), *["| " + " | ".join(row) + " |" for row in rows]])
 
 
+def price() -> list[str]:
+    """What an anchor costs and buys (``price.py``)."""
+    if not (HERE / "price.json").is_file():
+        return []
+    r = json.loads((HERE / "price.json").read_text())
+    held, rows = r["heldout"], []
+    for x in r["rows"]:
+        terms = [f"{x['terms'][name]:+.3f}" for name in ("quantization", "smoothing", "complexity", "variance")]
+        rows.append([percent(x["data_share"]), percent(x["compute_share"]), f"{x['anchor_params']:,}", f"{x['anchor_loss']:.3f}", f"{x['bits_per_parameter']:.2f}", *terms, f"{x['bound']:.3f}", f"**{x['distance']:+.3f}**"])
+    return [
+        "## The price of certainty (`train --anchor-slice`)",
+        f"The rung of {held['params']:,} parameters on {held['tokens']:,} tokens, full-precision training loss {r['rows'][0]['loss']:.3f}. For each row an anchor was trained on a share of as many tokens, from documents apart "
+        "(`python benchmarks/certify/price.py runs/demo`), the rounding was trained for the bound against that anchor (`compress --finetune --reference`), and the best certificate of a predictor that can be deployed was taken. Nats per byte at 99%.",
+        table(["data", "compute", "anchor's parameters", "its loss", "bits a parameter", "quantization", "smoothing", "complexity", "variance", "bound", "bound minus loss"], rows),
+        "![Distance from training loss to bound against the share of data spent on the anchor](price.svg)",
+        f"Without an anchor the product certificate of the demo's package is {held['product_distance']:+.3f} above. The model's own loss on fresh documents is {held['heldout_loss'] - r['rows'][0]['loss']:+.3f} above its training loss "
+        "(quantization may be negative: training the rounding goes on training the model). An anchor as good as the model brings the certificate to where a held-out test of it is. Below a fifth no model of this rung's recipe is small enough.",
+    ]
+
+
+def intrinsic() -> list[str]:
+    """The subspace a task needs (``intrinsic.py``)."""
+    if not (HERE / "intrinsic.json").is_file():
+        return []
+    r = json.loads((HERE / "intrinsic.json").read_text())
+    rows = []
+    for x in r["rows"]:
+        c = x.get("certificate")
+        rows.append([f"{x['params']:,}", x["task"], f"{x['loss_first']:.3f}", f"{x['loss_full']:.3f}", *[f"{x['subspace'][str(d)]:.3f}" if str(d) in x["subspace"] else "-" for d in r["dims"]],
+                     str(x["d90"] or f"above {r['dims'][-1]:,}"), *([f"{c['loss']:.3f}", f"{c['code_bits']:,}", f"{c['bound']:.3f}", f"{c['bound_from_d']:.3f}"] if c else ["-"] * 4)])  # fmt: skip
+    return [
+        "## Intrinsic dimension of small tasks (`train --adapter subspace:DIM`)",
+        f"Rungs of the demo fine-tuned in one pass over {r['rows'][0]['tokens']:,} tokens of another text: online loss of the first hundredth, of the last tenth with all weights, and with a vector in a random subspace. d90 is the smallest dimension tried that gains 90% of what all weights gain. "
+        "Its vector, rounded and packaged, is certified relative to the base and anchored on it; beside, the compression bound from d of Aghajanyan et al. (`python benchmarks/certify/intrinsic.py runs/demo`).",
+        table(["parameters", "task", "before", "all weights", *[f"d = {d:,}" for d in r["dims"]], "d90", "loss at d90", "code bits", "our bound", "bound from d"], rows),
+    ]
+
+
 def percent(share: float) -> str:
     return f"{100 * share:.1f}%"
 
@@ -32,6 +70,7 @@ def page(r: dict) -> str:
                         [[f"{x['params']:,}", f"{x['full_precision_loss']:.3f}", f"{x['package_loss']:.3f}", f"{x['freedman']:.3f}", f"{x['product']:.3f}", f"{x['best']:.3f} ({x['best_method']})",
                           percent(x["product_gap_below_freedman"]), f"{x['best_above_full_precision']:+.3f}", f"{x['freedman_above_full_precision']:+.3f}"] for x in r["ladder"]]),
                   "A bound below the loss is no error: the certified predictor is mixed with the anchor, which at small sizes is the better of the two."]  # fmt: skip
+    parts += price() + intrinsic()
     if "survey" in r:
         parts += ["## What others promise for the largest rung (`certify --survey`)",
                   table(["bound", "nats", "above the loss", "", "seconds"], [[x["name"], f"{x['value']:.3f}" if x["value"] is not None else "-", f"{x['above_the_loss']:+.3f}" if x["value"] is not None else "-",

@@ -69,7 +69,11 @@ def ladder(demo: Path) -> list[dict]:
 
 def surveyed(demo: Path) -> list[dict]:
     folder = max(demo.glob("rungs/*"), key=lambda p: int(p.name))
-    lines = survey(Stats.load(folder / "train.safetensors"), code_bits=package_code_bits(os.stat(folder / "model.sbz").st_size),
+    from scalebound.train.noise_on_weights import weight_noise
+
+    train = Stats.load(folder / "train.safetensors")
+    noise = weight_noise(folder / "run", demo / "streams" / "train.json", train.info.window)
+    lines = survey(train, noise=noise, code_bits=package_code_bits(os.stat(folder / "model.sbz").st_size),
                    heldout=Stats.load(folder / "heldout.full.safetensors"), online=Stats.load(folder / "run" / "online.safetensors"))  # fmt: skip
     return [{"name": line.name, "value": line.value, "above_the_loss": line.tightness, "vacuous": line.vacuous, "seconds": round(line.seconds, 2), "reason": line.reason} for line in lines]
 

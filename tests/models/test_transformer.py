@@ -153,3 +153,31 @@ def test_a_real_model_scores_real_text(tmp_path):
     assert abs(float(np.mean(stats.read("entropy"))) - float(np.mean(stats.read("nll")))) < 0.3
     short = measure(model, stream.path, tmp_path / "t.safetensors", context=512, window=(0, 2048), threads=2)
     assert float(np.mean(short.read("nll"))) > float(np.mean(stats.read("nll", 0, 2048)))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 40, 8), (1, 2, 1, 16), (2, 2, 600, 16)])
+def test_attention_written_out_is_the_fused_one_up_to_rounding(shape):
+    """Values and gradients under bfloat16 against float32; no token sees a later one."""
+    from scalebound.models.transformer import attend
+
+    draw = torch.Generator().manual_seed(0)
+    plain = [torch.randn(shape, generator=draw, requires_grad=True) for _ in range(3)]
+    rounded = [x.detach().clone().requires_grad_() for x in plain]
+    right = attend(*plain)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = attend(*rounded)
+    torch.testing.assert_close(found.float(), right, atol=0.05, rtol=0.05)
+    assert shape[2] == 1 or not torch.equal(found.float(), right)
+    seed = torch.randn(shape, generator=draw)
+    right.backward(seed)
+    found.backward(seed.to(found.dtype))
+    for a, b in zip(plain, rounded, strict=True):
+        torch.testing.assert_close(b.grad, a.grad, atol=0.1, rtol=0.1)
+    if shape[2] > 1:
+        changed = [x.detach().clone() for x in plain]
+        for x in changed[1:]:
+            x[:, :, shape[2] // 2 :] += 1.0
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            again = attend(*changed)
+        half = shape[2] // 2
+        assert torch.equal(again[:, :, :half], found[:, :, :half]) and not torch.equal(again[:, :, half:], found[:, :, half:])

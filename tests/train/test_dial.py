@@ -64,6 +64,7 @@ def test_memory_counts_what_it_should():
     assert disk_of([msgspec.structs.replace(plain, checkpoints=(0.5,))], plain.tokens) - disk_of([plain], plain.tokens) == 12 * plain.params
 
 
+@pytest.mark.nightly
 def test_memory_is_what_a_process_takes():
     """The estimate against the peak of a process that trains, within a quarter."""
     code = (

@@ -29,6 +29,15 @@ def test_coordinate_check(optimizer, rate):
     assert growth(standard, "layer 2") > 0.3 and growth(standard, "logits") > 0.2  # at one rate the standard one is not flat: the check can fail
 
 
+@pytest.mark.nightly
+def test_coordinate_check_to_width_1024():
+    widths = (64, 128, 256, 512, 1024)
+    mup, standard = ([coordinates(at(w, parametrization=p), TOKENS) for w in widths] for p in ("mup", "standard"))
+    assert all(abs(growth(mup, name)) < 0.05 for name in ("layer 1", "layer 2", "hidden")), mup
+    assert all(0.8 < c.change["layer 2"] / mup[0].change["layer 2"] < 1.25 for c in mup)
+    assert growth(standard, "layer 2") > 1 and standard[-1].change["layer 2"] > 50 * standard[0].change["layer 2"]
+
+
 def test_both_agree_at_the_base_width_and_not_elsewhere():
     def last(width, parametrization):
         return coordinates(at(width, parametrization=parametrization), TOKENS, steps=2).change

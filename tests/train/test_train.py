@@ -133,3 +133,29 @@ def test_the_trajectory_is_certified_as_it_goes(stream, tmp_path):
         train_run(RECIPE, stream.path, tmp_path / "cut", checkpoint_s=0.0, progress=kill)
     train_run(RECIPE, stream.path, tmp_path / "cut")
     assert (tmp_path / "cut" / "trajectory.jsonl").read_text() == (tmp_path / "whole" / "trajectory.jsonl").read_text()
+
+
+def test_bfloat16_passes_are_near_float32_and_resume_to_the_bit(stream, tmp_path):
+    rounded = msgspec.structs.replace(RECIPE, precision="bfloat16")
+    plain, right = train_run(RECIPE, stream.path, tmp_path / "plain"), train_run(rounded, stream.path, tmp_path / "a")
+    assert right.model_sha256 != plain.model_sha256 and right.train_loss == pytest.approx(plain.train_loss, abs=0.03)
+    first = [Stats.load(tmp_path / name / "online.safetensors").read("nll", 0, 128) for name in ("plain", "a")]
+    assert 0 < np.abs(first[0] - first[1]).max() < 0.1  # rounded, not float32
+
+    def kill(done, total):
+        if done > total * 0.6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_run(rounded, stream.path, tmp_path / "b", checkpoint_s=0.0, progress=kill)
+    assert train_run(rounded, stream.path, tmp_path / "b").model_sha256 == right.model_sha256
+    assert load_model(tmp_path / "a").dtype == "float32"
+
+
+def test_precision_follows_from_the_size(monkeypatch):
+    import scalebound.train.recipe as module
+
+    for has, size, found in ((True, 1_000_000, "bfloat16"), (True, 200_000, "bfloat16"), (True, 150_000, "float32"), (False, 1_000_000, "float32")):
+        monkeypatch.setattr(module, "has_bfloat16", lambda has=has: has)
+        assert derive_recipe(size).precision == found
+    assert derive_recipe(1_000_000, overrides={"precision": "bfloat16"}).precision == "bfloat16"

@@ -16,6 +16,7 @@ import numpy as np
 from scalebound.certify.assemble import certify
 from scalebound.certify.bound import check_confidence
 from scalebound.certify.codelength import choice_bits
+from scalebound.certify.pac_bayes import WeightNoise, pac_bayes_bound, sharpness_measure, spectral_measure
 from scalebound.certify.parts import losses_of
 from scalebound.certify.sampling import READ
 from scalebound.certify.settings import UNIFORM_ALPHAS
@@ -69,6 +70,7 @@ def survey(
     documents: np.ndarray | None = None,
     heldout: Stats | None = None,
     online: Stats | None = None,
+    noise: WeightNoise | None = None,
     vocab_size: int = 0,
 ) -> tuple[Line, ...]:
     """All bounds for one run.
@@ -77,6 +79,7 @@ def survey(
     ----------
     stats, code_bits        complete losses of the model the code describes, and its length
     documents               where documents start in ``stats`` and one past the last (:func:`~scalebound.certify.units.document_starts`)
+    noise                   losses of the run's weights with noise (:func:`scalebound.train.noise_on_weights.weight_noise`), for bounds of weights
     heldout, online         statistics on a stream the model never saw, and of the run's own online losses: other targets, beside
 
     Raises as :func:`~scalebound.certify.assemble.certify`; :class:`InputError` when the statistics are a sample.
@@ -106,6 +109,9 @@ def survey(
             value = compute()
         except ScaleboundError as error:
             out.append(Line(name, source, assumes, target, None, None, None, time.perf_counter() - began, str(error)))
+            return
+        if not math.isfinite(value):
+            out.append(Line(name, source, assumes, target, None, None, None, time.perf_counter() - began, "infinite here: it says nothing"))
             return
         out.append(Line(name, source, assumes, target, value, value - mean, value >= guess, time.perf_counter() - began))
 
@@ -156,13 +162,22 @@ def survey(
             name, "union over all weights of that precision", none, stream,
             (lambda bits=bits: best_azuma(bits * params + choice_bits([Choice(setting="alpha", options=len(UNIFORM_ALPHAS))]), len(stats))) if params else "needs the number of parameters",  # type: ignore[misc]
         )  # fmt: skip
+    needs = "needs the run: --weights RUN" if noise is None else ""
+
+    def weights(function: Callable[[WeightNoise, float], float]) -> Callable[[], float] | str:
+        return needs or (lambda: function(noise, loss_range(vocab, noise.alpha)))  # type: ignore[arg-type, union-attr]
+
     line(
-        "PAC-Bayes, Gaussian posterior", "Dziugaite and Roy 2017, arXiv 1703.11008", "a prior fixed before the data; bounds a randomised model",
-        "a model with noise on its weights", "needs losses of weights drawn from the posterior, and the initial weights",
+        "PAC-Bayes, Gaussian posterior", "Seldin et al. 2012, arXiv 1110.6886; Dziugaite and Roy 2017, arXiv 1703.11008", none + "; a prior around weights fixed before the data",
+        "a model with noise on its weights", weights(lambda found, range_: pac_bayes_bound(found, range_, len(stats), delta=delta)[0]),
     )  # fmt: skip
     line(
-        "norms and sharpness", "Bartlett, Foster and Telgarsky 2017, arXiv 1706.08498; Jiang et al. 2020, arXiv 1912.02178", "independent documents; layers of a form that transformers do not have",
-        "ranks models; no bound for a language model is known to be below guessing", "needs the weights; its constants were not derived for attention",
+        "sharpness", "Neyshabur et al. 2017, arXiv 1706.08947; Jiang et al. 2020, arXiv 1912.02178", "independent tokens (which they are not)",
+        "a model with noise on its weights", weights(lambda found, range_: sharpness_measure(found, range_, len(stats), delta=delta)[0]),
+    )  # fmt: skip
+    line(
+        "spectral norms", "Bartlett, Foster and Telgarsky 2017, arXiv 1706.08498", "independent tokens; feed-forward layers: for a transformer a measure and no bound",
+        "ranks models; nothing is proven of this one", weights(lambda found, range_: spectral_measure(found, range_, len(stats))),
     )  # fmt: skip
     if heldout is not None:
         line("held out", "docs/mathematics.md 3, L = 0", "a stream the model never saw", "the smoothed model on that stream", lambda: certify(heldout, method="heldout", delta=delta, vocab_size=vocab_size).bound)

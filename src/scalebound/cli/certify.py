@@ -43,6 +43,7 @@ def certify(
     survey: bool = False,
     heldout: Path | None = None,
     online: Path | None = None,
+    weights: Path | None = None,
     out: Path | None = None,
 ) -> Result:
     """Prove a bound on the mean expected loss of a (smoothed) model on a stream, and write it as a certificate.
@@ -108,6 +109,8 @@ def certify(
         With --survey: statistics on a stream the model never saw.
     online
         With --survey: the run's online losses.
+    weights
+        With --survey: the run, for bounds from its weights (PAC-Bayes, sharpness, norms); some 800 short passes of the model.
     out
         The certificate to write (.json).
 
@@ -160,9 +163,9 @@ def certify(
     if survey:
         if code_bits is None or out is not None or require is not None:
             raise UsageError("--survey shows a table for a model with a package", where="--survey", expected="--package or --code-bits, without --out and --require")
-        return survey_of(losses, code_bits, delta, heldout, online, vocab_size, stream)
-    if heldout or online:
-        raise UsageError("belong to --survey", where="--heldout and --online", expected="--survey, or STATS with --method heldout or trajectory")
+        return survey_of(losses, code_bits, delta, heldout, online, vocab_size, stream, weights)
+    if heldout or online or weights:
+        raise UsageError("belong to --survey", where="--heldout, --online and --weights", expected="--survey, or STATS with --method heldout or trajectory")
     if also or also_reference:
         raise UsageError("several packages or references need --best", where="--also", expected="--best")
     inputs = Inputs(
@@ -267,7 +270,7 @@ def certify_best_of(
     return Result({**msgspec.to_builtins(certificate), "tried": [asdict(line) for line in tried]}, view, status=0 if met else 1)
 
 
-def survey_of(losses: Stats, code_bits: int, delta: float, heldout: Path | None, online: Path | None, vocab_size: int, stream: Path | None) -> Result:
+def survey_of(losses: Stats, code_bits: int, delta: float, heldout: Path | None, online: Path | None, vocab_size: int, stream: Path | None, weights: Path | None) -> Result:
     """``certify --survey``: our certificates and others' bounds in one table."""
     from dataclasses import asdict
 
@@ -280,8 +283,20 @@ def survey_of(losses: Stats, code_bits: int, delta: float, heldout: Path | None,
         documents = document_starts(losses, stream) if stream is not None else None
     except InputError:
         documents = None  # the line says what it needs
+    noise = None
+    if weights is not None:
+        from scalebound.core.errors import require_extra
+
+        require_extra("torch")
+        from scalebound.cli.output import progress_bar
+        from scalebound.train.noise_on_weights import weight_noise
+
+        if stream is None:
+            raise InputError("does not say where its stream is", where=losses.path, expected="statistics beside their stream, for --weights")
+        with progress_bar("noise on the weights", "passes") as progress:
+            noise = weight_noise(weights, stream, losses.info.window, progress=progress)
     lines = survey(
-        losses, code_bits=code_bits, delta=delta, documents=documents, vocab_size=vocab_size,
+        losses, noise=noise, code_bits=code_bits, delta=delta, documents=documents, vocab_size=vocab_size,
         heldout=open_losses(heldout, vocab_size=vocab_size) if heldout else None, online=open_losses(online, vocab_size=vocab_size) if online else None,
     )  # fmt: skip
     rows = [

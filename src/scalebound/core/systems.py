@@ -112,6 +112,9 @@ SYSTEMS: tuple[System, ...] = (
     System(113, "Dataset inference by permutation of documents", "scalebound.certify.leakage:leakage", "test", "scalebound leak WINDOW FRESH", "arXiv:2406.06443"),
     System(114, "Low-rank adaptation", "scalebound.models.partial:Partial", "fine-tuning", "scalebound train --from MODEL --adapter lora:8", "arXiv:2106.09685", ("torch",)),
     System(115, "Training in a random subspace", "scalebound.models.partial:Partial", "fine-tuning", "scalebound train --from MODEL --adapter subspace:512", "arXiv:1804.08838", ("torch",)),
+    System(116, "PAC-Bayes with a Gaussian posterior for martingales", "scalebound.certify.pac_bayes:pac_bayes_bound", "bound", "scalebound certify S --package M.sbz --survey --weights RUN", "arXiv:1110.6886"),
+    System(117, "PAC-Bayes sharpness", "scalebound.certify.pac_bayes:sharpness_measure", "bound", "scalebound certify S --package M.sbz --survey --weights RUN", "arXiv:1706.08947"),
+    System(118, "Spectral complexity", "scalebound.certify.pac_bayes:spectral_measure", "bound", "scalebound certify S --package M.sbz --survey --weights RUN", "arXiv:1706.08498"),
     System(70, "Online n-gram reference with Witten-Bell interpolation", "scalebound.measure.ngram:ngram_losses", "reference",
            "scalebound reference ngram STREAM --out R.safetensors", "Witten and Bell 1991, IEEE Trans. Inf. Theory 37(4)", ("torch",)),
     # compression: numbers from 120 on

@@ -20,6 +20,7 @@ from scalebound.models.shape import Shape
 from scalebound.models.trainable import Trainable
 
 EPS = 1e-5
+WRITTEN_OUT = 512  # tokens up to which attention's products may be written out
 
 
 def rotary_table(context: int, head_width: int, theta: float = 10000.0) -> tuple[Tensor, Tensor]:
@@ -34,6 +35,22 @@ def rotate(x_BHTK: Tensor, cos_TK: Tensor, sin_TK: Tensor) -> Tensor:
     half = x_BHTK.shape[-1] // 2
     turned = torch.cat((-x_BHTK[..., half:], x_BHTK[..., :half]), dim=-1)
     return x_BHTK * cos_TK + turned * sin_TK
+
+
+def attend(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor) -> Tensor:
+    """Causal attention, (B, H, T, K).
+
+    PyTorch's fused kernel, but under bfloat16 autocast on a processor with short sequences, where its backward pass is two to three times slower than
+    plain products (8 x 11 heads of 16, 256 tokens, one thread: 39 and 11 ms; benchmarks/LOG.md).
+    """
+    B, H, T, K = q_BHTK.shape
+    if not (q_BHTK.device.type == "cpu" and T <= WRITTEN_OUT and torch.is_autocast_enabled("cpu")):
+        return F.scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTK, is_causal=True)
+    q_NTK, k_NTK, v_NTK = (x.to(torch.bfloat16).reshape(B * H, T, K) for x in (q_BHTK / math.sqrt(K), k_BHTK, v_BHTK))
+    hidden_TT = torch.full((T, T), -torch.inf, dtype=torch.bfloat16).triu(1)
+    with torch.autocast("cpu", enabled=False):  # autocast would take the softmax through float32 arrays; its kernel adds up in float32 anyway
+        weights_NTT = torch.baddbmm(hidden_TT.expand(B * H, T, T), q_NTK, k_NTK.transpose(1, 2)).softmax(-1)
+        return (weights_NTT @ v_NTK).view(B, H, T, K)
 
 
 class Layer(nn.Module):
@@ -58,7 +75,7 @@ class Layer(nn.Module):
 
     def forward(self, x_BTD: Tensor, cos_TK: Tensor, sin_TK: Tensor) -> Tensor:
         q_BHTK, k_BHTK, v_BHTK = self.queries_keys_values(x_BTD, cos_TK, sin_TK)
-        return self._mixed(x_BTD, F.scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTK, is_causal=True))
+        return self._mixed(x_BTD, attend(q_BHTK, k_BHTK, v_BHTK))
 
     def after(self, x_BTD: Tensor, cos_TK: Tensor, sin_TK: Tensor, before: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """As ``forward`` for tokens that follow those of ``before``, whose keys and values are given; and the keys and values of both."""

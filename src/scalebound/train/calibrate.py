@@ -48,7 +48,7 @@ def seconds_for(recipe: Recipe, *, budget_s: float = BUDGET_S, model: Trainable 
     updates: list[float] = []
     while len(passes) <= FEWEST_STEPS or time.monotonic() - began < budget_s:
         start = time.perf_counter()
-        backward(model, batch, 0, recipe.accumulation)
+        backward(model, batch, 0, recipe.accumulation, precision=recipe.precision)
         middle = time.perf_counter()
         torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
         optimizer.step()

@@ -35,6 +35,7 @@ from scalebound.models.partial import Partial
 from scalebound.models.relative import ADAPTER
 from scalebound.models.start import Start, open_trainable
 from scalebound.models.trainable import Trainable
+from scalebound.models.transformer import Transformer
 from scalebound.train import noise_scale, parallel, watch
 from scalebound.train.average import WeightAverage
 from scalebound.train.checkpoint import complete_checkpoints, prune, read_state, save_model, step_of, write_checkpoint
@@ -253,7 +254,7 @@ def _begin(recipe: Recipe, start: Start | None) -> tuple[Trainable, torch.optim.
 
 def _gradient(model: Trainable, batch: np.ndarray, separator: int, recipe: Recipe) -> tuple[float, bytes]:
     """The gradient of a batch's mean loss, over all processes; that loss and every token's, in order."""
-    mean, losses = backward(model, parallel.share(batch), separator, recipe.accumulation, z_loss=recipe.z_loss, whole=len(batch))
+    mean, losses = backward(model, parallel.share(batch), separator, recipe.accumulation, z_loss=recipe.z_loss, whole=len(batch), precision=recipe.precision)
     parallel.sum_gradients(model)
     return parallel.join_losses(mean, losses)
 
@@ -294,7 +295,7 @@ def _tokenizer_files(stream: Stream, start: Start | None) -> dict[str, bytes]:
     return {"tokenizer.json": stream.tokenizer().content, "tokenizer_config.json": canonical_json({"tokenizer_class": "PreTrainedTokenizerFast"})}
 
 
-def backward(model: Trainable, batch: np.ndarray, separator: int, parts: int, *, z_loss: float = 0.0, whole: int | None = None) -> tuple[float, bytes]:
+def backward(model: Trainable, batch: np.ndarray, separator: int, parts: int, *, z_loss: float = 0.0, whole: int | None = None, precision: str = "float32") -> tuple[float, bytes]:
     """Add the gradient of a batch's mean loss, in ``parts`` passes, and return that loss and the bytes of every token's loss in order.
 
     ``batch`` may be a part of a batch of ``whole`` sequences: losses are then weighted by its share, and an empty part adds nothing.
@@ -307,7 +308,7 @@ def backward(model: Trainable, batch: np.ndarray, separator: int, parts: int, *,
     for piece in np.array_split(batch, min(parts, len(batch))) if len(batch) else []:
         targets_BT = torch.from_numpy(piece.astype(np.int64))
         inputs_BT = F.pad(targets_BT[:, :-1], (1, 0), value=separator)
-        logits_NV = model(inputs_BT).flatten(0, 1)
+        logits_NV = _logits(model, inputs_BT, precision).flatten(0, 1)
         losses_N = F.cross_entropy(logits_NV, targets_BT.flatten(), reduction="none")
         loss = losses_N.mean() * (len(piece) / whole)  # one part: times exactly 1
         if z_loss:
@@ -317,6 +318,17 @@ def backward(model: Trainable, batch: np.ndarray, separator: int, parts: int, *,
         total += loss.item()
         losses.append(losses_N.detach().numpy().astype("<f4").tobytes())
     return total, b"".join(losses)
+
+
+def _logits(model: Trainable, inputs_BT: torch.Tensor, precision: str) -> torch.Tensor:
+    """Logits in float32; with ``bfloat16`` the matrix products before the head (of a model that is not ours: all of them) are rounded to it."""
+    if precision == "float32":
+        return model(inputs_BT)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        if not isinstance(model, Transformer):
+            return model(inputs_BT).float()
+        hidden = model.hidden(inputs_BT)
+    return model.head(hidden.float())
 
 
 def _rewind_log(log, step: int) -> None:

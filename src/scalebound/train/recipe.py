@@ -10,6 +10,7 @@ schedule            2% warmup (at least 10 steps), linear decay over the last ha
 optimizer           AdamW, betas 0.9 and 0.95, weight decay 0.1 on matrices, gradient norm clipped at 1 (others: :mod:`~scalebound.train.optim`;
                     the derived rate is AdamW's: Muon shares it, Lion wants 3 to 10 times less, SGD its own)
 from a given model  its shape and vocabulary; learning rate 0.03 / width (:func:`derive_continuation`)
+precision           float32; from 0.19M parameters, on processors with bfloat16 products, those (weights, head, losses and updates stay float32)
 accumulation        1: a batch is one forward and backward pass; k splits it into k, for the same update in less memory
 ==================  =====================================================================================================
 
@@ -29,12 +30,14 @@ import msgspec
 
 from scalebound.core.errors import InputError, from_os_error
 from scalebound.core.io import atomic_write, to_struct
+from scalebound.models.load import has_bfloat16
 from scalebound.models.partial import parse_adapter
 from scalebound.models.shape import Shape, heads_for, shape_for
 from scalebound.models.start import Start
 
 BASE_WIDTH = 64
 MUP_HEAD_WIDTH = 16
+ROUNDED_FROM = 190_000  # parameters from which matrix products in bfloat16 pay on processors that have them
 ADAPTER_RATE = 0.01  # of low-rank factors and subspace coordinates, whatever the width: their scale is in their definition
 
 
@@ -64,6 +67,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     base_width: int = BASE_WIDTH  # where "mup" and "standard" are the same
     accumulation: int = 1
     base: str = ""  # SHA-256 of the model training starts from; empty: from random weights
+    precision: Literal["float32", "bfloat16"] = "float32"  # of the forward and backward pass; weights, head, losses and updates are float32
     adapter: str = ""  # "lora:RANK" or "subspace:DIM": train these numbers on top of the base, and nothing else
     qk_norm: bool = False  # queries and keys normalized (a Qwen3-style folder)
     z_loss: float = 0.0  # coefficient of mean(log Z ^ 2), Z the sum of exponentiated logits
@@ -236,6 +240,7 @@ def derive_recipe(params: int, *, tokens_per_param: float = 20.0, vocab_size: in
         "params": shape.num_params, "vocab_size": vocab_size, "width": shape.width, "depth": shape.depth, "heads": shape.heads, "feed_forward": shape.feed_forward,
         "context": context, "tokens": tokens, "batch_sequences": batch, "learning_rate": 0.3 / (given.get("base_width", BASE_WIDTH) if mup else shape.width),
         "warmup": max(0.02, min(0.1, 10 / steps)), "decay": 0.5, "seed": seed,
+        "precision": "bfloat16" if shape.num_params >= ROUNDED_FROM and has_bfloat16() else "float32",
     }  # fmt: skip
     recipe = to_struct(derived | given, Recipe, where=where)
     check_recipe(recipe, where=where)

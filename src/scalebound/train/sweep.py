@@ -38,6 +38,7 @@ def sweep_recipe(width: int, rate: float, parametrization: str, *, base_width: i
     keys = {
         "width": width, "depth": DEPTH, "heads": width // HEAD_WIDTH, "feed_forward": round(8 * width / 3 / 4) * 4, "tokens": steps * sequences * context,
         "batch_sequences": sequences, "learning_rate": rate, "parametrization": parametrization, "base_width": base_width, "warmup": 0.1,
+        "precision": "float32",  # the same at every width
     }  # fmt: skip
     return derive_recipe(100_000, context=context, seed=seed, overrides=keys | dict(overrides or {}))
 
