@@ -67,7 +67,19 @@ def scaling(bench: dict) -> str:
     return markdown(["job", "program", "time", "result"], rows)
 
 
-TABLES = {"scaling": ("scaling/results.json", scaling), "ladder": ("demo/demo.json", ladder), "bounds": ("demo/demo.json", bounds), "forecasts": ("demo/demo.json", forecasts)}
+def measure(bench: dict) -> str:
+    """`measure` beside what people use: tokens per second per core, and on the whole machine."""
+    speed, ours = bench["tokens_per_second"], bench["tokens_per_second"]["ours bfloat16"]
+    gives = {"loop": "loss, entropy, variance", "harness": "loss", "ours": "loss, entropy, variance"}
+    words = {"loop": "transformers and log_softmax", "harness": "lm-evaluation-harness, rolling", "ours": "scalebound measure"}
+    rows = [["one core", f"{words[way.split()[0]]}, {way.split()[1]}", gives[way.split()[0]], f"{value:,.0f}", f"{ours / value:.2f}"] for way, value in sorted(speed.items(), key=lambda item: item[1])]
+    machine = bench["whole_machine_tokens_per_second"]
+    best = machine.get("ours bfloat16, a process per core", 0.0)
+    rows += [["whole machine", f"{words[way.split()[0]]}, {way.split(maxsplit=1)[1]}", gives[way.split()[0]], f"{value:,.0f}", f"{best / value:.2f}"] for way, value in sorted(machine.items(), key=lambda item: item[1])]
+    return markdown(["", "program", "gives", "tokens/s", "ours in bfloat16 is this many times as fast"], rows)
+
+
+TABLES = {"measure": ("measure/results.json", measure), "scaling": ("scaling/results.json", scaling), "ladder": ("demo/demo.json", ladder), "bounds": ("demo/demo.json", bounds), "forecasts": ("demo/demo.json", forecasts)}
 
 
 def render(text: str) -> str:

@@ -1,16 +1,17 @@
 """How fast is ``measure`` beside what people use, per core and on the whole machine, and where does its time go?
 
-    python benchmarks/measure/run.py MODEL [--peer-python PYTHON] [--tokens 2048] [--rounds 3] [--out benchmarks/measure/results.json]
+    python benchmarks/measure/run.py MODEL [--peer-python PYTHON] [--tokens 2048] [--rounds 3] [--no-machine] [--out benchmarks/measure/results.json]
 
 MODEL is a Llama-style ``.gguf`` file or Hugging Face folder; PYTHON imports ``lm_eval`` (0.4.13), without it that peer is left out. All score the
 same text in blocks of 512 tokens:
 
 * loop: ``transformers``' forward and a float32 ``log_softmax``, loss, entropy and variance, a block at a time, in float32 and bfloat16;
-* harness: ``loglikelihood_rolling`` in bfloat16, four blocks at a time, loss only;
+* harness: ``loglikelihood_rolling`` in bfloat16, four blocks at a time, loss only, of about as many tokens from the text's beginning;
 * ours: loss, entropy and variance (``score_pieces``), in float32 and bfloat16.
 
 Per core: one thread each, taken in turn once a round, the median of tokens per second of *processor* time (the machine may be shared). Whole
-machine: ours with a process per core, the harness with all threads, tokens per second of the clock. The peak is a large bfloat16 matrix product of the same run.
+machine: ours with a process per core, the harness with all threads, tokens per second of the clock; only a machine with nothing else to do can
+say (``--no-machine`` leaves it out). The peak is a large bfloat16 matrix product of the same run.
 Peak memory is that of a process that only loads and scores in bfloat16.
 """
 
@@ -155,6 +156,7 @@ def main() -> None:
     parser.add_argument("--peer-python", default="")
     parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--no-machine", action="store_true")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--worker", default="")
     parser.add_argument("--start", default="")
@@ -194,15 +196,18 @@ def main() -> None:
         del theirs, theirs_16, ways
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         machine, peak_mib = {}, 0.0
-        machine["ours bfloat16, a process per core"], peak_mib = whole_machine(given.model, folder / "tokens.npy", cores, given.rounds, folder)
+        together, peak_mib = whole_machine(given.model, folder / "tokens.npy", 1 if given.no_machine else cores, given.rounds, folder)
+        if not given.no_machine:
+            machine["ours bfloat16, a process per core"] = together
         if given.peer_python:
             (folder / "text.txt").write_text(text[: len(text) * given.tokens // len(tokenizer.encode(text.encode()))])
             (folder / "model").mkdir()
             export(given.model, folder / "model")
             rows = harness(given.peer_python, 1, folder / "model", folder / "text.txt", given.rounds)
             spent["harness bfloat16"], losses["harness bfloat16"] = [row["cpu"] for row in rows], rows[-1]["loss"]
-            rows = harness(given.peer_python, cores, folder / "model", folder / "text.txt", given.rounds)
-            machine["harness bfloat16, all threads"] = float(np.median([row["clock"] for row in rows]))
+            if not given.no_machine:
+                rows = harness(given.peer_python, cores, folder / "model", folder / "text.txt", given.rounds)
+                machine["harness bfloat16, all threads"] = float(np.median([row["clock"] for row in rows]))
     speed = {way: float(np.median(values)) for way, values in spent.items()}
     flops = 2 * params + 2 * shape.depth * shape.heads * shape.head_width * CONTEXT  # attention: 4 K H T/2 per layer
     ratios = {f"ours bfloat16 / {peer}": speed["ours bfloat16"] / speed[peer] for peer in ("loop float32", "loop bfloat16", "harness bfloat16") if peer in speed} | {"ours float32 / loop float32": speed["ours float32"] / speed["loop float32"]}
@@ -219,7 +224,7 @@ def main() -> None:
         "mean_loss": {way: round(value, 5) for way, value in losses.items()},
         "largest_difference_float32": {name: float(np.abs(a - b).max()) for name, a, b in zip(("nll", "entropy", "varentropy"), found["ours float32"], found["loop float32"], strict=True)},
         "peak_memory_mib": round(peak_mib), "peak_memory_wanted_mib": round((1.3 * 2 * params + 300e6) / 2**20),
-        "left_out": [] if given.peer_python else ["harness: no --peer-python"],
+        "left_out": ([] if given.peer_python else ["harness: no --peer-python"]) + (["whole machine: it was shared"] if given.no_machine else []),
     }  # fmt: skip
     text = json.dumps(record, indent=1)
     print(text)

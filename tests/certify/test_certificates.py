@@ -251,7 +251,7 @@ def test_bad_input_is_refused_with_the_place(stats, online):
 
 def test_memory_does_not_grow_with_tokens(tmp_path):
     peaks = []
-    for n in (400_000, 1_600_000):
+    for n in (2_200_000, 4_400_000):  # both more than two of the largest stretches that are read at once
         rng = np.random.default_rng(0)
         losses, entropy = rng.gamma(2.0, 0.5, n).astype("f4"), rng.uniform(0.1, 2.5, n).astype("f4")
         info = StatsInfo(tokens=n, window=(0, n), vocab_size=16, block_tokens=100)

@@ -72,6 +72,26 @@ def test_chunks_of_rows_and_vocabulary_do_not_change_the_numbers(files, rows, st
         np.testing.assert_allclose(values, right, atol=1e-5)
 
 
+@pytest.mark.parametrize("rows, stretch", [(7, 100), (256, 8192), (64, 1)])
+def test_the_anchors_numbers_do_not_depend_on_chunks(files, tmp_path, monkeypatch, rows, stretch):
+    """Two passes over stretches of the vocabulary give what whole rows give; no product is wider than a stretch."""
+    folder, stream = files
+    module, widths = __import__("scalebound.measure.score", fromlist=["ROWS"]), []
+    monkeypatch.setattr(module, "ROWS", rows)
+    monkeypatch.setattr(module, "STRETCH", stretch)
+    model, anchor = load_model(folder / "model"), load_model(folder / "anchor")
+    part = anchor.head_part
+    anchor.head_part = lambda hidden, start, stop: widths.append((hidden.shape[0], stop - start)) or part(hidden, start, stop)
+    found = module.score_pieces(model, [np.asarray(stream.tokens[:64], dtype=np.int64)], [0], 255, anchor=anchor, eps=0.02, alphas=(0.1, 0.4))
+    log_p, (reference_nll, _, _, log_q) = plain(model, stream.tokens[:64])[3], plain(load_model(folder / "anchor"), stream.tokens[:64])
+    smooth = 0.98 * np.exp(log_q) + 0.02 / 256
+    np.testing.assert_allclose(found["reference_nll"], reference_nll, atol=2e-5)
+    for row, alpha in enumerate((0.1, 0.4)):
+        mixed = (1 - alpha) * np.exp(log_p) + alpha * smooth
+        np.testing.assert_allclose(found["centre"][row], -(mixed * np.log(mixed / smooth)).sum(1), atol=2e-5)
+    assert max(widths)[0] <= rows and max(width for _, width in widths) <= stretch
+
+
 @pytest.mark.parametrize("stretch", [256, 2])
 def test_extreme_logits_stay_finite(files, stretch):
     model = load_model(files[0] / "model")
@@ -127,6 +147,26 @@ def test_a_sketch_instead_of_numbers_per_token(files, tmp_path, monkeypatch):
     assert found.complete and abs(found.mean_nll - whole.mean_nll) < 2e-5 and abs(found.mean("entropy") - float(Stats.load(tmp_path / "s").read("entropy").mean())) < 2e-5
     assert (tmp_path / "a.sketch").read_bytes() == (tmp_path / "right.sketch").read_bytes()
     assert measure(folder / "model", stream.path, tmp_path / "b.sketch", anchor=folder / "anchor", sketch=True).path == str(tmp_path / "b.sketch")
+
+
+@pytest.mark.parametrize("stretch", [8192, 3])
+def test_the_likeliest_tokens(files, tmp_path, monkeypatch, stretch):
+    """Those of the whole distribution, joined from many parts, from stretches narrower than k too."""
+    from scalebound.measure.top import read_top, top_path
+
+    folder, stream = files
+    model = load_model(folder / "model")
+    log_p = torch.from_numpy(plain(model, stream.tokens)[3])
+    monkeypatch.setattr(statistics.top_tokens, "__kwdefaults__", {"rows": 50, "stretch": stretch})
+    stats = measure(folder / "model", stream.path, tmp_path / "s.safetensors", top_k=5)
+    found = read_top(top_path(tmp_path / "s.safetensors"))
+    right, ids = log_p.topk(5, dim=1)
+    np.testing.assert_allclose(found["top_log_p"], right.T, atol=2e-5)
+    assert found["top_ids"].shape == (5, len(stats)) and (found["top_ids"] == ids.T.numpy()).mean() > 0.999
+    assert np.array_equal(stats.read("nll"), measure(folder / "model", stream.path, tmp_path / "t.safetensors").read("nll"))
+    for wrong in ({"top_k": 257}, {"top_k": 5, "sketch": True}):
+        with pytest.raises(UsageError, match="top-k"):
+            measure(folder / "model", stream.path, tmp_path / "v.safetensors", **wrong)
 
 
 def test_windows_and_samples(files, tmp_path):

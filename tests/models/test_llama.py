@@ -111,7 +111,7 @@ def test_gguf_files_cut_short_are_refused(tmp_path, cut):
 def test_random_damage_to_a_header_ends_in_a_plain_error_or_a_model(tmp_path):
     data, rng = bytearray(write_gguf(tmp_path / "m.gguf", depth=1).read_bytes()), np.random.default_rng(0)
     end, refused = 2000, 0
-    for _ in range(150):
+    for _ in range(100):
         broken = bytearray(data)
         for place in rng.integers(0, end, 3):
             broken[place] = rng.integers(0, 256)
@@ -120,7 +120,7 @@ def test_random_damage_to_a_header_ends_in_a_plain_error_or_a_model(tmp_path):
             GgufFile(tmp_path / "b.gguf")
         except InputError:
             refused += 1
-    assert refused > 50
+    assert refused > 33
 
 
 MEASURE = """

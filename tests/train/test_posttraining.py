@@ -140,6 +140,13 @@ def test_any_architecture(kind, made):
     assert len(coded) == (9 if kind == "gpt2" else 16), "every linear map and embedding, but not the positions"
 
 
+def test_a_tied_matrix_that_is_stored_twice_stays_tied(made):
+    config, tensors, path = made
+    twice = tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"]}
+    found = decode(encode(quantize_calibrated(config, twice, path, bits=4.0, sequences=4).model))[1]
+    assert np.array_equal(found["lm_head.weight"], found["model.embed_tokens.weight"]) and set(found) == set(twice)
+
+
 def test_curvature_against_gradients_of_each_label(made):
     """E over labels of delta^2, exactly by enumeration on few tokens, against the mean over many drawn ones."""
     config, tensors, _ = made

@@ -223,3 +223,14 @@ def sums_of(losses: np.ndarray, centres: object, range_: float | Sequence[float]
         raise UsageError(f"{len(sums.ranges)} ranges for {len(parts)} centres", where="range_", expected="one for all or one each")
     sums.add(x, parts)
     return sums
+
+
+def mirrored(losses: np.ndarray, centres: float | np.ndarray | Sequence) -> tuple[np.ndarray, np.ndarray | list[np.ndarray]]:
+    """-X and -Y: an upper bound on the mean of -X is a lower one on that of X. Several centres stay a list.
+
+    >>> mirrored(np.array([1.0, 2.0]), 3.0)[0].tolist(), float(mirrored(np.array([1.0]), 3.0)[1])
+    ([-1.0, -2.0], -3.0)
+    """
+    several = isinstance(centres, (list, tuple))
+    below = [-np.asarray(c, dtype=np.float64) for c in centres] if several else -np.asarray(centres, dtype=np.float64)  # type: ignore[union-attr]
+    return -np.asarray(losses, dtype=np.float64), below

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from scalebound.certify.bound import Bound, check_confidence, log_weights, solve_mixture, sums_of
+from scalebound.certify.bound import Bound, check_confidence, log_weights, mirrored, solve_mixture, sums_of
 from scalebound.certify.grid import DEFAULT_GRID
 
 
@@ -55,11 +55,4 @@ def mixture_lower_bound(
     >>> mixture_lower_bound(np.ones(10_000), 0.0, range_=8.0, code_bits=0, delta=0.05).value < 1
     True
     """
-    negated = (
-        [-np.asarray(c, dtype=np.float64) for c in centres]
-        if isinstance(centres, (list, tuple))
-        else -np.asarray(centres, dtype=np.float64)
-    )
-    return mixture_bound(
-        -np.asarray(losses, dtype=np.float64), negated, range_=range_, code_bits=code_bits, delta=delta, grid=grid, weights=weights
-    ).negated()
+    return mixture_bound(*mirrored(losses, centres), range_=range_, code_bits=code_bits, delta=delta, grid=grid, weights=weights).negated()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from scalebound.certify.bound import Bound, check_confidence, log_weights, solve_product, sums_of
+from scalebound.certify.bound import Bound, check_confidence, log_weights, mirrored, solve_product, sums_of
 from scalebound.certify.grid import DEFAULT_GRID
 
 
@@ -86,11 +86,4 @@ def product_lower_bound(
     >>> 0.9 < bound.value < 1
     True
     """
-    negated = (
-        [-np.asarray(c, dtype=np.float64) for c in centres]
-        if isinstance(centres, (list, tuple))
-        else -np.asarray(centres, dtype=np.float64)
-    )
-    return product_bound(
-        -np.asarray(losses, dtype=np.float64), negated, range_=range_, code_bits=code_bits, delta=delta, grid=grid, weights=weights
-    ).negated()
+    return product_bound(*mirrored(losses, centres), range_=range_, code_bits=code_bits, delta=delta, grid=grid, weights=weights).negated()

@@ -105,12 +105,16 @@ def collect(part: Part, grid: np.ndarray, start: int, stop: int, into: LogSums |
     return sums
 
 
-def pilot(part: Part, grid: np.ndarray, start: int, stop: int, n: int, pieces: int = 64, length: int = 1024) -> LogSums:
-    """The statistic of at most ``pieces * length`` tokens spread evenly over [start, stop), scaled to n: to choose a setting by, not to
-    bound with."""
+PILOT_WHOLE = 1 << 16  # tokens
+
+
+def pilot(part: Part, grid: np.ndarray, start: int, stop: int, n: int, pieces: int = 16, length: int = 1024) -> LogSums:
+    """The statistic of ``pieces`` stretches of ``length`` tokens spread evenly over [start, stop), of all when there are at most 65,536,
+    scaled to n: to choose a setting by, not to bound with."""
     if part.sums is not None:  # all tokens cost no more
         return part.sums(grid)
-    read = [part.read(start + first, start + last) for first, last in spread(stop - start, pieces, length)]
+    stretches = spread(stop - start, pieces, length) if stop - start > PILOT_WHOLE else [(0, stop - start)]
+    read = [part.read(start + first, start + last) for first, last in stretches]
     sums = LogSums(grid, part.ranges)
     ys = [np.concatenate([np.broadcast_to(y[j], x.shape) for x, y in read]) for j in range(len(part.ranges))]
     sums.add(np.concatenate([x for x, _ in read]), ys)

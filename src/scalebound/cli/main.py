@@ -174,6 +174,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _show(result: Result, as_json: bool) -> None:
+    if result.silent:
+        return
     if as_json:
         print(json.dumps(result.record, ensure_ascii=False, allow_nan=False))
         return

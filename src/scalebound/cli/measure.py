@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def measure(model: Path, text: Path | None = None, *, out: Path, tasks: Path | None = None, context: int | None = None, tokens: int | None = None, window: tuple[int, int] | None = None,
             policy: Literal["packed", "documents", "sliding"] = "packed", stride: int | None = None, dtype: Literal["auto", "float32", "bfloat16"] = "auto",
-            sample: int | None = None, seed: int = 0, sketch: bool = False, anchor: Path | None = None, anchor_eps: float | None = None,
+            sample: int | None = None, seed: int = 0, sketch: bool = False, top_k: int = 0, anchor: Path | None = None, anchor_eps: float | None = None,
             anchor_alphas: Annotated[str | None, Parameter(name="--anchor-alphas")] = None, workers: int = 1, ray_address: str = "", threads: int | None = None, fresh: bool = False) -> Result:  # fmt: skip
     """Score every token of a text or stream with a model: nll, entropy and varentropy, in nats per token. Or multiple-choice items: --tasks.
 
@@ -54,6 +54,8 @@ def measure(model: Path, text: Path | None = None, *, out: Path, tasks: Path | N
         Draws the sample.
     sketch
         Keep a sketch (--out NAME.sketch) instead of numbers per token: a few megabytes for a stream of any length, enough to certify.
+    top_k
+        Also write the K likeliest tokens of every prediction, with their log-probabilities, to NAME.top.safetensors beside --out.
     anchor
         A second model, fixed before the stream: its losses and the centre of the anchored certificate are stored beside.
     anchor_eps
@@ -87,20 +89,25 @@ def measure(model: Path, text: Path | None = None, *, out: Path, tasks: Path | N
 
     require_extra("torch")
     from scalebound.cli.numbers import parse_numbers
+    from scalebound.data.stream import is_stream
     from scalebound.measure import DEFAULT_ALPHAS, DEFAULT_EPS, stream_of
     from scalebound.measure import measure as run
     from scalebound.models import load_model
+    from scalebound.models.ranks import join_ranks, started_by_torchrun
 
     out = Path(out)
-    threads = threads or (cores() if workers == 1 else 1)
+    threads = threads or (cores() if workers == 1 and not started_by_torchrun() else 1)
     if (text is None) == (tasks is None):
         raise UsageError("both TEXT and --tasks are given" if tasks else "there is nothing to score", expected="a text or stream, or --tasks FILE")
     of_text = {"--context": context, "--tokens": tokens, "--window": window, "--stride": stride, "--sample": sample, "--anchor": anchor, "--workers": workers if workers != 1 else None}
+    ranks = join_ranks()
+    if ranks.world > 1 and (tasks is not None or (text is not None and not is_stream(text))):
+        raise UsageError("processes that share a model read a stream", where="torchrun", expected="a stream's .json as TEXT", hint="one process makes the stream: scalebound measure MODEL TEXT --tokens 1000")
     if tasks is not None and any(value is not None for value in of_text.values()):
         raise UsageError(f"{next(flag for flag, value in of_text.items() if value is not None)} has no meaning for items", where="--tasks", expected="--dtype and --threads at most")
     if sketch != (out.suffix == ".sketch"):
         raise UsageError(f"{out.name} with{'' if sketch else 'out'} --sketch", where="--out", expected="a name that ends in .sketch" if sketch else "--sketch, or another ending")
-    loaded = load_model(model, dtype=dtype)
+    loaded = load_model(model, dtype=dtype, ranks=ranks)
     if tasks is not None:
         return answers(loaded, tasks, out, threads)
     assert text is not None
@@ -108,10 +115,12 @@ def measure(model: Path, text: Path | None = None, *, out: Path, tasks: Path | N
     began = time.monotonic()
     with progress_bar(f"measure {Path(model).name}") as progress:
         stats = run(
-            loaded, stream.path, out, context=context, window=window, policy=policy, stride=stride, sample=sample, seed=seed, sketch=sketch, anchor=anchor, eps=DEFAULT_EPS if anchor_eps is None else anchor_eps,
-            alphas=parse_numbers(anchor_alphas, "--anchor-alphas") if anchor_alphas else DEFAULT_ALPHAS, workers=workers, ray_address=ray_address,
+            loaded, stream.path, out, context=context, window=window, policy=policy, stride=stride, sample=sample, seed=seed, sketch=sketch, top_k=top_k, anchor=anchor, eps=DEFAULT_EPS if anchor_eps is None else anchor_eps,
+            alphas=parse_numbers(anchor_alphas, "--anchor-alphas") if anchor_alphas else DEFAULT_ALPHAS, workers=workers, ray_address=ray_address, ranks=ranks,
             threads=threads, fresh=fresh, progress=progress,
         )  # fmt: skip
+    if not ranks.first:
+        return Result({}, [], silent=True)
     spent = time.monotonic() - began
     mean = {name: mean_of(stats, name) for name in ("nll", "entropy")}
     bits = mean["nll"] * len(stats) / stats.info.text_bytes / math.log(2) if stats.info.text_bytes else None

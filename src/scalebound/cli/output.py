@@ -29,6 +29,7 @@ class Result:
     record: dict[str, Any]
     view: list[Any] = field(default_factory=list)
     status: int = 0
+    silent: bool = False
 
 
 def note(text: str) -> None:

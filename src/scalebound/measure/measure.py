@@ -29,11 +29,13 @@ from scalebound.measure.join import join_parts
 from scalebound.measure.plan import Plan, check_request, describe, draw_blocks
 from scalebound.measure.score import score_pieces
 from scalebound.measure.spans import batches_of, spans_of, text_boundaries
+from scalebound.measure.top import TOP_ARRAYS, join_tops, save_top, top_path
 from scalebound.models.language_model import LanguageModel
 from scalebound.models.load import load_model
+from scalebound.models.ranks import ALONE, Ranks
 
 BATCH_TOKENS = 8192  # tokens per forward pass of a small model, or on an accelerator
-LARGE, BATCH_TOKENS_LARGE = 20_000_000, 2048  # from so many parameters on a processor is as fast with fewer, and activations count
+LARGE, BATCH_TOKENS_LARGE = 20_000_000, 1024  # from so many parameters on a processor is as fast with fewer, and activations count
 HELD = 4096  # blocks whose numbers are in memory at once
 SKETCHES = 1024  # parts of a sketched measurement at most
 PARTS = 64  # at most this share of the work is lost by a kill
@@ -43,7 +45,7 @@ DEFAULT_ALPHAS = (0.05, 0.1, 0.2, 0.4)  # smoothings the centre is computed for
 
 def measure(model: str | os.PathLike | LanguageModel, stream: str | os.PathLike, out: str | os.PathLike, *, context: int | None = None, window: tuple[int, int] | None = None,
             policy: str = "packed", stride: int | None = None, dtype: str = "auto", sample: int | None = None, seed: int = 0, blocks: np.ndarray | None = None, anchor: str | os.PathLike | None = None, anchor_is: AnchorRef | None = None, eps: float = DEFAULT_EPS, alphas: Sequence[float] = DEFAULT_ALPHAS,
-            predictable: str = "", sketch: bool = False, workers: int = 1, ray_address: str = "", threads: int = 1, fresh: bool = False, progress: Progress = silent) -> Stats:  # fmt: skip
+            predictable: str = "", sketch: bool = False, top_k: int = 0, workers: int = 1, ray_address: str = "", ranks: Ranks = ALONE, threads: int = 1, fresh: bool = False, progress: Progress = silent) -> Stats:  # fmt: skip
     """Score every token of a window (or a random sample of its blocks) and write one stats file.
 
     Parameters
@@ -65,11 +67,16 @@ def measure(model: str | os.PathLike | LanguageModel, stream: str | os.PathLike,
         Score this many blocks, drawn without replacement with ``seed`` (a ragged last block is scored besides), or exactly these.
     anchor_is
         How the certificate will describe the anchor; by default a model fixed before the stream.
+    top_k
+        Also write the likeliest tokens of every prediction and their log-probabilities, beside ``out`` (:mod:`~scalebound.measure.top`). 8 top_k bytes a token.
     workers, threads
         Processes that share the parts, and threads of each.
     ray_address
         Share the parts among ``workers`` tasks on a Ray cluster instead (:func:`~scalebound.core.cluster.run_on_ray`); model, stream and ``out`` must lie
         where all its machines see them, under the same absolute paths. A task that dies is run again and costs the part it was in.
+    ranks
+        The processes of ``torchrun`` that share the model and call this function together; the first one writes. Sums over processes round
+        differently, so numbers agree with those of one process to rounding and not to the bit; the plan says how many there were.
     predictable
         For losses that will serve as a reference: why the model was known before each token of the window.
     sketch
@@ -97,10 +104,14 @@ def measure(model: str | os.PathLike | LanguageModel, stream: str | os.PathLike,
         require_extra("ray", "ray")
     out, opened = Path(out), Stream(stream)
     torch.set_num_threads(threads)
-    loaded = model if isinstance(model, LanguageModel) else load_model(model, dtype=dtype)
-    reference = load_model(anchor, dtype=loaded.dtype) if anchor is not None else None
+    if ranks.world > 1 and (workers > 1 or ray_address):
+        raise UsageError("processes that share a model cannot share the text besides", where="torchrun", expected="no --workers and no --ray-address")
+    loaded = model if isinstance(model, LanguageModel) else load_model(model, dtype=dtype, ranks=ranks)
+    reference = load_model(anchor, dtype=loaded.dtype, ranks=ranks) if anchor is not None else None
     context = context or min(opened.info.sequence_tokens, loaded.max_context)
     window = window or (0, len(opened))
+    if not 0 <= top_k <= loaded.vocab_size or (top_k and sketch):
+        raise UsageError(f"top-k is {top_k}" + (" with a sketch" if sketch else ""), expected=f"0 to {loaded.vocab_size:,}, and no sketch")
     check_request(loaded, reference, opened, context, window, alphas, eps, policy, stride)
     block_tokens = stride or context
     num_blocks = -(-(window[1] - window[0]) // block_tokens)
@@ -112,17 +123,21 @@ def measure(model: str | os.PathLike | LanguageModel, stream: str | os.PathLike,
     part_blocks = min(HELD, max(1, -(-len(blocks) // PARTS)))
     if sketch:  # a sketch is not larger for more blocks: at most so many parts
         part_blocks = max(part_blocks, -(-len(blocks) // SKETCHES))
-    plan = Plan(info=info, blocks_sha256=sha256_bytes(blocks.tobytes()), part_blocks=part_blocks, batch_tokens=batch_tokens(loaded), dtype=loaded.dtype, sketch=sketch)
-    if fresh:
+    plan = Plan(info=info, blocks_sha256=sha256_bytes(blocks.tobytes()), part_blocks=part_blocks, batch_tokens=batch_tokens(loaded), dtype=loaded.dtype, sketch=sketch, top_k=top_k, ranks=ranks.world)
+    ranks.wait()
+    if fresh and ranks.first:
         out.unlink(missing_ok=True)
+        top_path(out).unlink(missing_ok=True)
         shutil.rmtree(_folder(out), ignore_errors=True)
-    elif out.exists():
+    elif not fresh and out.exists() and (not top_k or top_path(out).exists()):
         found = Sketch.load(out) if sketch else Stats.load(out)
         same = msgspec.structs.replace(found.info, tokens=0, text_bytes=0) == info and np.array_equal(found.blocks, blocks)
         if not same:
             raise InputError("holds another measurement", where=str(out), hint="choose another --out, or measure again with --fresh")
         return found
-    _claim(out, plan)
+    if ranks.first:
+        _claim(out, plan)
+    ranks.wait()  # from here on all see the same parts
     of_model, of_stream, of_anchor = loaded.name, opened.path, None if anchor is None else str(anchor)
     if ray_address:  # other machines have other working folders
         of_model, of_stream, out = str(Path(of_model).resolve()), of_stream.resolve(), out.resolve()
@@ -132,17 +147,25 @@ def measure(model: str | os.PathLike | LanguageModel, stream: str | os.PathLike,
         del loaded, reference
         run_on_ray(_work, tasks, address=ray_address, threads=threads, watch=partial(_watch, out, plan, len(blocks), progress))
     elif workers == 1:
-        _work(*tasks[0], progress=progress, models=(loaded, reference))
+        _work(*tasks[0], progress=progress, models=(loaded, reference), ranks=ranks)
     else:
         del loaded, reference
         run_tasks(_work, tasks, workers=workers, progress=progress)
     parts = [_part(out, number) for number in range(-(-len(blocks) // part_blocks))]
-    if sketch:
+    if ranks.first:
+        _join(parts, out, plan)
+    ranks.wait()
+    return Sketch.load(out) if sketch else Stats.load(out)
+
+
+def _join(parts: list[Path], out: Path, plan: Plan) -> None:
+    if plan.sketch:
         reduce(lambda whole, part: merge_sketches([whole, Sketch.load(part)]), parts[1:], Sketch.load(parts[0])).save(out)
     else:
+        if plan.top_k:
+            join_tops([top_path(part) for part in parts], top_path(out))
         join_parts(parts, out)
     shutil.rmtree(_folder(out))
-    return Sketch.load(out) if sketch else Stats.load(out)
 
 
 def batch_tokens(model: LanguageModel) -> int:
@@ -168,7 +191,7 @@ def _claim(out: Path, plan: Plan) -> None:
 
 
 def _work(model_path: str, stream_path: str, out: str, anchor_path: str | None, plan: Plan, blocks: np.ndarray, worker: int, workers: int, threads: int, *,
-          progress: Progress = silent, models: tuple[LanguageModel, LanguageModel | None] | None = None) -> None:  # fmt: skip
+          progress: Progress = silent, models: tuple[LanguageModel, LanguageModel | None] | None = None, ranks: Ranks = ALONE) -> None:  # fmt: skip
     """Score the parts ``worker, worker + workers, ...`` that are not there yet."""
     torch.set_num_threads(threads)
     mine = range(worker, -(-len(blocks) // plan.part_blocks), workers)
@@ -188,9 +211,11 @@ def _work(model_path: str, stream_path: str, out: str, anchor_path: str | None, 
             held = [ids[start : start + HELD] for start in range(0, len(ids), HELD)]
             sizes_held = np.cumsum([0, *(len(some) * plan.info.block_tokens for some in held)])
             scored = (sketch_of(_score_part(model, anchor, stream, tokenizer, plan, some, partial(_report, progress, done + int(before), total))) for some, before in zip(held, sizes_held, strict=False))
-            reduce(lambda whole, more: merge_sketches([whole, more]), scored).save(_part(Path(out), number))
+            part: Stats = reduce(lambda whole, more: merge_sketches([whole, more]), scored)
         else:
-            _score_part(model, anchor, stream, tokenizer, plan, ids, partial(_report, progress, done, total)).save(_part(Path(out), number))
+            part = _score_part(model, anchor, stream, tokenizer, plan, ids, partial(_report, progress, done, total), top_path(_part(Path(out), number)) if ranks.first else None)
+        if ranks.first:
+            part.save(_part(Path(out), number))
         done += sizes[number]
         progress(done, total)
 
@@ -205,7 +230,7 @@ def _report(progress: Progress, before: int, total: int, tokens: int) -> None:
     progress(before + tokens, total)
 
 
-def _score_part(model: LanguageModel, anchor: LanguageModel | None, stream: Stream, tokenizer: Tokenizer, plan: Plan, ids: np.ndarray, report: Callable[[int], None]) -> Stats:
+def _score_part(model: LanguageModel, anchor: LanguageModel | None, stream: Stream, tokenizer: Tokenizer, plan: Plan, ids: np.ndarray, report: Callable[[int], None], top: Path | None = None) -> Stats:
     info, (start, stop) = plan.info, plan.info.window
     boundaries = text_boundaries(stream.info.documents, stream.info.sequence_tokens, stream.info.seed is not None, info.window)
     spans = spans_of(info.policy.name, ids, window=info.window, context=info.policy.context, block_tokens=info.block_tokens, boundaries=boundaries)
@@ -219,13 +244,13 @@ def _score_part(model: LanguageModel, anchor: LanguageModel | None, stream: Stre
             if piece.max() >= info.vocab_size:
                 wrong = int(np.argmax(piece >= info.vocab_size))
                 raise InputError(f"holds the id {int(piece[wrong]):,} at token {spans[k].start + wrong:,}", where=str(stream.path.with_suffix(".bin")), expected=f"ids below {info.vocab_size:,}")
-        found = score_pieces(model, pieces, [spans[k].scored - spans[k].start for k in batch], info.policy.first_token, anchor=anchor, eps=eps, alphas=alphas)
+        found = score_pieces(model, pieces, [spans[k].scored - spans[k].start for k in batch], info.policy.first_token, anchor=anchor, eps=eps, alphas=alphas, top_k=plan.top_k)
         at = 0
         for k in batch:
             size = spans[k].stop - spans[k].scored
             for name, values in found.items():
                 if name not in arrays:
-                    arrays[name] = np.empty((*values.shape[:-1], starts[-1]), dtype=np.float32)
+                    arrays[name] = np.empty((*values.shape[:-1], starts[-1]), dtype=values.dtype)
                 piece_values = values[..., at : at + size]
                 wrong_tokens = ~np.isfinite(piece_values).reshape(-1, size).all(0)
                 if wrong_tokens.any():
@@ -239,4 +264,7 @@ def _score_part(model: LanguageModel, anchor: LanguageModel | None, stream: Stre
     for b in ids:
         first, last = start + int(b) * info.block_tokens, min(start + (int(b) + 1) * info.block_tokens, stop)
         text_bytes += tokenizer.count_bytes(np.asarray(stream.tokens[first:last]), previous=int(stream.tokens[first - 1]) if first else None)
+    tops = {name: arrays.pop(name) for name in TOP_ARRAYS if name in arrays}
+    if tops and top is not None:  # before the part itself, whose presence says that all of it is done
+        save_top(top, tops, info.model)
     return Stats(msgspec.structs.replace(info, tokens=int(starts[-1]), text_bytes=text_bytes), {**arrays, "blocks": ids})

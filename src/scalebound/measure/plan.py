@@ -34,6 +34,8 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     batch_tokens: int
     dtype: str = "float32"
     sketch: bool = False
+    top_k: int = 0
+    ranks: int = 1
 
 
 Plan.SCHEMA = "scalebound.plan/3"  # type: ignore[attr-defined]

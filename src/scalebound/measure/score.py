@@ -3,8 +3,8 @@
 For logits z with log-normalizer Z: ``nll = Z - z[target]``, ``entropy = -sum p log p``, ``varentropy = sum p (log p + entropy)^2``
 (:mod:`~scalebound.measure.statistics`), in float32 or better whatever the precision of the weights. With an anchor q, smoothed to
 ``q~ = (1-eps) q + eps/V``, the centre for smoothing alpha is ``-KL(p' || q~)`` with ``p' = (1-alpha) p + alpha q~``: what the model itself
-expects of the difference of the two losses (docs/mathematics.md, anchored certificates). The centre needs both normalizers first, so with
-an anchor rows are chunked and the vocabulary is not.
+expects of the difference of the two losses (docs/mathematics.md, anchored certificates). The centre needs both normalizers first: with an
+anchor the logits are computed twice, a stretch of the vocabulary at a time, so that no array of [tokens, vocabulary] exists there either.
 
 Letters: B batch, T tokens, N scored tokens, D width, R rows, V vocabulary.
 """
@@ -18,11 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scalebound.measure.statistics import token_statistics
+from scalebound.measure.statistics import ROWS, STRETCH, log_totals, token_statistics, top_tokens
 from scalebound.models.language_model import LanguageModel
-
-CHUNK_ELEMENTS = 1 << 21  # with an anchor: logits held at once, 8 MB in float32
-MIN_ROWS = 64  # fewer rows would leave the matrix multiplication without reuse of the head's weights
 
 
 def score_blocks(model: LanguageModel, tokens_BT: np.ndarray, first_token: int, *, anchor: LanguageModel | None = None,
@@ -32,7 +29,7 @@ def score_blocks(model: LanguageModel, tokens_BT: np.ndarray, first_token: int, 
 
 
 def score_pieces(model: LanguageModel, pieces: Sequence[np.ndarray], skips: Sequence[int], first_token: int, *, anchor: LanguageModel | None = None,
-                 eps: float = 0.0, alphas: Sequence[float] = ()) -> dict[str, np.ndarray]:  # fmt: skip
+                 eps: float = 0.0, alphas: Sequence[float] = (), top_k: int = 0) -> dict[str, np.ndarray]:  # fmt: skip
     """Statistics of the tokens of some pieces of text, each scored from ``first_token`` and its own piece's earlier tokens.
 
     Parameters
@@ -43,6 +40,8 @@ def score_pieces(model: LanguageModel, pieces: Sequence[np.ndarray], skips: Sequ
         How many tokens of each piece are context only.
     anchor, eps, alphas
         The reference, its share of uniform, and the smoothings to compute the centre for.
+    top_k
+        Also give ``top_log_p`` float32 and ``top_ids`` int32, (top_k, N): the likeliest tokens of each prediction, likeliest first.
 
     Returns
     -------
@@ -63,14 +62,12 @@ def score_pieces(model: LanguageModel, pieces: Sequence[np.ndarray], skips: Sequ
         table = token_statistics(model, hidden_ND, targets_N)
         if anchor is not None:
             other_ND = _chosen(anchor, inputs_BT, where)
-            rows = max(MIN_ROWS, CHUNK_ELEMENTS // model.vocab_size)
-            parts = []
-            for start in range(0, len(targets_N), rows):
-                own, other = (F.log_softmax(m.head(h[start : start + rows]).float(), dim=-1) for m, h in ((model, hidden_ND), (anchor, other_ND)))
-                parts.append(torch.stack(_against(own, other, targets_N[start : start + rows], eps, alphas)))
+            parts = [_against(model, anchor, hidden_ND[start : start + ROWS], other_ND[start : start + ROWS], targets_N[start : start + ROWS], eps, alphas, STRETCH)
+                     for start in range(0, len(targets_N), ROWS)]  # fmt: skip
             table = torch.cat([table, torch.cat(parts, dim=1)])
         found = table.cpu().numpy()
-    out = {"nll": found[0], "entropy": found[1], "varentropy": found[2]}
+        top = [part.cpu().numpy() for part in top_tokens(model, hidden_ND, top_k)] if top_k else []
+    out = {"nll": found[0], "entropy": found[1], "varentropy": found[2]} | dict(zip(("top_log_p", "top_ids"), top, strict=False))
     return out if anchor is None else out | {"reference_nll": found[3], "centre": found[4:]}
 
 
@@ -80,12 +77,20 @@ def _chosen(model: LanguageModel, inputs_BT: Tensor, where_BT: Tensor) -> Tensor
     return hidden_BTD.flatten(0, 1) if bool(where_BT.all()) else hidden_BTD[where_BT]
 
 
-def _against(log_p_RV: Tensor, log_q_RV: Tensor, targets_R: Tensor, eps: float, alphas: Sequence[float]) -> list[Tensor]:
-    reference_nll = -log_q_RV.gather(1, targets_R[:, None])[:, 0]
-    p_RV, smooth_RV = log_p_RV.exp(), (1 - eps) * log_q_RV.exp() + eps / log_q_RV.shape[1]
-    log_smooth_RV = smooth_RV.log()
-    out = [reference_nll.clamp_min(0.0)]
-    for alpha in alphas:
-        mixed_RV = torch.lerp(p_RV, smooth_RV, alpha)
-        out.append(-(mixed_RV * (mixed_RV.log() - log_smooth_RV)).sum(1).clamp_min(0.0))
-    return out
+def _against(model: LanguageModel, anchor: LanguageModel, own_RD: Tensor, other_RD: Tensor, targets_R: Tensor, eps: float, alphas: Sequence[float], stretch: int) -> Tensor:
+    """The anchor's loss and the centre of every smoothing, (1 + alphas, R), in two passes over the vocabulary."""
+    V = model.vocab_size
+    totals = [log_totals(m, hidden, stretch) for m, hidden in ((model, own_RD), (anchor, other_RD))]
+    hit_R = torch.full(targets_R.shape, float("nan"), device=own_RD.device)
+    centres = torch.zeros(len(alphas), len(targets_R), dtype=torch.float64, device=own_RD.device)
+    for start in range(0, V, stretch):
+        stop = min(start + stretch, V)
+        log_p, log_q = (m.logits_of(hidden, start, stop).to(torch.float32, copy=True).sub_(total[:, None]) for m, hidden, total in zip((model, anchor), (own_RD, other_RD), totals, strict=True))
+        inside = (targets_R >= start) & (targets_R < stop)
+        hit_R = torch.where(inside, log_q.gather(1, (targets_R - start).clamp(0, stop - start - 1)[:, None])[:, 0], hit_R)
+        p, smooth = log_p.exp_(), log_q.exp_().mul_(1 - eps).add_(eps / V)
+        log_smooth = smooth.log()
+        for row, alpha in enumerate(alphas):
+            mixed = torch.lerp(p, smooth, alpha)
+            centres[row] -= mixed.mul(mixed.log().sub_(log_smooth)).sum(1).double()
+    return torch.cat([(-hit_R).clamp_min(0.0)[None], centres.clamp_max(0.0).float()])

@@ -21,7 +21,7 @@ from torch import Tensor
 from scalebound.models.language_model import LanguageModel
 
 ROWS = 256  # rows at once: enough that the head's weights, read once per stretch, are worth reading
-STRETCH = 8192  # of the vocabulary: 8 MB of float32 logits, which stay in a core's share of the cache
+STRETCH = 4096  # of the vocabulary: 4 MB of float32 logits, which stay in a core's share of the cache
 
 
 def token_statistics(model: LanguageModel, hidden_ND: Tensor, targets_N: Tensor, *, rows: int = ROWS, stretch: int = STRETCH) -> Tensor:
@@ -60,3 +60,31 @@ def _rows(model: LanguageModel, hidden_RD: Tensor, targets_R: Tensor, stretch: i
     # rounding may leave a certain prediction slightly below 0; nan stays nan and is reported
     nll_R, entropy_R = (log_total_R - hit_R.double()).clamp_min(0.0), (log_total_R - mean_R).clamp_min(0.0)
     return torch.stack([nll_R, entropy_R, varentropy_R]).float()
+
+
+def top_tokens(model: LanguageModel, hidden_ND: Tensor, k: int, *, rows: int = ROWS, stretch: int = STRETCH) -> tuple[Tensor, Tensor]:
+    """The k likeliest tokens of every prediction, likeliest first: log-probabilities (k, N) float32 and ids (k, N) int32.
+
+    Of equally likely tokens the order is torch's. Costs a second pass of the head."""
+    found = []
+    for first in range(0, len(hidden_ND), rows):
+        hidden_RD = hidden_ND[first : first + rows]
+        best, ids = None, None
+        for start in range(0, model.vocab_size, stretch):
+            z_RV = model.logits_of(hidden_RD, start, min(start + stretch, model.vocab_size)).float()
+            values, places = z_RV.topk(min(k, z_RV.shape[1]), dim=1)
+            places = places + start
+            if best is not None and ids is not None:
+                values, places = torch.cat([best, values], 1), torch.cat([ids, places], 1)
+                values, order = values.topk(min(k, values.shape[1]), dim=1)
+                places = places.gather(1, order)
+            best, ids = values, places
+        assert best is not None and ids is not None
+        found.append(((best - log_totals(model, hidden_RD, stretch)[:, None]).T, ids.T.int()))
+    return torch.cat([log_p for log_p, _ in found], 1), torch.cat([ids for _, ids in found], 1)
+
+
+def log_totals(model: LanguageModel, hidden_RD: Tensor, stretch: int = STRETCH) -> Tensor:
+    """The normalizer ``logsumexp z`` of each row's logits, (R,) float32, a stretch of the vocabulary at a time."""
+    parts = [model.logits_of(hidden_RD, start, min(start + stretch, model.vocab_size)).float().logsumexp(1).double() for start in range(0, model.vocab_size, stretch)]
+    return torch.stack(parts).logsumexp(0).float()

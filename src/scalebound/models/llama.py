@@ -20,8 +20,10 @@ from torch import Tensor
 
 from scalebound.models.attention import causal_attention
 from scalebound.models.language_model import Past
+from scalebound.models.ranks import ALONE, Ranks
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+ROWS = 1024  # of the feed-forward part at once: more is no faster, and memory counts
 PROJECTIONS = {"self_attn": ("q_proj", "k_proj", "v_proj", "o_proj"), "mlp": ("gate_proj", "up_proj", "down_proj")}
 
 
@@ -62,6 +64,23 @@ class LlamaShape:
         return found if plain and right else None
 
 
+@dataclass
+class Slot:
+    """Where a tensor of ``shape`` goes: rows from ``row`` on and columns from ``column`` on into ``view``; of one process alone, all of it."""
+
+    view: Tensor
+    shape: tuple[int, ...]
+    row: int = 0
+    column: int = 0
+
+    def put(self, at: int, piece: Tensor) -> None:
+        """Copy rows [at, at + len(piece)) of the tensor, as far as they belong here."""
+        low, high = max(at, self.row), min(at + len(piece), self.row + len(self.view))
+        if low < high:
+            part = piece[low - at : high - at]
+            self.view[low - self.row : high - self.row].copy_(part if part.ndim == 1 else part[:, self.column : self.column + self.view.shape[1]])
+
+
 class Llama:
     """A decoder whose weights are filled in one by one, in any order.
 
@@ -70,33 +89,48 @@ class Llama:
     shape
     names
         The tensors it will be given, under the names of a folder; biases and norms of queries and keys exist when they are named.
+    ranks
+        The processes that share its heads and feed-forward units, whose numbers they divide.
     """
 
-    def __init__(self, shape: LlamaShape, names: Iterable[str], *, dtype: torch.dtype, device: str) -> None:
-        self.shape = shape
-        self.slots: dict[str, Tensor] = {}  # by name in the folder: a view of where the tensor goes
+    def __init__(self, shape: LlamaShape, names: Iterable[str], *, dtype: torch.dtype, device: str, ranks: Ranks = ALONE) -> None:
+        self.shape, self.ranks = shape, ranks
+        self.slots: dict[str, Slot] = {}  # by name in the folder
         wanted = set(names)
-        D, K, width = shape.width, shape.head_width, (shape.heads + 2 * shape.key_heads) * shape.head_width
-        ends = (0, shape.heads * K, (shape.heads + shape.key_heads) * K, width)
+        D, K = shape.width, shape.head_width
+        rows_q, rows_k, rows_f = shape.heads * K // ranks.world, shape.key_heads * K // ranks.world, shape.feed_forward // ranks.world
 
         def vector(name: str, size: int) -> Tensor:
-            self.slots[name] = torch.empty(size, dtype=dtype, device=device)
-            return self.slots[name]
+            values = torch.empty(size, dtype=dtype, device=device)
+            self.slots[name] = Slot(values, (size,))
+            return values
 
-        def joined(parts: tuple[str, ...], cuts: tuple[int, ...], inner: int) -> tuple[Tensor, Tensor | None]:
-            weight = torch.empty(cuts[-1], inner, dtype=dtype, device=device)
-            bias = torch.empty(cuts[-1], dtype=dtype, device=device) if f"{parts[0]}.bias" in wanted else None
-            for part, start, stop in zip(parts, cuts, cuts[1:], strict=False):
-                self.slots[f"{part}.weight"] = weight[start:stop]
+        def joined(*parts: tuple[str, int]) -> tuple[Tensor, Tensor | None]:
+            """Matrices that read the same input, one below the other, of each this process's rows."""
+            total = sum(rows for _, rows in parts)
+            weight = torch.empty(total, D, dtype=dtype, device=device)
+            bias = torch.empty(total, dtype=dtype, device=device) if f"{parts[0][0]}.bias" in wanted else None
+            start = 0
+            for part, rows in parts:
+                self.slots[f"{part}.weight"] = Slot(weight[start : start + rows], (rows * ranks.world, D), ranks.rank * rows)
                 if bias is not None:
-                    self.slots[f"{part}.bias"] = bias[start:stop]
+                    self.slots[f"{part}.bias"] = Slot(bias[start : start + rows], (rows * ranks.world,), ranks.rank * rows)
+                start += rows
             return weight, bias
 
+        def back(name: str, columns: int) -> tuple[Tensor, Tensor | None]:
+            """A matrix that writes to the residual stream: of it this process's columns; its bias is added by the first process."""
+            weight = torch.empty(D, columns, dtype=dtype, device=device)
+            self.slots[f"{name}.weight"] = Slot(weight, (D, columns * ranks.world), 0, ranks.rank * columns)
+            bias = vector(f"{name}.bias", D) if f"{name}.bias" in wanted else None
+            return weight, bias if ranks.first else None
+
         self.embedding = torch.empty(shape.vocab_size, D, dtype=dtype, device=device)
-        self.slots["model.embed_tokens.weight"] = self.embedding
+        self.slots["model.embed_tokens.weight"] = Slot(self.embedding, (shape.vocab_size, D))
         self.output = self.embedding
         if "lm_head.weight" in wanted:
-            self.output = self.slots["lm_head.weight"] = torch.empty(shape.vocab_size, D, dtype=dtype, device=device)
+            self.output = torch.empty(shape.vocab_size, D, dtype=dtype, device=device)
+            self.slots["lm_head.weight"] = Slot(self.output, (shape.vocab_size, D))
         self.norm = vector("model.norm.weight", D)
         self.layers = []
         for number in range(shape.depth):
@@ -105,8 +139,8 @@ class Llama:
             gate, up, down = (f"{at}mlp.{name}" for name in PROJECTIONS["mlp"])
             normed = tuple(vector(f"{at}self_attn.{name}_norm.weight", K) for name in "qk") if f"{at}self_attn.q_norm.weight" in wanted else None
             self.layers.append(_Layer(
-                shape, vector(at + "input_layernorm.weight", D), joined((q, k, v), ends, D), normed, joined((o,), (0, D), ends[1]),
-                vector(at + "post_attention_layernorm.weight", D), joined((gate, up), (0, shape.feed_forward, 2 * shape.feed_forward), D), joined((down,), (0, D), shape.feed_forward),
+                shape, ranks, vector(at + "input_layernorm.weight", D), joined((q, rows_q), (k, rows_k), (v, rows_k)), normed, back(o, rows_q),
+                vector(at + "post_attention_layernorm.weight", D), joined((gate, rows_f), (up, rows_f)), back(down, rows_f),
             ))  # fmt: skip
         frequency = 1.0 / shape.theta ** (torch.arange(0, K, 2, dtype=torch.int64).float() / K)
         angle = torch.outer(torch.arange(shape.context, dtype=torch.float32), frequency)
@@ -137,6 +171,7 @@ class Llama:
 @dataclass
 class _Layer:
     shape: LlamaShape
+    ranks: Ranks
     attention_norm: Tensor
     qkv: tuple[Tensor, Tensor | None]
     qk_norms: tuple[Tensor, ...] | None
@@ -149,21 +184,25 @@ class _Layer:
         """Queries (B, H, T, K), keys and values (B, G, T, K), the first two turned by their positions."""
         s = self.shape
         B, T, D = x_BTD.shape
-        all_BTJK = F.linear(F.rms_norm(x_BTD, (D,), self.attention_norm, s.eps), *self.qkv).view(B, T, s.heads + 2 * s.key_heads, s.head_width)
-        q, k, v = all_BTJK.split([s.heads, s.key_heads, s.key_heads], dim=2)
+        heads, key_heads = s.heads // self.ranks.world, s.key_heads // self.ranks.world
+        all_BTJK = F.linear(F.rms_norm(x_BTD, (D,), self.attention_norm, s.eps), *self.qkv).view(B, T, heads + 2 * key_heads, s.head_width)
+        q, k, v = all_BTJK.split([heads, key_heads, key_heads], dim=2)
         if self.qk_norms is not None:
             qk = torch.cat([F.rms_norm(part, (s.head_width,), norm, s.eps) for part, norm in zip((q, k), self.qk_norms, strict=True)], dim=2)
         else:
-            qk = all_BTJK[:, :, : s.heads + s.key_heads]
+            qk = all_BTJK[:, :, : heads + key_heads]
         turned = _turned(qk, cos, sin).transpose(1, 2)
-        return turned[:, : s.heads], turned[:, s.heads :], v.transpose(1, 2)
+        return turned[:, :heads], turned[:, heads:], v.transpose(1, 2)
 
     def mixed(self, x_BTD: Tensor, mixed_BHTK: Tensor) -> Tensor:
         """The rest of the layer: the attention's output and the feed-forward part, each added."""
         B, T, D = x_BTD.shape
-        x_BTD = x_BTD + F.linear(mixed_BHTK.transpose(1, 2).reshape(B, T, -1), *self.attention_out)
-        gate, up = F.linear(F.rms_norm(x_BTD, (D,), self.feed_forward_norm, self.shape.eps), *self.gate_up).chunk(2, dim=-1)
-        return x_BTD + F.linear(F.silu(gate) * up, *self.down)
+        x_BTD = x_BTD + self.ranks.sum(F.linear(mixed_BHTK.transpose(1, 2).reshape(B, T, -1), *self.attention_out))
+        pieces = []
+        for rows in x_BTD.flatten(0, 1).split(ROWS):  # the widest arrays of the model, a few rows at a time
+            gate, up = F.linear(F.rms_norm(rows, (D,), self.feed_forward_norm, self.shape.eps), *self.gate_up).chunk(2, dim=-1)
+            pieces.append(rows + self.ranks.sum(F.linear(F.silu(gate) * up, *self.down)))
+        return torch.cat(pieces).view(B, T, D) if len(pieces) > 1 else pieces[0].view(B, T, D)
 
 
 def _turned(x_BTJK: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -14,19 +14,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scalebound.core.errors import InputError
+from scalebound.core.errors import InputError, UsageError
 from scalebound.core.hashing import model_sha256
 from scalebound.models.folder import DTYPE_NAMES, bytes_of
 from scalebound.models.gguf_file import GgufFile
 from scalebound.models.gguf_llama import folder_config, folder_name, folder_pieces
 from scalebound.models.language_model import LanguageModel, linear_head
 from scalebound.models.llama import Llama, LlamaShape
+from scalebound.models.ranks import ALONE, Ranks
 
 # what a .gguf file is identified by beside its numbers: the settings that its configuration in a folder would have
 IDENTITY = ("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "rms_norm_eps", "rope_parameters")
 
 
-def llama_of_gguf(path: Path, *, dtype: torch.dtype, device: str) -> LanguageModel | None:
+def llama_of_gguf(path: Path, *, dtype: torch.dtype, device: str, ranks: Ranks = ALONE) -> LanguageModel | None:
     """The model of a ``.gguf`` file; None when it is none of these families."""
     file = GgufFile(path)
     config = folder_config(file)
@@ -34,7 +35,7 @@ def llama_of_gguf(path: Path, *, dtype: torch.dtype, device: str) -> LanguageMod
     if config is None or shape is None:
         return None
     stored = {str(folder_name(name)): name for name in file.tensors}
-    model = _Filling(shape, stored, dtype, device)
+    model = _Filling(shape, stored, dtype, device, ranks)
     if not model.fits({name: file.tensors[own].shape for name, own in stored.items()}, tied="lm_head.weight" not in stored):
         return None
 
@@ -47,7 +48,7 @@ def llama_of_gguf(path: Path, *, dtype: torch.dtype, device: str) -> LanguageMod
     return model.done(str(path), sha256, params, config, str(path))
 
 
-def llama_of_folder(path: Path, config: dict[str, Any], *, dtype: torch.dtype, device: str, tokenizer: str) -> LanguageModel | None:
+def llama_of_folder(path: Path, config: dict[str, Any], *, dtype: torch.dtype, device: str, tokenizer: str, ranks: Ranks = ALONE) -> LanguageModel | None:
     """The model of a Hugging Face folder; None when it is none of these families."""
     from safetensors import SafetensorError, safe_open
 
@@ -62,7 +63,7 @@ def llama_of_folder(path: Path, config: dict[str, Any], *, dtype: torch.dtype, d
             where = {name: file for file in opened for name in file.keys()}
         except (OSError, SafetensorError) as error:
             raise InputError(f"cannot be read as safetensors ({error})", where=str(path)) from error
-        model = _Filling(shape, slices, dtype, device)
+        model = _Filling(shape, slices, dtype, device, ranks)
         if not model.fits({name: tuple(part.get_shape()) for name, part in slices.items()}, tied=config.get("tie_word_embeddings", False)):
             return None
         entries = ((name, part.get_dtype(), tuple(part.get_shape()), model.filled(name, lambda name: iter([where[name].get_tensor(name)]))) for name, part in slices.items())
@@ -86,7 +87,8 @@ def llama_of_tensors(config: dict[str, Any], tensors: dict[str, Tensor], *, name
 class _Filling:
     """A decoder while its weights come in."""
 
-    def __init__(self, shape: LlamaShape, names: Iterable[str], dtype: torch.dtype, device: str) -> None:
+    def __init__(self, shape: LlamaShape, names: Iterable[str], dtype: torch.dtype, device: str, ranks: Ranks = ALONE) -> None:
+        self.ranks = ranks
         self.shape, self.names, self.dtype, self.device = shape, set(names), dtype, device
         self.model: Llama | None = None
 
@@ -95,9 +97,12 @@ class _Filling:
         if tied == ("lm_head.weight" in self.names):  # transformers would take the other one, or start from random weights
             return False
         bare = Llama(self.shape, self.names, dtype=self.dtype, device="meta")
-        if {name: tuple(slot.shape) for name, slot in bare.slots.items()} != shapes:
+        if {name: slot.shape for name, slot in bare.slots.items()} != shapes:
             return False
-        self.model = Llama(self.shape, self.names, dtype=self.dtype, device=self.device)
+        if any(size % self.ranks.world for size in (self.shape.heads, self.shape.key_heads, self.shape.feed_forward)):
+            raise UsageError(f"{self.ranks.world} processes cannot share {self.shape.heads} heads, {self.shape.key_heads} key heads and {self.shape.feed_forward} feed-forward units",
+                             where="torchrun", expected="a number that divides all three")  # fmt: skip
+        self.model = Llama(self.shape, self.names, dtype=self.dtype, device=self.device, ranks=self.ranks)
         return True
 
     def filled(self, name: str, pieces: Callable[[str], Iterator[Tensor]]) -> Callable[[], Iterator[np.ndarray]]:
@@ -107,7 +112,7 @@ class _Filling:
             assert self.model is not None
             slot, at = self.model.slots[name], 0
             for piece in pieces(name):
-                slot[at : at + len(piece)].copy_(piece)
+                slot.put(at, piece)
                 at += len(piece)
                 yield bytes_of(piece)
 

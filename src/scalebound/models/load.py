@@ -19,13 +19,14 @@ from scalebound.models import mixture
 from scalebound.models.folder import hash_tensors, read_config, read_tensors, stored_dtypes
 from scalebound.models.language_model import LanguageModel, Past, linear_head
 from scalebound.models.llama_load import llama_of_folder, llama_of_gguf, llama_of_tensors
+from scalebound.models.ranks import ALONE, Ranks
 from scalebound.models.transformer import Transformer, own_shape
 
 # Families whose logits are exactly output_embedding(decoder(tokens)), soft-capped where their configuration says so.
 PLAIN_HEADS = ("llama", "gpt2", "gpt_neox", "qwen2", "qwen3", "mistral", "smollm3", "phi", "opt", "olmo", "olmo2", "mamba", "gemma", "gemma2", "gemma3_text")
 
 
-def load_model(path: str | os.PathLike, *, dtype: torch.dtype | str = torch.float32, device: str = "cpu") -> LanguageModel:
+def load_model(path: str | os.PathLike, *, dtype: torch.dtype | str = torch.float32, device: str = "cpu", ranks: Ranks = ALONE) -> LanguageModel:
     """Load any causal language model.
 
     Parameters
@@ -38,14 +39,20 @@ def load_model(path: str | os.PathLike, *, dtype: torch.dtype | str = torch.floa
         bfloat16 matrix instructions. Packages are float32 under ``"auto"``: what is certified is exactly what they decode to.
     device
         ``"cpu"`` or ``"cuda"``.
+    ranks
+        The processes that share one Llama-style model (:func:`~scalebound.models.ranks.join_ranks`), each with its part of every layer.
 
     Raises
     ------
     InputError
         Nothing there, no model in it, or corrupt weights.
+    UsageError
+        A model that cannot be shared by so many processes.
     """
     path = Path(path)
     dtype = choose_dtype(path, dtype, device)
+    if ranks.world > 1:
+        return _shared(path, dtype, device, ranks)
     if path.suffix == ".sbz":
         return _package(path, dtype, device)
     if path.suffix == ".gguf":
@@ -61,6 +68,19 @@ def load_model(path: str | os.PathLike, *, dtype: torch.dtype | str = torch.floa
     if own_shape(config) is None:
         return _transformers(path, dtype, device, sha256=hash_tensors(config, tensors))
     return from_tensors(config, tensors, name=str(path), dtype=dtype, device=device, tokenizer=tokenizer)
+
+
+def _shared(path: Path, dtype: torch.dtype, device: str, ranks: Ranks) -> LanguageModel:
+    found = None
+    if path.suffix == ".gguf":
+        found = llama_of_gguf(path, dtype=dtype, device=device, ranks=ranks)
+    elif path.suffix != ".sbz" and not (path / mixture.FILE).is_file():
+        path = model_folder(path)
+        tokenizer = str(path / "tokenizer.json") if (path / "tokenizer.json").is_file() else "byte"
+        found = llama_of_folder(path, read_config(path), dtype=dtype, device=device, tokenizer=tokenizer, ranks=ranks)
+    if found is None:
+        raise UsageError(f"{path.name} is no model that {ranks.world} processes can share", where="torchrun", expected="a folder or .gguf file of Llama, Mistral, Qwen2 or Qwen3", hint="one process scores any model; --workers shares the text instead")
+    return found
 
 
 def model_folder(path: Path) -> Path:

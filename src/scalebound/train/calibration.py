@@ -37,6 +37,8 @@ class Calibration:
         Linear maps that read one tensor (queries, keys, values; gate and up), by number, in the order in which the network computes.
     embedding, head
         Names of the arrays that embed tokens and that give logits; the same when tied.
+    same_as
+        Arrays that are stored a second time (a tied output matrix, in some folders), by name, and the array they are rounded as.
     """
 
     def __init__(self, config: dict, arrays: dict[str, np.ndarray], inputs_ST: np.ndarray, *, curved: bool, seed: int, progress: Progress) -> None:
@@ -49,7 +51,10 @@ class Calibration:
             raise InputError("is not a decoder with an embedding and an output matrix", where="the model", expected="a causal language model")
         self.decoder: nn.Module = decoder
         self.parameters = {key: parameter for key, parameter in module.named_parameters(remove_duplicate=False) if key in arrays}
-        name_of = {id(parameter): key for key, parameter in self.parameters.items()}
+        name_of: dict[int, str] = {}
+        for key, parameter in self.parameters.items():
+            name_of.setdefault(id(parameter), key)
+        self.same_as = {key: name_of[id(parameter)] for key, parameter in self.parameters.items() if name_of[id(parameter)] != key}
         self.embedding, self.head = name_of.get(id(embedding.weight), ""), name_of.get(id(head.weight), "")
         if not self.embedding or not self.head:
             raise InputError("stores no embedding under a name of the network", where="the model")

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from scalebound.core.progress import Progress, silent
 
-AT_ONCE = 2048  # tokens of one backward pass
+AT_ONCE, LOGITS = 2048, 1 << 27  # tokens of one backward pass, and logits
 
 
 @dataclass
@@ -96,7 +96,7 @@ def curvature(module: nn.Module, linears: dict[str, nn.Module], tokens_ST: np.nd
     hooks.append(embedding.register_forward_hook(at_embedding))
     hooks.append(head.register_forward_pre_hook(lambda _, inputs: final.append(inputs[0].detach())))
     try:
-        batch = max(1, AT_ONCE // T)
+        batch = max(1, min(AT_ONCE, LOGITS // V) // T)
         for start in range(0, S, batch):
             progress(start, S)
             part = torch.from_numpy(tokens_ST[start : start + batch].astype(np.int64))

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from scalebound.compress import Coded, QuantizedModel, decode_model, encode, quantize, tensors_sha256
-from scalebound.compress.allocation import SPACING, relative_steps, water_filling
+from scalebound.compress.allocation import SPACING, no_finer, relative_steps, water_filling
 from scalebound.compress.gptq import Factor, gptq
 from scalebound.compress.pruning import Pruning, keep_largest, keep_wanda
 from scalebound.compress.rates import Rates, estimated_bits
@@ -46,7 +46,7 @@ SEQUENCES, CONTEXT = 32, 512
 PENALTY = 1.0
 UNSEEN_STEP = 0.1  # of matrices that calibration does not reach
 PILOT_SHARE, PILOT_ROWS = 8, 96  # sequences and rows that the first guess of the level looks at
-PILOT_OCTAVES = (-2.0, -1.0, 0.0, 1.0, 2.0)
+PILOT_OCTAVES = (-1.5, 0.0, 1.5)
 DAMAGE_AT_3_BITS = 0.1  # nats, to start the search from
 SCALE_BITS, OTHER_BITS = 3.5, 5.0  # of a scale and of a vector's entry, about
 TOLERANCE = 0.01  # of the target: files at most so much shorter are accepted
@@ -219,7 +219,8 @@ class Rounding:
     def steps(self, level: float, weight: np.ndarray, made: Factor, row_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if self.allocation == "uniform":
             return relative_steps(level, weight, self.spacing)
-        return water_filling(level, row_weights, made.column_diagonal, max(SPACING, self.spacing))
+        spacing = max(SPACING, self.spacing)
+        return no_finer(water_filling(level, row_weights, made.column_diagonal, spacing), weight, spacing)
 
     def mask(self, weight: np.ndarray, made: Factor, dense: bool) -> dict[str, Any]:
         """What :func:`~scalebound.compress.gptq.gptq` is told of zeros."""
@@ -231,7 +232,7 @@ class Rounding:
         return {"keep": keep_largest(weight, sparsity) if rule == "magnitude" else keep_wanda(weight, made.moments, sparsity)}
 
     def pilot(self, bits: float) -> list[tuple[float, float]]:
-        """(level, bits per parameter) at five levels, from some rows of every matrix and some of the sequences, nothing put in place."""
+        """(level, bits per parameter) at three levels, from some rows of every matrix and some of the sequences, nothing put in place."""
         calibration = self.calibration
         size = sum(data.size for data in self.arrays.values() if data.dtype.kind == "f")
         # a Gaussian's entropy at a step in units of its deviation; and: the damage is size * level^2 / 24
@@ -279,8 +280,9 @@ class Rounding:
         embedding(calibration.embedding)
         calibration.forward(visit)
         embedding(calibration.head)
-        rest = quantize(self.config, {name: data for name, data in self.arrays.items() if name not in kept.done}, step=UNSEEN_STEP).tensors
-        return QuantizedModel(self.config, {name: kept.done[name] if name in kept.done else rest[name] for name in self.arrays})
+        done = kept.done | {name: kept.done[other] for name, other in calibration.same_as.items() if other in kept.done}
+        rest = quantize(self.config, {name: data for name, data in self.arrays.items() if name not in done}, step=UNSEEN_STEP).tensors
+        return QuantizedModel(self.config, {name: done[name] if name in done else rest[name] for name in self.arrays})
 
 
 @dataclass
