@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scalebound.compress import QuantizedModel, decode, encode
-from scalebound.compress.allocation import relative_steps, water_filling
+from scalebound.compress.allocation import no_finer, relative_steps, water_filling
 from scalebound.compress.gptq import EXCHANGE, factor, gptq
 from scalebound.compress.model import bfloat16
 from scalebound.compress.rates import LONGEST, Rates, estimated_bits
@@ -138,6 +138,21 @@ def test_steps_of_water_filling():
     assert np.all(np.abs(np.log2(steps * np.sqrt(rows[:, None] * diagonal) / 0.5)) <= 0.26 + 0.01), "within the two grids of a quarter of an octave"
     assert np.all(row % 32 == 0) and np.all(col % 32 == 0)
     assert np.all(water_filling(0.5, np.zeros(3), diagonal)[0] > 0), "rows nobody asks for have a step all the same"
+
+
+def test_an_input_that_dwarfs_the_others_does_not_blow_up_the_integers():
+    """A second moment 1e12 times the rest asks for steps a million times finer; the column gets 1,024 levels on each side."""
+    rng = np.random.default_rng(9)
+    weight, hessian = rng.normal(size=(50, 20)).astype(np.float32), moments(20)
+    hessian[3, 3] += 1e12 * hessian.max()
+    made = factor(hessian, 1e-14)
+    steps = water_filling(float(np.sqrt(np.median(made.diagonal))), np.ones(50), made.column_diagonal)
+    with pytest.raises(UsageError, match="integers up to"):
+        gptq(weight, made, steps)
+    held = no_finer(steps, weight)
+    others = np.arange(20) != 3
+    assert np.array_equal(held[1][others], steps[1][others]) and held[1][3] > steps[1][3]
+    assert 400 < np.abs(gptq(weight, made, held).integers[:, 3]).max() <= 1100
 
 
 def test_relative_steps_are_those_of_plain_rounding():

@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from scalebound.compress.model import bfloat16
 from scalebound.compress.rounding import patterns_of
 
 SPACING = 32  # of scale patterns: a quarter of an octave; what steps so lose is 0.1% of the damage
+LARGEST = 1 << 10  # no column is rounded more finely than this many levels on each side
 FLOOR = 1e-3  # of the mean row weight, added to each: rows the calibration did not touch are kept, coarsely
 
 
@@ -40,6 +42,21 @@ def water_filling(level: float, row_weights: np.ndarray, diagonal: np.ndarray, s
     weights = weights + FLOOR * (weights.mean() or 1.0)
     middle = np.exp(np.mean(np.log(weights)))  # rows' scales lie around 1, so that both tables of scales are short
     return patterns_of(np.sqrt(middle / weights), spacing), patterns_of(level / np.sqrt(middle * diagonal), spacing)
+
+
+def no_finer(steps: tuple[np.ndarray, np.ndarray], weight: np.ndarray, spacing: int = SPACING) -> tuple[np.ndarray, np.ndarray]:
+    """The same steps, coarser in columns that would need integers beyond 1,024.
+
+    A few inputs of large models are thousands of times larger than the rest (at the first token of a text, above all), and the damage of
+    second order then asks for steps that no loss calls for.
+
+    >>> rows, cols = no_finer((np.array([0x3F80]), np.array([0x3000, 0x3F80])), np.array([[1.0, 1.0]]))
+    >>> bfloat16(cols).tolist()
+    [0.0009765625, 1.0]
+    """
+    row_patterns, col_patterns = steps
+    size = np.abs(weight / bfloat16(row_patterns)[:, None]).max(axis=0)
+    return row_patterns, np.maximum(col_patterns, patterns_of(size / LARGEST, spacing))
 
 
 def relative_steps(level: float, weight: np.ndarray, spacing: int) -> tuple[np.ndarray, np.ndarray]:

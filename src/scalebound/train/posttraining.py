@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from scalebound.compress import Coded, QuantizedModel, decode_model, encode, quantize, tensors_sha256
-from scalebound.compress.allocation import SPACING, relative_steps, water_filling
+from scalebound.compress.allocation import SPACING, no_finer, relative_steps, water_filling
 from scalebound.compress.gptq import Factor, gptq
 from scalebound.compress.pruning import Pruning, keep_largest, keep_wanda
 from scalebound.compress.rates import Rates, estimated_bits
@@ -219,7 +219,8 @@ class Rounding:
     def steps(self, level: float, weight: np.ndarray, made: Factor, row_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if self.allocation == "uniform":
             return relative_steps(level, weight, self.spacing)
-        return water_filling(level, row_weights, made.column_diagonal, max(SPACING, self.spacing))
+        spacing = max(SPACING, self.spacing)
+        return no_finer(water_filling(level, row_weights, made.column_diagonal, spacing), weight, spacing)
 
     def mask(self, weight: np.ndarray, made: Factor, dense: bool) -> dict[str, Any]:
         """What :func:`~scalebound.compress.gptq.gptq` is told of zeros."""
