@@ -63,7 +63,7 @@ def relative() -> list[str]:
     return [
         "## SmolLM2-135M relative to its base (`compress --base`)",
         f"One pass over {x['tokens']:,} tokens of this project's documentation in a random subspace of {x['dim']} of its {x['params'] / 1e6:.0f}M dimensions (`python benchmarks/certify/smollm2_base.py MODEL.gguf`; settings fixed before, none tuned). "
-        f"The package of the delta is {x['code_bits']:,} bits. Loss of the base {x['base_loss']:.3f}, of the rebuilt fine-tuned model {x['loss']:.3f}; bound, anchored on the base, {x['bound']:.3f}: {x['distance']:+.3f} above the fine-tuned loss, "
+        f"The package of the delta is {x['code_bits']:,} bits. Loss of the base {x['base_loss']:.3f}, of the rebuilt fine-tuned model {x['loss']:.3f}{'' if x['loss'] < x['base_loss'] - 0.01 else ' (so few steps in so few dimensions gained nothing)'}; bound, anchored on the base, {x['bound']:.3f}: {x['distance']:+.3f} above the fine-tuned loss, "
         f"of which {x['anchor_certified'] - x['base_loss']:.3f} is what {x['tokens']:,} tokens leave open about the base alone (its own certified loss is {x['anchor_certified']:.3f}). More tokens lower both; these were what the machine's time allowed. Nats per token at 99%.",
     ]
 
