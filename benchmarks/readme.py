@@ -89,9 +89,22 @@ def compression(bench: dict) -> str:
     return markdown(["model", "rounding", "bits per parameter", "file (bytes)", "added loss", "95% interval, mixed with 1% of each other"], rows)
 
 
-TABLES = {
-    "compression": ("compress/results.json", compression),
-    "measure": ("measure/results.json", measure), "scaling": ("scaling/results.json", scaling), "ladder": ("demo/demo.json", ladder), "bounds": ("demo/demo.json", bounds), "forecasts": ("demo/demo.json", forecasts)}
+def train(bench: dict) -> str:
+    """`train` beside a plain loop on the same shapes; parts that were not run have no row."""
+    rows = []
+    for one in bench.get("single", ()):
+        speed = one["tokens_per_second"]
+        rows.append([f"single run, {one['params']:,} parameters", f"{speed['ours']:,.0f} tokens/s ({one['precision']})", f"{speed['loop']:,.0f} tokens/s", f"{one['ratio']:.2f} times; {one['share_of_peak']:.0%} of the matrix product's peak"])
+    if "ladder" in bench:
+        found = bench["ladder"]
+        rows.append([f"ladder of {found['rungs']} rungs on {found['cores']} cores", f"{found['ours_s']:,.0f} s", f"{found['loop_s']:,.0f} s", f"{found['ratio']:.2f} times"])
+    if "loss" in bench:
+        found = bench["loss"]
+        rows.append([f"loss, {found['params']:,} parameters, {found['tokens']:,} tokens", f"{found['ours']:.3f}", f"{found['loop_best']:.3f}, best of {len(found['loop'])} rates", f"{found['ours'] - found['loop_best']:+.3f} nats"])
+    return markdown(["", "scalebound train", "plain loop", ""], rows)
+
+
+TABLES = {"compression": ("compress/results.json", compression), "train": ("train/results.json", train), "measure": ("measure/results.json", measure), "scaling": ("scaling/results.json", scaling), "ladder": ("demo/demo.json", ladder), "bounds": ("demo/demo.json", bounds), "forecasts": ("demo/demo.json", forecasts)}
 
 
 def render(text: str) -> str:

@@ -55,6 +55,19 @@ def intrinsic() -> list[str]:
     ]
 
 
+def relative() -> list[str]:
+    """A downloaded model certified relative to itself (``smollm2_base.py``)."""
+    if not (HERE / "smollm2_base.json").is_file():
+        return []
+    x = json.loads((HERE / "smollm2_base.json").read_text())
+    return [
+        "## SmolLM2-135M relative to its base (`compress --base`)",
+        f"One pass over {x['tokens']:,} tokens of this project's documentation in a random subspace of {x['dim']} of its {x['params'] / 1e6:.0f}M dimensions (`python benchmarks/certify/smollm2_base.py MODEL.gguf`; settings fixed before, none tuned). "
+        f"The package of the delta is {x['code_bits']:,} bits. Loss of the base {x['base_loss']:.3f}, of the rebuilt fine-tuned model {x['loss']:.3f}{'' if x['loss'] < x['base_loss'] - 0.01 else ' (so few steps in so few dimensions gained nothing)'}; bound, anchored on the base, {x['bound']:.3f}: {x['distance']:+.3f} above the fine-tuned loss, "
+        f"of which {x['anchor_certified'] - x['base_loss']:.3f} is what {x['tokens']:,} tokens leave open about the base alone (its own certified loss is {x['anchor_certified']:.3f}). More tokens lower both; these were what the machine's time allowed. Nats per token at 99%.",
+    ]
+
+
 def percent(share: float) -> str:
     return f"{100 * share:.1f}%"
 
@@ -70,7 +83,7 @@ def page(r: dict) -> str:
                         [[f"{x['params']:,}", f"{x['full_precision_loss']:.3f}", f"{x['package_loss']:.3f}", f"{x['freedman']:.3f}", f"{x['product']:.3f}", f"{x['best']:.3f} ({x['best_method']})",
                           percent(x["product_gap_below_freedman"]), f"{x['best_above_full_precision']:+.3f}", f"{x['freedman_above_full_precision']:+.3f}"] for x in r["ladder"]]),
                   "A bound below the loss is no error: the certified predictor is mixed with the anchor, which at small sizes is the better of the two."]  # fmt: skip
-    parts += price() + intrinsic()
+    parts += price() + intrinsic() + relative()
     if "survey" in r:
         parts += ["## What others promise for the largest rung (`certify --survey`)",
                   table(["bound", "nats", "above the loss", "", "seconds"], [[x["name"], f"{x['value']:.3f}" if x["value"] is not None else "-", f"{x['above_the_loss']:+.3f}" if x["value"] is not None else "-",

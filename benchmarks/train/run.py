@@ -124,8 +124,8 @@ def peak(dtype: torch.dtype) -> float:
     return best
 
 
-def single(sizes: list[float], stream: Path, folder: Path, *, rounds: int, seconds: float) -> list[dict]:
-    """Tokens per second of both, taken in turn."""
+def single(sizes: list[float], stream: Path, folder: Path, *, rounds: int, seconds: float) -> tuple[dict[str, float], list[dict]]:
+    """FLOPs per second of a matrix product, and tokens per second of both, taken in turn."""
     from scalebound.train import derive_recipe, seconds_for, train_run
 
     torch.set_num_threads(1)
@@ -156,7 +156,7 @@ def single(sizes: list[float], stream: Path, folder: Path, *, rounds: int, secon
         }  # fmt: skip
         out.append(entry)
         print(json.dumps(entry), flush=True)
-    return [{"matmul_flops_per_second": peaks}, *out]
+    return peaks, out
 
 
 def ladder(stream: Path, folder: Path) -> dict:
@@ -210,9 +210,10 @@ def main() -> None:
         folder = Path(name)
         corpus = read_corpus(given.text)
         stream = build_stream(corpus.documents, load_tokenizer(), folder / "text", sequence_tokens=CONTEXT, source=SourceRef(corpus.name, corpus.sha256), seed=0, max_tokens=4_000_000).path
-        results = {"date": datetime.date.today().isoformat(), "machine": f"{platform.machine()} {platform.system()}", "torch": torch.__version__, "command": "python " + " ".join(sys.argv)}
+        results: dict = {"date": datetime.date.today().isoformat(), "machine": f"{platform.machine()} {platform.system()}", "torch": torch.__version__, "load": os.getloadavg()[0],
+                   "command": "python benchmarks/train/run.py " + " ".join(Path(word).name if "/" in word else word for word in sys.argv[1:])}  # fmt: skip
         if given.only in (None, "single"):
-            results["single"] = single(list(parse_numbers(given.sizes, "--sizes")), stream, folder, rounds=given.rounds, seconds=given.seconds)
+            results["matmul_flops_per_second"], results["single"] = single(list(parse_numbers(given.sizes, "--sizes")), stream, folder, rounds=given.rounds, seconds=given.seconds)
         if given.only in (None, "ladder"):
             results["ladder"] = ladder(stream, folder)
         if given.only in (None, "loss"):

@@ -181,7 +181,9 @@ def test_commands(tmp_path, capsys):
     assert 0 <= found["bound"] - certify(stats, method="heldout").bound < 1e-4 and any("sketch" in line for line in found["assumptions"])
     status = verify([str(tmp_path / "c.json")])
     said = "".join(capsys.readouterr())
-    assert status == 3 and "sketch" in said and "holds" not in said.lower().split("error")[0], said
+    assert status == 3 and "scalebound.sketch/1" in said and "holds" not in said, said
+    with pytest.raises(InputError, match="scalebound.sketch/1"):
+        Stats.load(both[0])
     for wrong in (["merge", both[0], str(tmp_path / "a.safetensors"), "--out", str(tmp_path / "x.sketch")], ["interval", both[0]], ["sketch", str(tmp_path / "a.safetensors"), "--out", str(tmp_path / "x.bin")]):
         assert main(wrong) in (2, 3)
     assert not (tmp_path / "x.sketch").exists()

@@ -422,5 +422,6 @@ def view_of(certificate: Certificate, out: Path | None, require: float | None) -
     if require is not None:
         view.append(f"Required: at most {require:g}; {'met' if c.bound <= require else 'not met'}.")
     if out is not None:
-        view.append(f"Written: {out}. Check it: scalebound verify {out}")
+        sketched = c.inputs.stats.path.endswith(".sketch")
+        view.append(f"Written: {out}. " + ("The independent checker recomputes from losses and refuses a sketch." if sketched else f"Check it: scalebound verify {out}"))
     return view

@@ -22,7 +22,7 @@ def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flo
     With --from training starts from a model you have, all of its weights, on its own tokenizer, at a tenth of a fresh model's learning rate;
     --tokens, --flops or --time limit it, and without them it is one pass over the text. Interrupted, it goes on where it was.
 
-    --sweep lr trains four widths at eight learning rates under the standard and the maximal-update parametrization (64 short runs), draws
+    --sweep lr trains four widths at nine learning rates under the standard and the maximal-update parametrization (72 short runs), draws
     loss against rate, and says where the optimum moves, what a wrong rate costs, and where larger models go unstable. --sweep batch trains six
     batch sizes at three rates each, counts the steps to common losses, fits the critical batch, and says what batch to use.
 
@@ -78,7 +78,7 @@ def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flo
     widths
         Of the sweep, multiples of 16; default 32,64,128,256 (batch: 32,64).
     rates
-        Of the sweep, separated by commas; default 0.00125 to 0.16 in factors of two.
+        Of the sweep, separated by commas; default 0.000625 to 0.16 in factors of two.
     dry_run
         Print what would be trained, its time, memory and disk, and what finished rungs predict for the next; write nothing.
     fresh

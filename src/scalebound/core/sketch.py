@@ -16,7 +16,8 @@ table                         first coordinate                       second coor
 with ``R = -log((1-eps) exp(-reference_nll) + eps/V)``, the loss of the smoothed reference at the measured eps.
 
 File: safetensors with int64 arrays ``TABLE/cells`` (ascending), ``/counts``, ``/first``, ``/second``, and ``blocks``, ranges [start, stop) of
-evaluated blocks; the metadata entry ``scalebound`` is a :class:`SketchInfo` as JSON.
+evaluated blocks, and ``whole``: the sum of all losses, each rounded up, in units of 2^-28 nats, as its multiple of 2^40 and the rest, and whether entropies were
+measured (1 or 0). The metadata entry ``scalebound`` is a :class:`~scalebound.core.stats.StatsInfo` as JSON with the schema of a sketch.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
-import scalebound
 from scalebound.core.errors import InputError, UsageError, from_os_error
 from scalebound.core.io import atomic_write, canonical_json, parse_json, to_struct
+from scalebound.core.stats import SCHEMA as STATS_SCHEMA
 from scalebound.core.stats import Stats, StatsInfo
 
 SCHEMA = "scalebound.sketch/1"
@@ -113,18 +114,6 @@ class Table:
         return Table(self.axes, cells, *sums)
 
 
-class SketchInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``stats`` as of the file that was sketched; ``entropy`` says whether ``loss`` has its second coordinate; ``loss_units`` the sum of all losses, in units of 2^-28 nats,
-    each rounded up."""
-
-    schema: str = SCHEMA
-    stats: StatsInfo
-    tables: tuple[str, ...]
-    entropy: bool
-    loss_units: int
-    version: str = ""
-
-
 class Sketch(Stats):
     """Statistics of which only a sketch is left: certified like others, but no token's own loss can be read."""
 
@@ -184,9 +173,10 @@ class Sketch(Stats):
     def save(self, path: str | os.PathLike) -> Path:
         from safetensors.numpy import save
 
-        info = SketchInfo(stats=self.info, tables=tuple(sorted(self.tables)), entropy=self.has_entropy, loss_units=self.loss_units, version=scalebound.__version__)
+        whole = np.array([self.loss_units >> 40, self.loss_units & (1 << 40) - 1, self.has_entropy], dtype=np.int64)
         arrays = {f"{name}/{part}": getattr(table, part) for name, table in self.tables.items() for part in ("cells", "counts", "first", "second")}
-        return atomic_write(path, save({**arrays, "blocks": self.runs}, metadata={"scalebound": canonical_json(msgspec.to_builtins(info)).decode()}))
+        metadata = {"scalebound": canonical_json({**msgspec.to_builtins(self.info), "schema": SCHEMA}).decode()}
+        return atomic_write(path, save({**arrays, "blocks": self.runs, "whole": whole}, metadata=metadata))
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Sketch:
@@ -205,14 +195,17 @@ class Sketch(Stats):
         value = parse_json(metadata.get("scalebound", "null"), where=f"{path}: metadata")
         if not isinstance(value, dict) or value.get("schema") != SCHEMA:
             raise InputError("is no sketch", where=str(path), expected=f"schema {SCHEMA}", hint="write one with `scalebound sketch`")
-        info = to_struct(value, SketchInfo, where=str(path))
-        expected = {f"{name}/{part}" for name in info.tables for part in ("cells", "counts", "first", "second")} | {"blocks"}
+        stats = to_struct({**value, "schema": STATS_SCHEMA}, StatsInfo, where=str(path))
+        names = {name.split("/")[0] for name in arrays} - {"blocks", "whole"}
+        expected = {f"{name}/{part}" for name in names for part in ("cells", "counts", "first", "second")} | {"blocks", "whole"}
         runs = arrays.get("blocks", np.empty((0, 2), np.int64))
         if set(arrays) != expected or any(array.dtype != np.int64 for array in arrays.values()) or runs.ndim != 2 or runs.shape[1] != 2 or np.any(np.diff(runs.ravel()) <= 0):
             raise InputError("holds other arrays than its tables need", where=str(path))
-        tables = {}
-        for name in info.tables:
-            axes, parts = _axes(name, info, where=str(path)), [arrays[f"{name}/{part}"] for part in ("cells", "counts", "first", "second")]
+        whole, tables = arrays["whole"], {}
+        if whole.shape != (3,) or np.any(whole < 0):
+            raise InputError("says no sum of losses", where=str(path))
+        for name in names:
+            axes, parts = _axes(name, bool(whole[2]), stats, where=str(path)), [arrays[f"{name}/{part}"] for part in ("cells", "counts", "first", "second")]
             if any(part.ndim != 1 or len(part) != len(parts[0]) or np.any(part < 0) for part in parts) or np.any(np.diff(parts[0]) <= 0):
                 raise InputError(f"table {name!r} is damaged", where=str(path))
             table = Table(axes, *parts)
@@ -220,13 +213,13 @@ class Sketch(Stats):
             if (len(table.cells) and table.cells[-1] >= (axes[0].bins + 2) * (axes[1].bins + 2)) or np.any(table.counts < 1) or np.any(table.first > limits[0]) or np.any(table.second > limits[1]):
                 raise InputError(f"table {name!r} says what cannot be", where=str(path), expected="cells of the table, distances within them")
             tables[name] = table
-        return cls(info.stats, tables, info.loss_units, runs, path=str(path))
+        return cls(stats, tables, (int(whole[0]) << 40) + int(whole[1]), runs, path=str(path))
 
 
-def _axes(name: str, info: SketchInfo, *, where: str) -> tuple[Axis, Axis]:
-    anchor = info.stats.anchor
+def _axes(name: str, entropy: bool, stats: StatsInfo, *, where: str) -> tuple[Axis, Axis]:
+    anchor = stats.anchor
     if name == "loss":
-        return LOSS, ENTROPY if info.entropy else NONE
+        return LOSS, ENTROPY if entropy else NONE
     if name == "reference":
         return LOSS, NONE
     if name == "difference":

@@ -84,7 +84,7 @@ def _seed(run: Path) -> int:
 
 
 def export_relative(package: str | os.PathLike, base: str | os.PathLike, out: str | os.PathLike) -> Rebuilt:
-    """Write ``base + delta`` as a model folder with the base's tokenizer; its measured losses are what a certificate of the package is about.
+    """Write ``base + delta`` as a model folder with the tokenizer files of the base's folder (a ``.gguf`` has none to copy); its measured losses are what a certificate of the package is about.
 
     Raises :class:`UsageError` when ``out`` holds something.
     """
@@ -94,5 +94,5 @@ def export_relative(package: str | os.PathLike, base: str | os.PathLike, out: st
     found = rebuild(package, base)
     for name, content in found.files.items():
         atomic_write(out / name, content)
-    save_folder(out, found.config, found.tensors, byte_tokenizer=not found.files)
+    save_folder(out, found.config, found.tensors, byte_tokenizer=not found.files and found.config.get("vocab_size") == 256)
     return found

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 
 from scalebound.core.errors import UsageError
 from scalebound.models.trainable import Trainable
+from scalebound.train.loop import logits_of
 from scalebound.train.parametrization import build
 from scalebound.train.recipe import Recipe
 
@@ -54,7 +55,7 @@ def memory_of(recipe: Recipe, *, model: Trainable | None = None) -> Memory:
 
     tokens_BT = torch.zeros((1, recipe.context), dtype=torch.int64)
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        loss = F.cross_entropy(model(tokens_BT).flatten(0, 1), tokens_BT.flatten())
+        loss = F.cross_entropy(logits_of(model, tokens_BT, recipe.precision).flatten(0, 1), tokens_BT.flatten())
     del loss
     rows = -(-recipe.batch_sequences // recipe.accumulation)
     logits = 4 * rows * recipe.context * recipe.vocab_size

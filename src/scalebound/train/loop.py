@@ -308,7 +308,7 @@ def backward(model: Trainable, batch: np.ndarray, separator: int, parts: int, *,
     for piece in np.array_split(batch, min(parts, len(batch))) if len(batch) else []:
         targets_BT = torch.from_numpy(piece.astype(np.int64))
         inputs_BT = F.pad(targets_BT[:, :-1], (1, 0), value=separator)
-        logits_NV = _logits(model, inputs_BT, precision).flatten(0, 1)
+        logits_NV = logits_of(model, inputs_BT, precision).flatten(0, 1)
         losses_N = F.cross_entropy(logits_NV, targets_BT.flatten(), reduction="none")
         loss = losses_N.mean() * (len(piece) / whole)  # one part: times exactly 1
         if z_loss:
@@ -320,7 +320,7 @@ def backward(model: Trainable, batch: np.ndarray, separator: int, parts: int, *,
     return total, b"".join(losses)
 
 
-def _logits(model: Trainable, inputs_BT: torch.Tensor, precision: str) -> torch.Tensor:
+def logits_of(model: Trainable, inputs_BT: torch.Tensor, precision: str) -> torch.Tensor:
     """Logits in float32; with ``bfloat16`` the matrix products before the head (of a model that is not ours: all of them) are rounded to it."""
     if precision == "float32":
         return model(inputs_BT)

@@ -24,7 +24,7 @@ from scalebound.train.loop import train_run
 from scalebound.train.recipe import Recipe, derive_recipe
 
 WIDTHS = (32, 64, 128, 256)
-RATES = tuple(0.00125 * 2**k for k in range(8))  # 0.00125 to 0.16
+RATES = tuple(0.000625 * 2**k for k in range(9))  # 0.000625 to 0.16
 STEPS = 200
 SEQUENCES = 4
 CONTEXT = 64
