@@ -7,7 +7,7 @@ MODEL is anything ``scalebound compress`` reads; without one, SmolLM2-135M-Instr
 before (Q4_1). TEXT is a stream, a text or a folder; without one, Python's documentation of its own language (``pydoc_data.topics``). The first ``--sequences``
 pieces of 512 tokens calibrate, the ``--tokens`` after them are scored (context 512): no token is used for both, and nothing is chosen by the scored ones.
 Every way writes a real package of each length; bits are those of the whole file over all parameters. Plain rounding gets the step whose file has that
-length. The entry ``--name`` of the JSON file is replaced, others stay; ``python benchmarks/readme.py`` renders it.
+length. The entry ``--name`` of the JSON file is replaced (lengths measured before in the same way stay), others stay; ``python benchmarks/readme.py`` renders it.
 """
 
 from __future__ import annotations
@@ -87,6 +87,11 @@ def main() -> None:
         record = run(path, given, Path(folder))
     record["note"] = note
     kept = json.loads(given.out.read_text()) if given.out.is_file() else {"schema": "scalebound.bench-compress/1", "models": {}}
+    old = kept["models"].get(given.name)
+    same = ("loss", "scored", "calibration", "text", "dtype", "ways")
+    if old is not None and all(old.get(key) == record[key] for key in same):  # other lengths of the same job stay
+        asked = {row["target_bits"] for row in record["rows"]}
+        record["rows"] = sorted([row for row in old["rows"] if row["target_bits"] not in asked] + record["rows"], key=lambda row: -row["target_bits"])
     kept["models"][given.name] = record
     atomic_write(given.out, json.dumps(kept, indent=1).encode() + b"\n")
 
@@ -141,9 +146,9 @@ def run(path: Path, given: argparse.Namespace, folder: Path) -> dict:
             add(way, target, done.model, time.monotonic() - began, {"level": done.level, "passes": len(done.passes)})
     ends = interval(before)
     return {
-        "date": datetime.date.today().isoformat(), "command": "python benchmarks/compress/run.py " + " ".join(sys.argv[1:]), "params": sum(data.size for data in tensors.values() if data.dtype.kind == "f"),
+        "date": datetime.date.today().isoformat(), "command": "python benchmarks/compress/run.py " + " ".join(Path(word).name if "/" in word else word for word in sys.argv[1:]), "params": sum(data.size for data in tensors.values() if data.dtype.kind == "f"),
         "loss": base, "interval": {"low": ends.low, "high": ends.high, "level": ends.level}, "scored": list(window), "calibration": [0, calibration], "sequences": given.sequences, "text": "pydoc_data.topics" if given.text is None else given.text.name,
-        "dtype": dtype, "machine": platform.machine(), "python": platform.python_version(), "threads": cores(), "load": os.getloadavg()[0], "rows": rows,
+        "dtype": dtype, "ways": given.ways, "machine": platform.machine(), "python": platform.python_version(), "threads": cores(), "load": os.getloadavg()[0], "rows": rows,
     }  # fmt: skip
 
 
