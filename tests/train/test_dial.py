@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -65,14 +66,15 @@ def test_memory_counts_what_it_should():
 
 
 @pytest.mark.nightly
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc: run it on Linux")
 def test_memory_is_what_a_process_takes():
     """The estimate against the peak of a process that trains, within a quarter."""
     code = (
-        "import resource, numpy as np, torch; from scalebound.train import derive_recipe; from scalebound.train.loop import backward\n"
+        "import numpy as np, torch; from scalebound.train import derive_recipe; from scalebound.train.loop import backward\n"
         "from scalebound.train.parametrization import build\n"
         "torch.set_num_threads(1); r = derive_recipe(200_000, overrides={'batch_sequences': 16}); model, optimizer = build(r, torch.Generator().manual_seed(0))\n"
         "for _ in range(2): backward(model, np.zeros((16, 256), dtype=np.int64), 255, 1, precision=r.precision); optimizer.step(); optimizer.zero_grad(set_to_none=True)\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
+        "print(1024 * int(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM'))))"  # ru_maxrss would count the parent
     )
     measured = float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
     assert memory_of(derive_recipe(200_000, overrides={"batch_sequences": 16})).total == pytest.approx(measured, rel=0.25)
