@@ -12,7 +12,7 @@ BOUNDS = ("freedman", "product", "anchored", "heldout", "trajectory")
 def demo(*, out: Path = Path("runs/demo"), full: bool = False, seed: int = 0, text: Path | None = None, workers: int | None = None, fresh: bool = False) -> Result:
     """From text to verified certificates: train a ladder, measure, compress, certify, verify, forecast, and write one page that shows it.
 
-    About eight minutes on two cores. Interrupted and run again, it goes on where it was.
+    About seven minutes on two cores. Interrupted and run again, it goes on where it was.
 
     Parameters
     ----------
