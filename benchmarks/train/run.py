@@ -3,7 +3,7 @@
     python benchmarks/train/run.py [--sizes 0.2M,1M,3M] [--rounds 2] [--seconds 8] [--out benchmarks/train/results.json]
 
 The peer stands in this file: the loop people start from (nanoGPT's): ``nn.Linear`` for every projection, ``scaled_dot_product_attention``, PyTorch's default
-AdamW, random windows of a memory-mapped text, float32, gradient clipping, a loss read every ten steps, nothing else kept. Ours is ``train_run`` as a user gets it:
+AdamW, the same sequences of a memory-mapped text in the same order, float32, gradient clipping, a loss read every ten steps, nothing else kept. Ours is ``train_run`` as a user gets it:
 every token's loss, a log line a step, the watch, atomic files, the precision its recipe derives.
 
 * single: one thread each, taken in turn, the same tokens; tokens per second of *processor* time, best of the rounds (the machine may be shared);
@@ -32,6 +32,7 @@ import torch.nn.functional as F
 from torch import nn
 
 CONTEXT = 256
+SEPARATOR = 255  # stands before every sequence
 LADDER = (15_000, 25_000, 40_000, 65_000, 100_000, 150_000)
 LADDER_TOKENS_PER_PARAM = 5.0
 LOSS_SIZE, LOSS_TOKENS_PER_PARAM = 60_000, 10.0
@@ -95,10 +96,11 @@ def plain_loop(recipe, path: str, *, rate: float | None = None, seed: int = 0) -
     optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}], lr=1.0, betas=(0.9, 0.95))
     rate, steps, losses = rate or recipe.learning_rate, recipe.steps, []
     rising = max(1, round(recipe.warmup * steps))
+    first = torch.full((recipe.batch_sequences, 1), SEPARATOR)
     for step in range(steps):
-        at = torch.randint(len(data) - CONTEXT - 1, (recipe.batch_sequences,))
-        x = torch.stack([torch.from_numpy(data[i : i + CONTEXT].astype(np.int64)) for i in at])
-        y = torch.stack([torch.from_numpy(data[i + 1 : i + 1 + CONTEXT].astype(np.int64)) for i in at])
+        # the same sequences in the same order as ours: they were shuffled, so that a window across two of them would be harder to predict
+        y = torch.from_numpy(data[step * len(first) * CONTEXT : (step + 1) * len(first) * CONTEXT].astype(np.int64).reshape(-1, CONTEXT))
+        x = torch.cat([first, y[:, :-1]], dim=1)
         now = rate * ((step + 1) / rising if step < rising else 0.1 + 0.45 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising))))
         for group in optimizer.param_groups:
             group["lr"] = now
@@ -203,21 +205,23 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=8.0, help="of one single run")
     parser.add_argument("--text", default=None, help="default: the text of scalebound train")
-    parser.add_argument("--only", choices=("single", "ladder", "loss"), default=None)
+    parser.add_argument("--only", choices=("single", "ladder", "loss"), default=None, help="this part alone; the others of OUT stay")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results.json")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         corpus = read_corpus(given.text)
         stream = build_stream(corpus.documents, load_tokenizer(), folder / "text", sequence_tokens=CONTEXT, source=SourceRef(corpus.name, corpus.sha256), seed=0, max_tokens=4_000_000).path
-        results: dict = {"date": datetime.date.today().isoformat(), "machine": f"{platform.machine()} {platform.system()}", "torch": torch.__version__, "load": os.getloadavg()[0],
-                   "command": "python benchmarks/train/run.py " + " ".join(Path(word).name if "/" in word else word for word in sys.argv[1:])}  # fmt: skip
+        about = {"date": datetime.date.today().isoformat(), "machine": f"{platform.machine()} {platform.system()}", "torch": torch.__version__, "load": os.getloadavg()[0],
+                 "command": "python benchmarks/train/run.py " + " ".join(Path(word).name if "/" in word else word for word in sys.argv[1:])}  # fmt: skip
+        results: dict = json.loads(given.out.read_text()) if given.only and given.out.is_file() else {"runs": {}}
         if given.only in (None, "single"):
             results["matmul_flops_per_second"], results["single"] = single(list(parse_numbers(given.sizes, "--sizes")), stream, folder, rounds=given.rounds, seconds=given.seconds)
         if given.only in (None, "ladder"):
             results["ladder"] = ladder(stream, folder)
         if given.only in (None, "loss"):
             results["loss"] = loss(stream, folder)
+        results["runs"] |= {part: about for part in ((given.only,) if given.only else ("single", "ladder", "loss"))}
     given.out.write_text(json.dumps(results, indent=1) + "\n")
 
 
