@@ -28,7 +28,7 @@ def draw_frontier(found: Frontier) -> str:
         axes = _Axes(column * WIDTH, (min(bits), max(bits)), (min(span), max(span)))
         out += axes.frame(title, up)
         if extra is not None:
-            out.append(f'<path d="M{axes.left} {axes.y(extra):.1f}h{axes.width}" stroke="{GREY}" stroke-dasharray="5 4"/><text x="{axes.left + axes.width}" y="{axes.y(extra) - 4:.1f}" text-anchor="end" fill="#555">full precision {extra:.3f}</text>')
+            out.append(f'<path d="M{axes.left} {axes.y(extra):.1f}h{axes.width}" stroke="{GREY}" stroke-dasharray="5 4"/><text x="{axes.left + 6}" y="{axes.y(extra) - 4:.1f}" fill="#555">full precision {extra:.3f}</text>')
         for way, (_, colour) in WAYS.items():
             mine = sorted((p for p in found.points if p.way == way), key=lambda p: p.bits_per_parameter)
             out += axes.line([(p.bits_per_parameter, _height(p, column)) for p in mine], colour)
