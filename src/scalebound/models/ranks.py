@@ -38,6 +38,12 @@ class Ranks:
         if self.world > 1:
             torch.distributed.barrier()
 
+    def leave(self) -> None:
+        """Part from the other processes, at the end of the program: one that exits while another still waits for it brings that one down."""
+        if self.world > 1 and torch.distributed.is_initialized():
+            torch.distributed.barrier()
+            torch.distributed.destroy_process_group()
+
 
 ALONE = Ranks()
 
