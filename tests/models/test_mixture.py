@@ -15,7 +15,7 @@ from scalebound.core.certificate import Inputs, file_ref, load_certificate
 from scalebound.core.stats import AnchorRef, Stats
 from scalebound.data import build_stream, load_tokenizer, read_corpus
 from scalebound.data.stream import SourceRef
-from scalebound.measure import measure
+from scalebound.measure import Item, measure, score_items
 from scalebound.models import Shape, Transformer, load_model, save_folder
 
 
@@ -116,3 +116,16 @@ def online_of(folder) -> Stats:
     stats = Stats.load(folder / "m.safetensors")
     info = msgspec.structs.replace(stats.info, kind="online", anchor=None, predictable="made for the test", model=msgspec.structs.replace(stats.info.model, sha256=""))
     return Stats(info, {"nll": stats.read("nll") * np.float32(0.5)})
+
+
+@pytest.mark.parametrize("method", ["product", "anchored"])
+def test_items_that_share_a_context_are_scored_by_the_mixture(world, tmp_path, method):
+    """Reading a context once must read it with both parts, or not be done."""
+    folder, _ = world
+    anchor = ["--anchor", str(folder / "anchor")] if method == "anchored" else []
+    assert main(["export", str(folder / f"{method}.json"), *anchor, "--out", str(tmp_path / "p")]) == 0
+    items = [Item("a", ("def g", "def g"), ("1(y):", "(y"), 0), Item("b", ("def g1", "def g1"), ("(y):", "2"), 1)]
+    mixed, alone = load_model(tmp_path / "p"), load_model(folder / "m.sbz")
+    for shared, anew, other in zip(score_items(mixed, items), score_items(mixed, items, share=False), score_items(alone, items), strict=True):
+        np.testing.assert_allclose(shared.log_probabilities, anew.log_probabilities, atol=2e-5)
+        assert np.abs(shared.log_probabilities - other.log_probabilities).max() > 1e-3  # control: the model alone says something else

@@ -84,6 +84,7 @@ def load_mixture(folder: Path, load: Callable[[Path], LanguageModel]) -> Languag
     return replace(
         model, name=str(folder), sha256=info.sha256(), num_params=model.num_params + (anchor.num_params if anchor else 0), hidden=hidden, head=head, head_part=None,
         max_context=min(model.max_context, anchor.max_context) if anchor else model.max_context,
+        extend=model.extend if anchor is None else None,  # the model's alone would say nothing of the anchor
     )  # fmt: skip
 
 
