@@ -165,3 +165,14 @@ def test_the_shipped_items_can_be_read():
     assert len(items) > 100 and all(len(item.choices) == 4 for item in items)
     counts = np.bincount([item.gold for item in items], minlength=4)
     assert counts.min() > len(items) / 8  # no place is favoured
+
+
+def test_a_model_without_its_tokenizer_is_refused_and_not_read_as_bytes(tmp_path, items, capsys):
+    shape = shape_for(20_000, vocab_size=320)
+    save_folder(tmp_path / "model", shape.config(64), Transformer(shape, 64).tensors(), byte_tokenizer=False)
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": f"item {k}"}) + "\n" for k in range(20)))
+    texts, model = str(tmp_path / "texts.jsonl"), str(tmp_path / "model")
+    for command in (["measure", model, "--tasks", str(items), "--out", str(tmp_path / "a.csv")], ["detect", texts, "--model", model], ["contamination", texts, "--model", model]):
+        assert main(command) == 3 and "comes without a tokenizer" in capsys.readouterr().err, command
+    assert not (tmp_path / "a.csv").exists()
+    assert score_items(load_model(tmp_path / "model"), read_items(items), tokenizer=ByteTokenizer())  # control: who names one is taken at his word

@@ -43,9 +43,9 @@ def contamination(items: Path, *, model: Path, shards: int = 10, orders: int = 4
 
     require_extra("torch")
     from scalebound.certify.contamination import exchangeability
-    from scalebound.data.tokenizer import ByteTokenizer, load_tokenizer
     from scalebound.measure.generated import read_texts
     from scalebound.measure.orders import order_likelihoods
+    from scalebound.measure.text import tokenizer_of
     from scalebound.models import load_model
 
     texts = [data for _, data in read_texts(items)]
@@ -54,7 +54,7 @@ def contamination(items: Path, *, model: Path, shards: int = 10, orders: int = 4
     if len(set(texts)) != len(texts):
         raise InputError("holds an item twice", where=str(items), expected="every item once: equal items have no order", hint="remove duplicates")
     loaded = load_model(model)
-    tokenizer = ByteTokenizer() if loaded.vocab_size == 256 else load_tokenizer(loaded.tokenizer)
+    tokenizer = tokenizer_of(loaded)
     # every item ends its line, the last one too: else an order could be told by its last item
     tokens = [tokenizer.encode(text.rstrip(b"\n") + b"\n") for text in texts]
     with progress_bar("contamination", "orders") as progress:

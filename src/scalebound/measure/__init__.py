@@ -18,3 +18,4 @@ from scalebound.measure.reference import checkpoint_reference as checkpoint_refe
 from scalebound.measure.reference import ngram_reference as ngram_reference
 from scalebound.measure.reference import online_reference as online_reference
 from scalebound.measure.text import stream_of as stream_of
+from scalebound.measure.text import tokenizer_of as tokenizer_of

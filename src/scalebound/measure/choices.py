@@ -22,9 +22,10 @@ from torch import Tensor
 
 from scalebound.core.errors import InputError
 from scalebound.core.progress import Progress, silent
-from scalebound.data.tokenizer import Tokenizer, load_tokenizer
+from scalebound.data.tokenizer import Tokenizer
 from scalebound.measure.items import Item
 from scalebound.measure.statistics import token_statistics
+from scalebound.measure.text import tokenizer_of
 from scalebound.models.language_model import LanguageModel, Past
 
 
@@ -86,13 +87,13 @@ def score_items(model: LanguageModel, items: Sequence[Item], *, tokenizer: Token
     Raises
     ------
     InputError
-        A tokenizer of another vocabulary; a choice that adds no token to its context; a log-probability that is not a number.
+        No tokenizer, or one of another vocabulary; a choice that adds no token to its context; a log-probability that is not a number.
 
     Notes
     -----
     With shared prefixes the numbers are those without within float32 rounding (a test holds both to 2e-5). Memory: the keys and values of one context and of its choices.
     """
-    tokenizer = tokenizer or load_tokenizer("byte" if model.vocab_size == 256 else model.tokenizer)
+    tokenizer = tokenizer or tokenizer_of(model)
     if tokenizer.vocab_size > model.vocab_size:
         raise InputError(f"knows {tokenizer.vocab_size:,} tokens", where=tokenizer.path or "the tokenizer", expected=f"the model's ({model.vocab_size:,})")
     reader = _Reader(model, share)

@@ -19,7 +19,7 @@ from torch import Tensor
 from scalebound.core.errors import InputError, UsageError, from_os_error
 from scalebound.core.io import parse_json
 from scalebound.core.scored import Scored
-from scalebound.data.tokenizer import ByteTokenizer, load_tokenizer
+from scalebound.measure.text import tokenizer_of
 from scalebound.models.language_model import LanguageModel
 
 BOUNDARY = 1e-4  # where a cumulative probability is this close to top_p, rounding decides who is in the nucleus
@@ -94,7 +94,7 @@ def sample_documents(model: LanguageModel, number: int, tokens: int, *, temperat
 
 def read_documents(path: Path, model: LanguageModel) -> list[tuple[str, np.ndarray]]:
     """Names and token ids of the documents of a text: a file (one document), a folder (one a file), or ``.jsonl`` (one a line, key ``text``)."""
-    tokenizer = ByteTokenizer() if model.vocab_size == 256 else load_tokenizer(model.tokenizer)
+    tokenizer = tokenizer_of(model)
     found = [(name, _encode(tokenizer.encode, data, name)) for name, data in read_texts(path)]
     if not found:
         raise InputError("holds no text", where=str(path))

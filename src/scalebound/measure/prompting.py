@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from scalebound.core.errors import InputError, UsageError
 from scalebound.core.progress import Progress, silent
-from scalebound.data.tokenizer import ByteTokenizer, load_tokenizer
+from scalebound.measure.text import tokenizer_of
 from scalebound.models.language_model import LanguageModel
 
 
@@ -21,7 +21,7 @@ def prompt_code_bits(model: LanguageModel, prompt: str) -> float:
 
     Raises :class:`InputError` for a prompt that holds the separator itself: it would end the code inside the prompt.
     """
-    words = ByteTokenizer() if model.vocab_size == 256 else load_tokenizer(model.tokenizer)
+    words = tokenizer_of(model)
     encoded = words.encode(prompt.encode())
     if np.any(encoded == words.separator):
         raise InputError(f"the prompt {prompt!r} holds the end-of-text token", where="prompts", expected="a prompt without it")
@@ -35,7 +35,7 @@ def prompt_errors(model: LanguageModel, prompts: Sequence[str], items: Sequence[
 
     Raises :class:`UsageError` for a prompt without ``{text}``, :class:`InputError` for an item whose label is none of ``labels``.
     """
-    words = ByteTokenizer() if model.vocab_size == 256 else load_tokenizer(model.tokenizer)
+    words = tokenizer_of(model)
     for prompt in prompts:
         if prompt.count("{text}") != 1:
             raise UsageError(f"the prompt {prompt!r} has no place for the item", where="prompts", expected="{text} once in every prompt")

@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from scalebound.core.errors import InputError, UsageError
 from scalebound.core.progress import Progress, silent
 from scalebound.core.seeds import generator
-from scalebound.data.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
+from scalebound.data.tokenizer import Tokenizer
+from scalebound.measure import tokenizer_of
 from scalebound.models.language_model import LanguageModel
 from scalebound.probe.exact import check_level, clopper_pearson
 
@@ -121,7 +122,7 @@ def probe_labels(model: LanguageModel, *, examples: Sequence[int] = (0, 16), pro
     check_level(level)
     if prompts < 1 or not examples or not mappings:
         raise UsageError("there are no prompts to ask", where="--prompts", expected="at least 1, of some mapping and number of examples")
-    words: Tokenizer = ByteTokenizer() if model.vocab_size == 256 else load_tokenizer(model.tokenizer)
+    words = tokenizer_of(model)
     one = 1 - (1 - level) / (len(examples) * len(mappings))
     rows: list[LabelRow] = []
     total = len(examples) * len(mappings) * prompts

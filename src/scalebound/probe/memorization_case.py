@@ -19,8 +19,7 @@ from scalebound.core.errors import InputError, UsageError
 from scalebound.core.io import MAX_JSON_BYTES, read_bytes, sha256_bytes
 from scalebound.core.progress import Progress, silent
 from scalebound.core.seeds import derive, generator
-from scalebound.data.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
-from scalebound.measure import stream_of
+from scalebound.measure import stream_of, tokenizer_of
 from scalebound.models import LanguageModel, Shape, Transformer, load_model
 from scalebound.models.load import from_tensors
 from scalebound.probe.finetune import Task, markov_task
@@ -145,7 +144,7 @@ def own_spans(model: str | os.PathLike, text: str | os.PathLike | None, unseen: 
                 inputs[kind] = stream.sha256
     if canaries is not None:
         data = read_bytes(canaries, limit=MAX_JSON_BYTES)
-        words: Tokenizer = ByteTokenizer() if loaded.vocab_size == 256 else load_tokenizer(loaded.tokenizer)
+        words = tokenizer_of(loaded)
         lines = [words.encode(line) for line in data.splitlines() if line.strip()]
         short = next((k for k, line in enumerate(lines, start=1) if len(line) < length), None)
         if not lines or short is not None:

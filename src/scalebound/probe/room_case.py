@@ -16,8 +16,8 @@ from torch import Tensor
 from scalebound.core.errors import InputError
 from scalebound.core.io import MAX_JSON_BYTES, parse_json, read_bytes, sha256_bytes
 from scalebound.core.seeds import derive, generator
-from scalebound.data.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
-from scalebound.measure import stream_of
+from scalebound.data.tokenizer import Tokenizer
+from scalebound.measure import stream_of, tokenizer_of
 from scalebound.models import load_model
 from scalebound.probe.finetune import tune
 from scalebound.probe.grammar import Grammar, anbn
@@ -105,7 +105,7 @@ def own_case(model: str | os.PathLike, items: str | os.PathLike, text: str | os.
     if count < 10:
         raise InputError(f"gives {count} blocks of {context} tokens", where=str(text), expected="at least 10", hint="a longer text, or a smaller --context")
     data = read_bytes(items, limit=MAX_JSON_BYTES)
-    words: Tokenizer = ByteTokenizer() if loaded.vocab_size == 256 else load_tokenizer(loaded.tokenizer)
+    words = tokenizer_of(loaded)
     found = [_item(line, words, f"{items}, line {number}") for number, line in enumerate(data.splitlines(), start=1) if line.strip()]
     if len(found) < 4:
         raise InputError(f"holds {len(found)} items", where=str(items), expected="at least 4: half are trained on, half are read")
