@@ -28,7 +28,7 @@ def in_two_processes(*arguments):
 
 
 def code_for(recipe, stream, out):
-    return f"from scalebound.train.recipe import load_recipe; from scalebound.train import train_run, parallel; train_run(load_recipe({str(recipe)!r}), {str(stream)!r}, {str(out)!r}, checkpoint_s=0.0); parallel.leave()"
+    return f"from scalebound.train.recipe import load_recipe; from scalebound.train import train_run; train_run(load_recipe({str(recipe)!r}), {str(stream)!r}, {str(out)!r}, checkpoint_s=0.0)"
 
 
 @pytest.mark.parametrize("steps", [24, pytest.param(200, marks=pytest.mark.nightly)])

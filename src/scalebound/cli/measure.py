@@ -119,7 +119,6 @@ def measure(model: Path, text: Path | None = None, *, out: Path, tasks: Path | N
             alphas=parse_numbers(anchor_alphas, "--anchor-alphas") if anchor_alphas else DEFAULT_ALPHAS, workers=workers, ray_address=ray_address, ranks=ranks,
             threads=threads, fresh=fresh, progress=progress,
         )  # fmt: skip
-    ranks.leave()
     if not ranks.first:
         return Result({}, [], silent=True)
     spent = time.monotonic() - began

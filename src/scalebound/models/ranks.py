@@ -6,6 +6,7 @@ processes a layer, of one hidden state a token. The embedding and the head are h
 
 from __future__ import annotations
 
+import atexit
 import os
 from dataclasses import dataclass
 
@@ -38,23 +39,19 @@ class Ranks:
         if self.world > 1:
             torch.distributed.barrier()
 
-    def leave(self) -> None:
-        """Part from the other processes, at the end of the program: one that exits while another still waits for it brings that one down."""
-        if self.world > 1 and torch.distributed.is_initialized():
-            torch.distributed.barrier()
-            torch.distributed.destroy_process_group()
-
 
 ALONE = Ranks()
 
 
 def started_by_torchrun() -> bool:
     """Whether this process is one of several that ``torchrun`` started."""
-    return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return "MASTER_ADDR" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def join_ranks(device: str = "cpu") -> Ranks:
     """Meet the other processes that ``torchrun`` started (gloo on processors, nccl on CUDA devices); alone when there are none.
+
+    They part when the program ends, which must be after a common :meth:`Ranks.wait`: one that exits without parting brings the others down.
 
     Raises
     ------
@@ -66,6 +63,7 @@ def join_ranks(device: str = "cpu") -> Ranks:
     try:
         if not torch.distributed.is_initialized():
             torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+            atexit.register(torch.distributed.destroy_process_group)
     except (RuntimeError, ValueError) as error:
         raise MachineError(f"the processes of torchrun do not find each other ({' '.join(str(error).split())[:150]})") from error
     return Ranks(torch.distributed.get_rank(), torch.distributed.get_world_size())

@@ -17,27 +17,22 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from scalebound.models.ranks import join_ranks, started_by_torchrun
+
 
 def rank() -> int:
     """Number of this process, 0 when there is only one."""
-    return int(os.environ.get("RANK", "0")) if size() > 1 else 0
+    return int(os.environ["RANK"]) if size() > 1 else 0
 
 
 def size() -> int:
     """Processes that share this run, as ``torchrun`` says."""
-    return int(os.environ.get("WORLD_SIZE", "1")) if "MASTER_ADDR" in os.environ else 1
+    return int(os.environ["WORLD_SIZE"]) if started_by_torchrun() else 1
 
 
 def join() -> None:
-    """Meet the other processes, once."""
-    if size() > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() and torch.cuda.device_count() >= size() else "gloo")
-
-
-def leave() -> None:
-    """Part from the other processes, at the end of the program."""
-    if size() > 1 and dist.is_initialized():
-        dist.destroy_process_group()
+    """Meet the other processes, once; they part when the program ends."""
+    join_ranks("cuda" if torch.cuda.is_available() and torch.cuda.device_count() >= size() else "cpu")
 
 
 @contextlib.contextmanager

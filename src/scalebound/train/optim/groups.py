@@ -1,7 +1,8 @@
 """What every optimizer here is given: parameters in groups, each with its own share of the learning rate.
 
 A group is a dictionary: ``params`` (tensors), ``weight_decay``, ``rate`` (the group's learning rate is the schedule's times this; 1 unless the
-parametrization says otherwise), and ``pieces`` (matrices stacked along the rows of each tensor: 3 for fused query, key and value).
+parametrization says otherwise), ``pieces`` (matrices stacked along the rows of each tensor: 3 for fused query, key and value) and, for Muon, ``hidden``
+(whether its update applies).
 """
 
 from __future__ import annotations

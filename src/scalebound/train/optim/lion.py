@@ -12,25 +12,18 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from scalebound.train.optim.decoupled import Decoupled
 from scalebound.train.optim.groups import Group, as_groups
 
 
-class Lion(torch.optim.Optimizer):
+class Lion(Decoupled):
     """See the module; made by :func:`lion`."""
 
-    @torch.no_grad()
-    def step(self, closure=None):  # type: ignore[override]
-        for group in self.param_groups:
-            b1, b2 = group["betas"]
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                if "momentum" not in state:
-                    state["momentum"] = torch.zeros_like(p)
-                update = state["momentum"].lerp(p.grad, 1 - b1).sign_()
-                state["momentum"].lerp_(p.grad, 1 - b2)
-                p.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"])
+    def update(self, p: Tensor, grad: Tensor, group: Group) -> Tensor:
+        (b1, b2), momentum = group["betas"], self.momentum(p)
+        found = momentum.lerp(grad, 1 - b1).sign_()
+        momentum.lerp_(grad, 1 - b2)
+        return found
 
 
 def lion(parameters: Iterable[Tensor] | Iterable[Group], *, lr: float, betas: tuple[float, float] = (0.9, 0.95), weight_decay: float = 0.1) -> torch.optim.Optimizer:

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from scalebound.train.optim.decoupled import Decoupled
 from scalebound.train.optim.groups import Group, as_groups
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -41,33 +42,22 @@ def orthogonalize(matrix: Tensor) -> Tensor:
     return (X.T if tall else X).to(matrix.dtype)
 
 
-class Muon(torch.optim.Optimizer):
+class Muon(Decoupled):
     """See the module; made by :func:`muon`. Groups say ``hidden``: True for Muon, False for AdamW."""
 
-    @torch.no_grad()
-    def step(self, closure=None):  # type: ignore[override]
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                update = self._hidden(p, group) if group["hidden"] else self._other(p, group)
-                p.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"])
+    def update(self, p: Tensor, grad: Tensor, group: Group) -> Tensor:
+        return self._hidden(p, grad, group) if group["hidden"] else self._other(p, grad, group)
 
-    def _hidden(self, p: Tensor, group: Group) -> Tensor:
-        state = self.state[p]
-        if "momentum" not in state:
-            state["momentum"] = torch.zeros_like(p)
-        momentum = state["momentum"].mul_(MOMENTUM).add_(p.grad)
-        assert p.grad is not None
-        pieces = p.grad.add(momentum, alpha=MOMENTUM).chunk(group["pieces"])
+    def _hidden(self, p: Tensor, grad: Tensor, group: Group) -> Tensor:
+        momentum = self.momentum(p).mul_(MOMENTUM).add_(grad)
+        pieces = grad.add(momentum, alpha=MOMENTUM).chunk(group["pieces"])
         return torch.cat([MATCHED_RMS * math.sqrt(max(piece.shape)) * orthogonalize(piece) for piece in pieces])
 
-    def _other(self, p: Tensor, group: Group) -> Tensor:
+    def _other(self, p: Tensor, grad: Tensor, group: Group) -> Tensor:
         state = self.state[p]
         if "step" not in state:
             state |= {"step": torch.zeros((), dtype=torch.float32), "first": torch.zeros_like(p), "second": torch.zeros_like(p)}
-        (b1, b2), grad = group["betas"], p.grad
-        assert grad is not None
+        b1, b2 = group["betas"]
         state["step"] += 1
         count = float(state["step"])
         first, second = state["first"].lerp_(grad, 1 - b1), state["second"].mul_(b2).addcmul_(grad, grad, value=1 - b2)

@@ -12,23 +12,16 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from scalebound.train.optim.decoupled import Decoupled
 from scalebound.train.optim.groups import Group, as_groups
 
 
-class SGD(torch.optim.Optimizer):
+class SGD(Decoupled):
     """See the module; made by :func:`sgd`."""
 
-    @torch.no_grad()
-    def step(self, closure=None):  # type: ignore[override]
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                if "momentum" not in state:
-                    state["momentum"] = torch.zeros_like(p)
-                momentum = state["momentum"].mul_(group["mu"]).add_(p.grad)
-                p.mul_(1 - group["lr"] * group["weight_decay"]).add_(p.grad.add(momentum, alpha=group["mu"]), alpha=-group["lr"])
+    def update(self, p: Tensor, grad: Tensor, group: Group) -> Tensor:
+        momentum = self.momentum(p).mul_(group["mu"]).add_(grad)
+        return grad.add(momentum, alpha=group["mu"])
 
 
 def sgd(parameters: Iterable[Tensor] | Iterable[Group], *, lr: float, betas: tuple[float, float] = (0.9, 0.95), weight_decay: float = 0.1) -> torch.optim.Optimizer:
