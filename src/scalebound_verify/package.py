@@ -113,7 +113,7 @@ def coded(coder: Coder, tables: list[Table], shape: list[int], code: list[int], 
     return value.reshape(shape)
 
 def decode(data: bytes, params: int) -> tuple[dict[str, Any], Tensors]:
-    """``(config, {name: (dtype, array)})`` of a package; no tensors when it does not hold ``params`` numbers."""
+    """``(config, {name: (dtype, array)})`` of a package; no tensors unless it holds ``params`` numbers (a delta: at most so many)."""
     need(data[:4] == b"SBZ\x01", "does not begin like a package of version 1")
     n, at = varint(data, 4)
     need(len(data) == at + n + 4, f"has {len(data):,} bytes where its header says {at + n + 4:,}: cut short, or something follows it")
@@ -129,7 +129,7 @@ def decode(data: bytes, params: int) -> tuple[dict[str, Any], Tensors]:
     entries, raw, tensors = expand(header, len(tables)), [], Tensors()
     held = sum(math.prod(shape) for _, shape, code in entries if code[0] not in RAW or code[0] in ("F32", "F16", "BF16"))
     need(held <= 2**28 + 2**16 * n and 0 <= header["shift"] <= 7, "holds more numbers than a package may, or a shift beyond 7")
-    if held != params:
+    if held != params and not ("delta" in header["config"] and held < params):
         return header["config"], tensors
     for _, shape, code in entries:  # all raw bytes come before all coded ones (section 4)
         kind = np.dtype(RAW.get(code[0], "<u2"))
