@@ -1,10 +1,11 @@
 """What equal loss does not tell: models with the same loss that extrapolate or fine-tune differently.
 
-In: a Llama-style folder, or nothing (small models are trained in the probe). Out: rows of losses, rates and their intervals. Start
+In: a model's folder, or nothing (small models are trained in the probe). Out: rows of losses, rates and their intervals. Start
 reading at :mod:`~scalebound.probe.finetune` (equal functions, other weights) and :mod:`~scalebound.probe.rules` (equal losses, other
-completions), then :mod:`~scalebound.probe.length` (equal at short lengths, other at long ones) and :mod:`~scalebound.probe.patch` (which
-activation carries an answer) and :mod:`~scalebound.probe.dimension` (how many numbers a task needs); :mod:`~scalebound.probe.reparametrize` and :mod:`~scalebound.probe.grammar` hold what they are made of, :mod:`~scalebound.probe.records`
-turns rows into the record that is printed, saved and drawn.
+completions), then :mod:`~scalebound.probe.length` (equal at short lengths, other at long ones), :mod:`~scalebound.probe.patch` (which
+activation carries an answer) and :mod:`~scalebound.probe.dimension` (how many numbers a task needs);
+:mod:`~scalebound.probe.reparametrize`, :mod:`~scalebound.probe.grammar` and :mod:`~scalebound.probe.choosing` hold what they are made of,
+:mod:`~scalebound.probe.records` turns rows into the record that is printed, saved and drawn.
 """
 
 from scalebound.probe.choosing import Question as Question
