@@ -34,6 +34,8 @@ def doctor() -> Result:
 
     scalebound doctor --json
 
+    scalebound doctor --json > machine.json
+
     next: scalebound demo --out runs/demo
     """
     found = [*_packages(), *_machine(), *_programs()]
