@@ -18,6 +18,7 @@ import torch
 
 from scalebound.core.cluster import run_on_ray
 from scalebound.core.errors import InputError, UsageError, require_extra
+from scalebound.core.heap import keep_freed_memory
 from scalebound.core.io import load_struct, save_struct, sha256_bytes
 from scalebound.core.progress import Progress, silent
 from scalebound.core.sketch import Sketch, merge_sketches, sketch_of
@@ -194,6 +195,7 @@ def _work(model_path: str, stream_path: str, out: str, anchor_path: str | None, 
           progress: Progress = silent, models: tuple[LanguageModel, LanguageModel | None] | None = None, ranks: Ranks = ALONE) -> None:  # fmt: skip
     """Score the parts ``worker, worker + workers, ...`` that are not there yet."""
     torch.set_num_threads(threads)
+    keep_freed_memory()
     mine = range(worker, -(-len(blocks) // plan.part_blocks), workers)
     sizes = {k: len(blocks[k * plan.part_blocks : (k + 1) * plan.part_blocks]) * plan.info.block_tokens for k in mine}
     todo = [k for k in mine if not _part(Path(out), k).is_file()]
