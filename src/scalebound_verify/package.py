@@ -78,17 +78,15 @@ def expand(header: dict[str, Any], tables: int) -> list[tuple[str, list[int], li
         return value
     out, count = dict[str, tuple[str, list[int], list[Any]]](), 0 if header["layers"] is None else whole(header["layers"])
     for entry in header["tensors"]:
-        good = len(entry) > 1 and isinstance(entry[0], str) and isinstance(entry[1], list) and count + len(out) <= 2**20
-        need(good, "has a malformed tensor, or too many")
+        need([type(part) for part in entry[:2]] == [str, list] and count + len(out) <= 2**20, "has a malformed tensor, or too many")
         (name, _, *code), starred, sizes = entry, header["layers"] is not None and "*" in entry[0], list(map(whole, entry[1]))
         for i in range(count if starred else 1):
             one = [part[i] if starred and isinstance(part, list) and len(part) == count else part for part in code or header["code"]]
             if not (len(one) == 1 and isinstance(one[0], str) and one[0] in RAW):
                 one += [-1] * (5 - len(one))
                 one[5:] = [part.replace("*", str(i)) if starred and isinstance(part, str) else part for part in one[5:]]
-                good = all(type(t) is int and -1 <= t < tables for t in one[:5]) and all(type(part) in (str, int) for part in one[5:])
-                need(good and one[0] >= 0 and (len(one) == 5 or len(one) % 3 == 0 and one[1] == one[2] == -1), "has a malformed code")
-                need(math.prod(sizes) > 0, "has a coded tensor without elements")
+                good = all(type(t) is int and -1 <= t < tables for t in one[:5]) and one[0] >= 0 and math.prod(sizes) > 0
+                need(good and len(one) % 3 == 2 and (len(one) == 5 or one[1:3] == [-1, -1]), "has a malformed code, or is coded without elements")
             full = name.replace("*", str(i)) if starred else name
             need(full not in out, "names a tensor twice")
             out[full] = (full, sizes, one)
@@ -102,30 +100,25 @@ def bfloat(patterns: np.ndarray) -> np.ndarray:
 @np.errstate(all="ignore")
 def stepped(value: np.ndarray, steps: list[Any], tensors: Tensors) -> np.ndarray:
     """Entries of a codebook for the integers, then products and sums with parts, each rounded to float32 (section 6)."""
-    def part(name: Any) -> np.ndarray:
-        need(name in tensors and tensors[name][0] == "F32", "names a part that is no float tensor before it")
-        return tensors[name][1].ravel()
-    if steps[0] != "":
-        need(0 <= value.min() and value.max() < part(steps[0]).size, "has an integer outside its codebook")
-        value = part(steps[0])[value]
-    value = value.astype("<f4")
-    for what, name, each in zip(steps[1::3], steps[2::3], steps[3::3], strict=True):
-        need(what in ("times", "plus") and type(each) is int and value.size <= each * part(name).size, "has a malformed step")
-        wide = part(name)[np.arange(value.size) // each].reshape(value.shape)
-        value = value * wide if what == "times" else value + wide
+    parts = {name: array.ravel() for name, (dtype, array) in tensors.items() if dtype == "F32" and name[:1] == "="}
+    for what, name, each in zip(*[iter(steps)] * 3, strict=True):
+        good = type(name) is str and type(each) is int and 0 < each <= 2**40 and (what in ("times", "plus") or what == "book" and value.dtype.kind == "i")
+        at = value if what == "book" else np.arange(value.size).reshape(value.shape) // (each if good else 1)
+        need(good and name in parts and 0 <= at.min() and at.max() < parts[name].size, "has a malformed step, or one that its part does not fit")
+        wide, value = parts[name][at], value.astype("<f4")
+        value = wide if what == "book" else value * wide if what == "times" else value + wide
     need(bool(np.isfinite(value).all()), "has a number that is not finite")
     return value
 
 def coded(coder: Coder, tables: list[Table], shape: list[int], code: list[Any], shift: int, one: np.ndarray, tensors: Tensors) -> np.ndarray:
     """The next coded tensor: scales, classes, then integers class by class (end of section 5, section 6)."""
     rows = shape[0] if len(shape) > 1 else 1
-    t, columns = code[0], math.prod(shape) // rows
-    taken = [coder.take(tables[k], n) if k >= 0 else np.zeros(n, np.int64) for k, n in zip(code[1:5], (rows, columns) * 2, strict=True)]
+    taken = [coder.take(tables[k], n) if k >= 0 else np.zeros(n, np.int64) for k, n in zip(code[1:5], (rows, math.prod(shape) // rows) * 2, strict=True)]
     r, c = (bfloat(part << shift) if k >= 0 else np.ones(len(part)) for k, part in zip(code[1:3], taken[:2], strict=True))
-    need(min(taken[2].min(), taken[3].min()) >= 0 and t + taken[2].max() + taken[3].max() < len(tables), "has a class without a table")
-    which, integers = taken[2][:, None] + taken[3], np.zeros((rows, columns), np.int64)
+    need(min(taken[2].min(), taken[3].min()) >= 0 and code[0] + taken[2].max() + taken[3].max() < len(tables), "has a class without a table")
+    which, integers = taken[2][:, None] + taken[3], np.zeros((rows, math.prod(shape) // rows), np.int64)
     for k in np.unique(which):
-        integers[which == k] = coder.take(tables[t + k], int((which == k).sum()))
+        integers[which == k] = coder.take(tables[code[0] + k], int((which == k).sum()))
     if code[5:]:
         return stepped(integers, code[5:], tensors).reshape(shape)
     exact = integers * (bfloat(one) if len(one) else r)[:, None] * c + 0.0  # exact in float64; + 0.0 leaves no negative zero
@@ -147,21 +140,18 @@ def decode(data: bytes, params: int) -> tuple[dict[str, Any], Tensors]:
         raise Refused(f"has a header that does not inflate ({error})", "package") from error
     need(zero == b"\0" and inflate.eof and not inflate.unused_data and len(meta) <= 16 << 20, "has a header without its end")
     header, tables, at = conform(parse(text, "package"), FORMS["package"], "package"), read_tables(rest), at + m
-    entries, raw, tensors = expand(header, len(tables)), [], Tensors()
-    need((data[3] == 2) == any(len(code) > 5 for _, _, code in entries), "is of another version than its tensors")
+    entries, tensors = expand(header, len(tables)), Tensors()
     floats = {name: math.prod(shape) for name, shape, code in entries if code[0] not in RAW or code[0] in ("F32", "F16", "BF16")}
     parts = {name for name, _, _ in entries if data[3] == 2 and name[:1] == "="}
-    need(sum(floats.values()) <= 2**28 + 2**16 * n and 0 <= header["shift"] <= 7, "holds more numbers than a package may, or a shift beyond 7")
+    need(sum(floats.values()) <= 2**28 + 2**16 * n and 0 <= header["shift"] <= 7 and (data[3] == 2) == any(code[5:] for *_, code in entries),
+         "holds more numbers than a package may, a shift beyond 7, or steps in another version than 2")  # fmt: skip
     if sum(floats.values()) - sum(floats.get(name, 0) for name in parts) != params:
         return header["config"], tensors
-    for _, shape, code in entries:  # all raw bytes come before all coded ones (section 4)
-        kind = np.dtype(RAW.get(code[0], "<u2"))
-        size = math.prod(shape) if code[0] in RAW else int(code[1] == code[2] == -1 and len(code) == 5)
-        need(at + size * kind.itemsize <= len(payload), "ends within its raw bytes")
-        raw.append(np.frombuffer(payload, kind, size, at))
-        at += size * kind.itemsize
-    coder = Coder(payload[at:])
-    for (name, shape, code), early in zip(entries, raw, strict=True):
+    raw = [(np.dtype(RAW.get(c[0], "<u2")), math.prod(s) if c[0] in RAW else int(c[1:3] + c[5:] == [-1, -1])) for _, s, c in entries]
+    need((end := at + sum(kind.itemsize * size for kind, size in raw)) <= len(payload), "ends within its raw bytes")
+    coder = Coder(payload[end:])  # all raw bytes come before all coded ones (section 4)
+    for (name, shape, code), (kind, size) in zip(entries, raw, strict=True):
+        early, at = np.frombuffer(payload, kind, size, at), at + size * kind.itemsize
         need(code[0] != "BOOL" or bool((early.view("u1") <= 1).all()), "has a truth value that is neither 0 nor 1")
         if code[0] in RAW:
             value = (early.astype("<u4") << 16).view("<f4") if code[0] == "BF16" else early.astype("<f4") if code[0] == "F16" else early

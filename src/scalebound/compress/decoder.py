@@ -98,9 +98,8 @@ def _read_coded(slot: Slot, data: memoryview, shift: int, tables: list[Table], d
     col_classes = decoder.read(tables[code.col_classes], cols) if code.col_classes >= 0 else None
     integers = _read_integers(slot, rows, cols, row_classes, col_classes, tables, decoder, where)
     if code.steps:
-        book, *rest = code.steps
-        steps = tuple(Step(kind, part, each) for kind, part, each in zip(rest[::3], rest[1::3], rest[2::3], strict=True))  # type: ignore
-        return Grouped(integers.reshape(slot.shape), steps, str(book))
+        triples = zip(code.steps[::3], code.steps[1::3], code.steps[2::3], strict=True)
+        return Grouped(integers.reshape(slot.shape), tuple(Step(*triple) for triple in triples))  # type: ignore
     return Coded(integers.reshape(slot.shape), row_scales, col_scales)
 
 

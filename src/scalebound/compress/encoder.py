@@ -255,8 +255,8 @@ def _common_shift(model: QuantizedModel) -> int:
     """How many low bits all coded scale patterns have in common as zeros (at most 7)."""
     shift = 7
     for name, tensor in model.tensors.items():
-        if isinstance(tensor, Grouped) and not tensor.integers.size:
-            raise InputError("has no elements", where=name)
+        if isinstance(tensor, Grouped) and not (tensor.integers.size and tensor.steps):
+            raise InputError("has no elements, or no steps", where=name)
         if not isinstance(tensor, Coded):
             continue
         rows, cols = matrix_shape(tensor.shape)

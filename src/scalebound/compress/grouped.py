@@ -37,11 +37,14 @@ def part_order(name: str) -> tuple[int, str]:
 
 @dataclass(frozen=True)
 class Step:
-    """Multiply by a part, or add it; each of its elements serves ``each`` consecutive elements of the tensor, row-major."""
+    """Look the integers up in a part (``book``, only as the first step), multiply by a part, or add it.
 
-    kind: Literal["times", "plus"]
+    In a product or a sum, each element of the part serves ``each`` consecutive elements of the tensor, row-major.
+    """
+
+    kind: Literal["book", "times", "plus"]
     part: str
-    each: int
+    each: int = 1
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,7 @@ class Grouped:
     Parameters
     ----------
     integers : the tensor's shape, at least one element; magnitudes below 2^17
-    steps : in the order they are taken
-    book : name of a part whose elements the integers number, or "" when they stand for themselves
+    steps : one or more, in the order they are taken
 
     Examples
     --------
@@ -63,7 +65,6 @@ class Grouped:
 
     integers: np.ndarray
     steps: tuple[Step, ...]
-    book: str = ""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -73,16 +74,11 @@ class Grouped:
     def matrix(self) -> np.ndarray:
         return self.integers.reshape(matrix_shape(self.shape))
 
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """Names of the tensors it is computed from."""
-        return (*([self.book] if self.book else []), *(step.part for step in self.steps))
-
     def check_parts(self, before: Collection[str], where: str) -> None:
         """Refuse a part that is not among the names before this tensor's, or that is a tensor of the model."""
-        wrong = next((name for name in self.parts if name not in before or not name.startswith(PART)), None)
-        if wrong is not None:
-            raise InputError(f"is computed from {wrong!r}, which is no part before it", where=where)
+        for step in self.steps:
+            if step.part not in before or not step.part.startswith(PART):
+                raise InputError(f"is computed from {step.part!r}, which is no part before it", where=where)
 
     def dequantized(self, parts: Mapping[str, np.ndarray], where: str = "") -> np.ndarray:
         """float32, the tensor's shape.
@@ -90,19 +86,19 @@ class Grouped:
         Raises InputError for a part that is missing, no float, or too short, an integer outside the codebook, a result that is not finite.
         """
         self.check_parts(parts, where)
-        for name in self.parts:
-            if parts[name].dtype != np.float32:
-                raise InputError(f"is computed from {name!r}, which holds no floats", where=where)
-        flat = self.integers.reshape(-1)
-        if self.book:
-            book = parts[self.book].reshape(-1)
+        for step in self.steps:
+            if parts[step.part].dtype != np.float32:
+                raise InputError(f"is computed from {step.part!r}, which holds no floats", where=where)
+        steps, flat = list(self.steps), self.integers.reshape(-1)
+        if steps and steps[0].kind == "book":
+            book = parts[steps.pop(0).part].reshape(-1)
             if flat.min() < 0 or flat.max() >= len(book):
                 raise InputError(f"has an integer outside its codebook of {len(book)}", where=where)
             value = book[flat]
         else:
             value = flat.astype(np.float32)
         with np.errstate(over="ignore", invalid="ignore", under="ignore"):  # seen below
-            for step in self.steps:
+            for step in steps:
                 wide = _spread(parts[step.part].reshape(-1), step, len(value), where)
                 grouped = value.reshape(wide.shape[0], -1) if wide.ndim == 2 else value
                 if step.kind == "times":

@@ -30,7 +30,7 @@ LAYER_KEYS = ("num_hidden_layers", "n_layer", "num_layers")
 
 @dataclass(frozen=True)
 class Code:
-    """How one tensor is stored: ``dtype`` of a raw one, else the numbers of its tables (-1: none) and, of a grouped one, its codebook and steps."""
+    """How one tensor is stored: ``dtype`` of a raw one, else the numbers of its tables (-1: none) and, of a grouped one, its steps."""
 
     dtype: str = ""
     table: int = -1
@@ -78,8 +78,8 @@ class Pattern:
 
 
 def steps_of(name: str, tensor: Grouped, written: str) -> tuple[str | int, ...]:
-    """Codebook and steps as an entry has them, for a tensor that is ``written`` with a star: names of parts that contain its own get the star too."""
-    steps = [tensor.book] + [field for step in tensor.steps for field in (step.kind, step.part, step.each)]
+    """Steps as an entry has them, for a tensor that is ``written`` with a star: names of parts that contain its own get the star too."""
+    steps = [field for step in tensor.steps for field in (step.kind, step.part, step.each)]
     return tuple(field.replace(name, written) if isinstance(field, str) else field for field in steps)
 
 
@@ -213,9 +213,10 @@ def _code(fields: Any, num_tables: int, name: str, where: str) -> Code:
     numbers, steps = (fields[:5], tuple(fields[5:])) if isinstance(fields, list) else ([], ())
     good = len(numbers) >= 1 and all(type(field) is int and -1 <= field < num_tables for field in numbers) and numbers[0] >= 0
     if steps:
-        kinds = zip(steps[1::3], steps[2::3], steps[3::3], strict=False)
-        good = good and len(steps) % 3 == 1 and isinstance(steps[0], str) and numbers[1:3] == [-1, -1]
-        good = good and all(kind in ("times", "plus") and isinstance(part, str) and type(each) is int and each > 0 for kind, part, each in kinds)
+        triples = list(zip(steps[::3], steps[1::3], steps[2::3], strict=False))
+        good = good and len(steps) % 3 == 0 and numbers[1:3] == [-1, -1]
+        good = good and all(isinstance(part, str) and type(each) is int and 0 < each <= 1 << 40 for _, part, each in triples)
+        good = good and all(kind in ("times", "plus") or (kind == "book" and k == 0) for k, (kind, _, _) in enumerate(triples))
     if not good:
         raise InputError(f"the code of {name} is {fields!r}", where=where, expected=f"a dtype, or numbers of the {num_tables} tables and steps")
     return replace(Code("", *numbers), steps=steps)

@@ -88,17 +88,17 @@ def assemble(config: dict[str, Any], tensors: Mapping[str, np.ndarray | Blocks])
 
 def _flatten(name: str, blocks: Blocks, parts: dict[str, Grouped | np.ndarray], books: dict[bytes, str]) -> Grouped:
     """Blocks as a grouped tensor, its parts (and theirs) put into ``parts``."""
-    book = ""
+    steps: list[Step] = []
     if blocks.book is not None:
         content = blocks.book.astype(np.float32)
         book = books.setdefault(content.tobytes(), f"{BOOK}book{len(books)}")
         parts[book] = content
-    steps: list[Step] = []
+        steps.append(Step("book", book))
     for scale in blocks.steps:
         part = f"{PART}{name}.{scale.role}"
         parts[part] = _flatten(part, scale.values, parts, books) if isinstance(scale.values, Blocks) else scale.values
         steps.append(Step(scale.kind, part, scale.each))
-    return Grouped(blocks.integers, tuple(steps), book)
+    return Grouped(blocks.integers, tuple(steps))
 
 
 def _floats(role: str, values: dict[str, np.ndarray]) -> dict[str, Raw | Coded | Grouped]:
@@ -117,7 +117,7 @@ def _floats(role: str, values: dict[str, np.ndarray]) -> dict[str, Raw | Coded |
     out: dict[str, Raw | Coded | Grouped] = {f"{BOOK}{role}": book}
     at = 0
     for name, part in values.items():
-        out[name] = Grouped(number[at : at + part.size].reshape(part.shape), (), f"{BOOK}{role}")
+        out[name] = Grouped(number[at : at + part.size].reshape(part.shape), (Step("book", f"{BOOK}{role}"),))
         at += part.size
     return out
 
