@@ -1,4 +1,4 @@
-"""bitsandbytes as ``transformers`` saves it in safetensors: four bits with a codebook (``nf4``, ``fp4``) and rows of eight bits (``LLM.int8``).
+"""bitsandbytes as ``transformers`` saves it in safetensors: four bits with a codebook (``nf4``) and rows of eight bits (``LLM.int8``).
 
 Four bits: ``weight = map[q] * absmax[block]`` in float32, blocks of 64 or more consecutive weights, two integers a byte, the high half first. Double
 quantization: ``absmax = nested_map[a] * nested_absmax[block] + nested_offset``, each operation rounded to float32. Eight bits:
@@ -19,7 +19,7 @@ from scalebound.core.errors import InputError
 from scalebound.core.io import parse_json
 
 STATE = "quant_state.bitsandbytes__"
-KINDS = ("nf4", "fp4")
+KINDS = ("nf4",)
 PER_127 = np.float32(0.007874015718698502)
 
 
@@ -39,7 +39,7 @@ def unpack_four_bits(name: str, parts: Mapping[str, np.ndarray]) -> Blocks:
     InputError
         A part is missing or too short, a state that is not JSON or of another type, weights that are no whole number of blocks.
     """
-    kind, state = _state(name, parts)
+    state = _state(name, parts)
     shape, block = _whole_numbers(name, state, "shape"), _whole_number(name, state, "blocksize")
     size = math.prod(shape)
     packed = parts[""].reshape(-1)
@@ -70,7 +70,7 @@ def unpack_eight_bits(name: str, weight: np.ndarray, row_max: np.ndarray) -> Blo
     return Blocks(np.asarray(weight), (Scale("times", row_max.astype(np.float32).reshape(-1, 1), weight.shape[1], "d"), Scale("times", np.full((1, 1), PER_127), weight.size, "c")))
 
 
-def _state(name: str, parts: Mapping[str, np.ndarray]) -> tuple[str, dict[str, Any]]:
+def _state(name: str, parts: Mapping[str, np.ndarray]) -> dict[str, Any]:
     key = next((key for key in parts if key.startswith(STATE)), "")
     kind = key.removeprefix(STATE)
     if kind not in KINDS:
@@ -78,7 +78,7 @@ def _state(name: str, parts: Mapping[str, np.ndarray]) -> tuple[str, dict[str, A
     state = parse_json(parts[key].astype(np.uint8).tobytes(), where=f"{name}.{key}")
     if not isinstance(state, dict) or state.get("quant_type") != kind:
         raise InputError("has a quantization state that does not fit its name", where=name, expected=f"a JSON object with quant_type {kind}")
-    return kind, state
+    return state
 
 
 def _part(name: str, parts: Mapping[str, np.ndarray], key: str, size: int) -> np.ndarray:
