@@ -117,6 +117,11 @@ SYSTEMS: tuple[System, ...] = (
     System(118, "Spectral complexity", "scalebound.certify.pac_bayes:spectral_measure", "bound", "scalebound certify S --package M.sbz --survey --weights RUN", "arXiv:1706.08498"),
     System(70, "Online n-gram reference with Witten-Bell interpolation", "scalebound.measure.ngram:ngram_losses", "reference",
            "scalebound reference ngram STREAM --out R.safetensors", "Witten and Bell 1991, IEEE Trans. Inf. Theory 37(4)", ("torch",)),
+    # formats of other programs, kept as they are
+    System(95, "NF4 with double quantization", "scalebound.compress.foreign.bitsandbytes:unpack_four_bits", "format", "scalebound compress FOLDER --keep-codes --out M.sbz", "arXiv:2305.14314", ("torch",)),
+    System(96, "LLM.int8", "scalebound.compress.foreign.bitsandbytes:unpack_eight_bits", "format", "scalebound compress FOLDER --keep-codes --out M.sbz", "arXiv:2208.07339", ("torch",)),
+    System(97, "AWQ", "scalebound.compress.foreign.packed:unpack_awq", "format", "scalebound compress FOLDER --keep-codes --out M.sbz", "arXiv:2306.00978", ("torch",)),
+    System(98, "Block types of GGUF", "scalebound.compress.foreign.gguf_blocks:unpack", "format", "scalebound compress M.gguf --keep-codes --out M.sbz", "ggml, ggml-quants.c", ("torch",)),
     # compression: numbers from 120 on
     System(120, "GPTQ", "scalebound.compress.gptq:gptq", "quantizer", "scalebound compress M --quantizer gptq --allocation uniform --bits 3 --stream S --out M.sbz", "arXiv:2210.17323", ("torch",)),
     System(121, "Reverse water-filling over Fisher information", "scalebound.compress.allocation:water_filling", "quantizer",
