@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def compress(model: Path, *, out: Path, bits: str | None = None, step: str | None = None, quantizer: Literal["rtn", "gptq"] = "rtn",
              allocation: Literal["fisher", "uniform", "evolution"] | None = None, rate_penalty: float | None = None, sequences: int | None = None,
-             prune: Literal["magnitude", "wanda", "sparsegpt"] | None = None, sparsity: float | None = None,
+             prune: Literal["magnitude", "wanda", "sparsegpt", "kept"] | None = None, sparsity: float | None = None,
              finetune: Annotated[bool, Parameter(negative=())] = False, steps: int | None = None, price: float | None = None,
              reference: Path | None = None, alpha: float | None = None, seed: int = 0, base: Path | None = None,
              stream: Path | None = None, tokens: int | None = None, frontier: Annotated[bool, Parameter(negative=())] = False) -> Result:  # fmt: skip
@@ -50,7 +50,7 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
     sequences
         Of gptq: calibrate on so many pieces of 512 tokens of --stream, after the tokens the loss is measured on. Default 32.
     prune
-        Of gptq: make a share of every linear map's weights zero, by this rule.
+        Of gptq: make a share of every linear map's weights zero, by this rule. kept: hold at zero those that are, of a model pruned in training.
     sparsity
         The share. Default 0.5.
     finetune
@@ -122,8 +122,8 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
         raise UsageError("--alpha was given without --reference", hint="add --reference STATS")
     if not calibrated and (allocation, rate_penalty, sequences, prune) != (None,) * 4:
         raise UsageError("--allocation, --rate-penalty, --sequences and --prune belong to --quantizer gptq", hint="add --quantizer gptq")
-    if sparsity is not None and prune is None:
-        raise UsageError("--sparsity was given without --prune", expected="a rule: magnitude, wanda or sparsegpt")
+    if sparsity is not None and prune in (None, "kept"):
+        raise UsageError(f"--sparsity was given {'with --prune kept' if prune else 'without --prune'}", expected="a rule: magnitude, wanda or sparsegpt")
     relative = parse_numbers(step or "0.3", "--step") if bits is None and not finetune else ()
     widths = parse_numbers(bits, "--bits") if bits is not None else ()
     if not calibrated and any(width != int(width) for width in widths):
@@ -161,7 +161,7 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
                 quantized, setting = _finetune(model, stream, out, steps, price, seed, reference, alpha)
             elif calibrated and opened is not None:
                 start = max(0, min(tokens, len(Stream(opened)) - held))
-                options = {"bits": setting["bits"], "allocation": allocation or "fisher", "penalty": rate_penalty, "prune": prune, "sparsity": 0.0 if prune is None else 0.5 if sparsity is None else sparsity, "sequences": sequences or SEQUENCES, "start": start, "seed": seed}
+                options = {"bits": setting["bits"], "allocation": allocation or "fisher", "penalty": rate_penalty, "prune": prune, "sparsity": 0.0 if prune in (None, "kept") else 0.5 if sparsity is None else sparsity, "sequences": sequences or SEQUENCES, "start": start, "seed": seed}
                 quantized, setting = _calibrated(config, tensors, opened, path, options)
             else:
                 with progress_bar(f"round {name}", "weights") as progress:

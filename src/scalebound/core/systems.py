@@ -123,5 +123,7 @@ SYSTEMS: tuple[System, ...] = (
            "scalebound compress M --quantizer gptq --bits 3 --stream S --out M.sbz", "Cover and Thomas 2006, section 10.3.3; arXiv:1503.05671", ("torch",)),
     System(122, "Wanda", "scalebound.compress.pruning:keep_wanda", "pruning", "scalebound compress M --quantizer gptq --prune wanda --bits 2 --stream S --out M.sbz", "arXiv:2306.11695", ("torch",)),
     System(123, "SparseGPT", "scalebound.compress.gptq:gptq", "pruning", "scalebound compress M --quantizer gptq --prune sparsegpt --bits 2 --stream S --out M.sbz", "arXiv:2301.00774", ("torch",)),
+    System(99, "Gradual magnitude pruning", "scalebound.train.sparsity.gradual:GradualPruning", "pruning", "scalebound train --sizes 60k --recipe R.toml --out RUN", "arXiv:1710.01878", ("torch",)),
+    System(125, "Sparse pre-training, dense fine-tuning (SPDF)", "scalebound.train.sparsity.spdf:SparsePretraining", "pruning", "scalebound train --sizes 60k --recipe R.toml --out RUN", "arXiv:2303.10464", ("torch",)),
     System(124, "EvoPress", "scalebound.compress.selection:evolve", "quantizer", "scalebound compress M --quantizer gptq --allocation evolution --bits 2 --stream S --out M.sbz", "arXiv:2410.14649", ("torch",)),
 )

@@ -93,7 +93,8 @@ def quantize_calibrated(config: dict[str, Any], tensors: dict[str, np.ndarray], 
     penalty : >= 0
         Of bits when an integer is chosen, in units of the exchange rate. Default 1 for ``fisher``; ``uniform`` takes none.
     prune, sparsity
-        Linear maps lose this share of their weights, by a rule of :mod:`scalebound.compress.pruning`; embeddings keep theirs.
+        Linear maps lose this share of their weights, by a rule of :mod:`scalebound.compress.pruning`; embeddings keep theirs. ``kept`` takes no
+        share: zeros of the model stay zero.
     factors
         Of the level, by the name of a tensor (of maps that read one tensor, the first): what :mod:`~scalebound.train.evolution` finds.
     sequences, start
@@ -130,8 +131,8 @@ def quantize_calibrated(config: dict[str, Any], tensors: dict[str, np.ndarray], 
         penalty = PENALTY if allocation == "fisher" else 0.0
     if not (math.isfinite(penalty) and penalty >= 0) or (penalty and allocation == "uniform"):
         raise UsageError(f"penalty = {penalty} with allocation {allocation}", expected="a number of at least 0; above 0 with allocation fisher only")
-    if prune not in (None, "magnitude", "wanda", "sparsegpt") or not 0 <= sparsity < 1 or (prune is None) != (sparsity == 0):
-        raise UsageError(f"prune = {prune}, sparsity = {sparsity}", expected="magnitude, wanda or sparsegpt with a share between 0 and 1, or neither")
+    if prune not in (None, "magnitude", "wanda", "sparsegpt", "kept") or not 0 <= sparsity < 1 or (prune in (None, "kept")) != (sparsity == 0):
+        raise UsageError(f"prune = {prune}, sparsity = {sparsity}", expected="magnitude, wanda or sparsegpt with a share between 0 and 1, kept without one, or neither")
     if sequences < 1 or start < 0:
         raise UsageError(f"sequences = {sequences}, start = {start}", expected="at least 1 and at least 0")
     torch.set_num_threads(threads)
@@ -229,6 +230,8 @@ class Rounding:
             return {}
         if rule == "sparsegpt":
             return {"sparsity": sparsity}
+        if rule == "kept":
+            return {"keep": weight != 0}
         return {"keep": keep_largest(weight, sparsity) if rule == "magnitude" else keep_wanda(weight, made.moments, sparsity)}
 
     def pilot(self, bits: float) -> list[tuple[float, float]]:
