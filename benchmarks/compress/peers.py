@@ -37,7 +37,7 @@ from scalebound.core.workers import cores
 from scalebound.measure import measure, stream_of
 from scalebound.models import load_model
 from scalebound.models.language_model import LanguageModel, linear_head
-from scalebound.models.load import read_transformers
+from scalebound.models.load import in_precision, read_transformers
 from scalebound.train.posttraining import calibration_tokens
 
 HERE = Path(__file__).parent
@@ -156,7 +156,7 @@ def run(path: Path, tokens: int, folder: Path) -> dict:
 
     versions: dict[str, str] = {}
     for name, (package, change) in {"none, bfloat16": ("transformers", _nothing), **PEERS}.items():
-        model = read_transformers(path).to(torch.bfloat16).eval().requires_grad_(False)
+        model = in_precision(read_transformers(path), torch.bfloat16).eval().requires_grad_(False)
         whole, part = sum(p.numel() for p in model.parameters()), sum(linear.weight.numel() for _, _, linear in body(model))
         began = time.monotonic()
         try:

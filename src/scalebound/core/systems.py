@@ -125,5 +125,7 @@ SYSTEMS: tuple[System, ...] = (
     System(123, "SparseGPT", "scalebound.compress.gptq:gptq", "pruning", "scalebound compress M --quantizer gptq --prune sparsegpt --bits 2 --stream S --out M.sbz", "arXiv:2301.00774", ("torch",)),
     System(99, "Gradual magnitude pruning", "scalebound.train.sparsity.gradual:GradualPruning", "pruning", "scalebound train --sizes 60k --recipe R.toml --out RUN", "arXiv:1710.01878", ("torch",)),
     System(125, "Sparse pre-training, dense fine-tuning (SPDF)", "scalebound.train.sparsity.spdf:SparsePretraining", "pruning", "scalebound train --sizes 60k --recipe R.toml --out RUN", "arXiv:2303.10464", ("torch",)),
+    System(126, "EvoPress, dropped modules", "scalebound.train.dropping:drop_blocks", "pruning", "scalebound compress M --quantizer gptq --drop 0.25 --bits 2 --stream S --out M.sbz", "arXiv:2410.14649", ("torch",)),
+    System(127, "EvoPress, shares of zeros", "scalebound.train.evolution:sparsity_levels", "pruning", "scalebound compress M --quantizer gptq --prune sparsegpt --allocation evolution --bits 2 --stream S --out M.sbz", "arXiv:2410.14649", ("torch",)),
     System(124, "EvoPress", "scalebound.compress.selection:evolve", "quantizer", "scalebound compress M --quantizer gptq --allocation evolution --bits 2 --stream S --out M.sbz", "arXiv:2410.14649", ("torch",)),
 )
