@@ -85,6 +85,7 @@ SYSTEMS: tuple[System, ...] = (
     System(66, "Counterfactual influence of documents", "scalebound.probe.influence:influences", "probe", "scalebound probe memorization", "arXiv:1906.05271", ("torch",)),
     System(67, "Length generalization by position scheme", "scalebound.probe.length:probe_length", "probe", "scalebound probe length", "arXiv:2305.19466", ("torch",)),
     System(68, "Activation patching", "scalebound.probe.patch:probe_patch", "probe", "scalebound probe patch", "arXiv:2404.15255", ("torch",)),
+    System(69, "Intrinsic dimension of a task", "scalebound.probe.dimension:probe_dimension", "probe", "scalebound probe dimension", "arXiv:2012.13255", ("torch",)),
     System(180, "No positions (NoPE)", "scalebound.probe.positions:Positions", "positions", "scalebound probe length --positions none", "arXiv:2305.19466", ("torch",)),
     System(181, "Sinusoidal absolute positions", "scalebound.probe.positions:Absolute", "positions", "scalebound probe length --positions absolute", "arXiv:1706.03762", ("torch",)),
     System(182, "Rotary positions", "scalebound.probe.positions:Rotary", "positions", "scalebound probe length --positions rotary", "arXiv:2104.09864", ("torch",)),
