@@ -85,6 +85,7 @@ SYSTEMS: tuple[System, ...] = (
     System(66, "Counterfactual influence of documents", "scalebound.probe.influence:influences", "probe", "scalebound probe memorization", "arXiv:1906.05271", ("torch",)),
     System(67, "Length generalization by position scheme", "scalebound.probe.length:probe_length", "probe", "scalebound probe length", "arXiv:2305.19466", ("torch",)),
     System(68, "Activation patching", "scalebound.probe.patch:probe_patch", "probe", "scalebound probe patch", "arXiv:2404.15255", ("torch",)),
+    System(69, "Intrinsic dimension of a task", "scalebound.probe.dimension:probe_dimension", "probe", "scalebound probe dimension", "arXiv:2012.13255", ("torch",)),
     System(180, "No positions (NoPE)", "scalebound.probe.positions:Positions", "positions", "scalebound probe length --positions none", "arXiv:2305.19466", ("torch",)),
     System(181, "Sinusoidal absolute positions", "scalebound.probe.positions:Absolute", "positions", "scalebound probe length --positions absolute", "arXiv:1706.03762", ("torch",)),
     System(182, "Rotary positions", "scalebound.probe.positions:Rotary", "positions", "scalebound probe length --positions rotary", "arXiv:2104.09864", ("torch",)),
@@ -128,5 +129,9 @@ SYSTEMS: tuple[System, ...] = (
            "scalebound compress M --quantizer gptq --bits 3 --stream S --out M.sbz", "Cover and Thomas 2006, section 10.3.3; arXiv:1503.05671", ("torch",)),
     System(122, "Wanda", "scalebound.compress.pruning:keep_wanda", "pruning", "scalebound compress M --quantizer gptq --prune wanda --bits 2 --stream S --out M.sbz", "arXiv:2306.11695", ("torch",)),
     System(123, "SparseGPT", "scalebound.compress.gptq:gptq", "pruning", "scalebound compress M --quantizer gptq --prune sparsegpt --bits 2 --stream S --out M.sbz", "arXiv:2301.00774", ("torch",)),
+    System(99, "Gradual magnitude pruning", "scalebound.train.sparsity.gradual:GradualPruning", "pruning", "scalebound train --sizes 60k --recipe R.toml --out RUN", "arXiv:1710.01878", ("torch",)),
+    System(125, "Sparse pre-training, dense fine-tuning (SPDF)", "scalebound.train.sparsity.spdf:SparsePretraining", "pruning", "scalebound train --sizes 60k --recipe R.toml --out RUN", "arXiv:2303.10464", ("torch",)),
+    System(126, "EvoPress, dropped modules", "scalebound.train.dropping:drop_blocks", "pruning", "scalebound compress M --quantizer gptq --drop 0.25 --bits 2 --stream S --out M.sbz", "arXiv:2410.14649", ("torch",)),
+    System(127, "EvoPress, shares of zeros", "scalebound.train.evolution:sparsity_levels", "pruning", "scalebound compress M --quantizer gptq --prune sparsegpt --allocation evolution --bits 2 --stream S --out M.sbz", "arXiv:2410.14649", ("torch",)),
     System(124, "EvoPress", "scalebound.compress.selection:evolve", "quantizer", "scalebound compress M --quantizer gptq --allocation evolution --bits 2 --stream S --out M.sbz", "arXiv:2410.14649", ("torch",)),
 )
