@@ -43,6 +43,7 @@ from scalebound.train.optim import set_rate
 from scalebound.train.parametrization import build, optimizer_for
 from scalebound.train.recipe import Recipe, check_recipe, load_recipe
 from scalebound.train.schedule import SCHEDULES
+from scalebound.train.sparsity import Masks, masks_for
 
 SCHEMA = "scalebound.run/1"
 CHECKPOINT_S = 20.0  # seconds between checkpoints; what a crash can cost
@@ -157,10 +158,15 @@ def _train(recipe: Recipe, stream: Stream, window: tuple[int, int], out: Path, s
     resumable = complete_checkpoints(out, resumable=True)
     step = step_of(resumable[-1]) if resumable else 0
     average = WeightAverage(model, recipe.average) if recipe.average else None
+    masks = masks_for(model, recipe)
     if resumable:
         extra = read_state(resumable[-1], model, optimizer)
         if average is not None:
             average.load(extra, step)
+        if masks is not None:
+            masks.load(extra)
+    elif masks is not None:
+        masks.after_update(0)
     T, per_step = recipe.context, recipe.context * recipe.batch_sequences
     sequences = np.asarray(stream.tokens[window[0] : window[1]]).reshape(-1, T)
     began = last_saved = time.monotonic()
@@ -188,12 +194,15 @@ def _train(recipe: Recipe, stream: Stream, window: tuple[int, int], out: Path, s
                     )  # fmt: skip
                 online.write(losses)
                 _follow(live, losses, trajectory)
-                norm, rate = _prepare(model, optimizer, recipe, step)
+                norm, rate = _prepare(model, optimizer, recipe, step, masks)
                 line: dict[str, Any] = {"step": step + 1, "tokens": min((step + 1) * per_step, recipe.tokens), "loss": mean, "lr": rate, "grad_norm": norm if math.isfinite(norm) else None}
                 watched = watch.before(model, batch, stream.info.separator) if recipe.watch and step % recipe.watch == 0 else None
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
                 step += 1
+                if masks is not None:
+                    masks.after_update(step)
+                    line["sparsity"] = masks.sparsity
                 if average is not None:
                     average.update(model)
                 if watched is not None:
@@ -206,12 +215,12 @@ def _train(recipe: Recipe, stream: Stream, window: tuple[int, int], out: Path, s
                     for file in (online, log):
                         file.flush()
                         os.fsync(file.fileno())
-                    write_checkpoint(out, step, model, optimizer=optimizer, extra=average.state() if average else None, files=files)
+                    write_checkpoint(out, step, model, optimizer=optimizer, extra=_extra(average, masks), files=files)
                     prune(out, newest=2, keep=asked)
                     last_saved = time.monotonic()
     except OSError as error:
         raise from_os_error(error, out) from error
-    sha256 = write_checkpoint(out, step, model, optimizer=optimizer if step in asked else None, extra=average.state() if average else None, files=files)
+    sha256 = write_checkpoint(out, step, model, optimizer=optimizer if step in asked else None, extra=_extra(average, masks), files=files)
     if average is not None:
         save_model(out / "averaged", model.config(), average.tensors_of(model), files)
     prune(out, newest=1, keep=asked)
@@ -238,6 +247,11 @@ def _train(recipe: Recipe, stream: Stream, window: tuple[int, int], out: Path, s
     return info
 
 
+def _extra(average: WeightAverage | None, masks: Masks | None) -> dict[str, torch.Tensor]:
+    """What resumption needs beside weights and optimizer."""
+    return (average.state() if average else {}) | (masks.state() if masks else {})
+
+
 def _follow(live: LiveTrajectory, losses: bytes, file: TextIO) -> None:
     """Write where the trajectory's bound stands, at each hundredth of the run."""
     for standing in live.add(np.frombuffer(losses, dtype="<f4")):
@@ -259,8 +273,10 @@ def _gradient(model: Trainable, batch: np.ndarray, separator: int, recipe: Recip
     return parallel.join_losses(mean, losses)
 
 
-def _prepare(model: Trainable, optimizer: torch.optim.Optimizer, recipe: Recipe, step: int) -> tuple[float, float]:
-    """Clip the gradient and set the step's rate; returns the gradient's norm and the rate."""
+def _prepare(model: Trainable, optimizer: torch.optim.Optimizer, recipe: Recipe, step: int, masks: Masks | None) -> tuple[float, float]:
+    """Clip the gradient of what is not masked and set the step's rate; returns the gradient's norm and the rate."""
+    if masks is not None:
+        masks.hide_gradients()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip).item()
     rate = recipe.learning_rate * SCHEDULES[recipe.schedule](step, recipe.steps, warmup=recipe.warmup, decay=recipe.decay)
     set_rate(optimizer.param_groups, rate)
@@ -270,18 +286,25 @@ def _prepare(model: Trainable, optimizer: torch.optim.Optimizer, recipe: Recipe,
 def _assist(recipe: Recipe, stream: Stream, window: tuple[int, int], out: Path, start: Start | None) -> RunInfo:
     """What the processes after the first do: their share of every batch, the same updates, no files."""
     model, optimizer = _begin(recipe, start)
+    masks = masks_for(model, recipe)
     resumable = complete_checkpoints(out, resumable=True)
     if resumable:  # the first process writes no newer one before the first gradient is summed, which needs this process
-        read_state(resumable[-1], model, optimizer)
+        extra = read_state(resumable[-1], model, optimizer)
+        if masks is not None:
+            masks.load(extra)
+    elif masks is not None:
+        masks.after_update(0)
     sequences = np.asarray(stream.tokens[window[0] : window[1]]).reshape(-1, recipe.context)
     for step in range(step_of(resumable[-1]) if resumable else 0, recipe.steps):
         first = step * recipe.batch_sequences
         mean, _ = _gradient(model, sequences[first : first + recipe.batch_sequences], stream.info.separator, recipe)
         if not math.isfinite(mean):
             raise MachineError(f"the loss is {mean} at step {step + 1} of {recipe.steps}", where=str(out))
-        _prepare(model, optimizer, recipe, step)
+        _prepare(model, optimizer, recipe, step, masks)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        if masks is not None:
+            masks.after_update(step + 1)
     parallel.wait()
     return load_struct(out / "run.json", RunInfo)
 
