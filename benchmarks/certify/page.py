@@ -102,7 +102,7 @@ def page(r: dict) -> str:
         parts += ["## Float against quantized (`compare`)", f"Over {q['n']:,} tokens the float model loses {-q['difference']:.4f} nats less than its package, 95% interval [{-q['high']:.4f}, {-q['low']:.4f}], e-value exp({q['log_e_value']:.0f})."]
     if "speed" in r:
         rows = [[f"{v['tokens']:,}", str(v["one alpha"]), str(v["list of 8"])] for v in (r["speed"], r.get("speed_large")) if v]
-        parts += ["## Speed of a certificate", "Seconds on one thread for the product form with four centres, measured while both cores were busy with other work: upper limits.", table(["tokens", "one alpha", "list of 8"], rows)]
+        parts += ["## Speed of a certificate", "Processor seconds on one thread for the product form with four centres (`run.py --only speed,speed_large --large`). With the list, alpha is chosen on a sample of the tokens, so it costs little more.", table(["tokens", "one alpha", "list of 8"], rows)]
     if "intervals" in r:
         x = r["intervals"]
         names = list(next(iter(x["widths"].values())))
