@@ -65,7 +65,7 @@ SYSTEMS: tuple[System, ...] = (
            "scalebound train --sizes 20k --recipe R.toml --out RUN", "arXiv:2404.06395", ("torch",)),
     System(48, "Maximal-update parametrization", "scalebound.train.parametrization:abc_table", "parametrization",
            "scalebound train --sizes 20k --recipe R.toml --out RUN", "arXiv:2203.03466", ("torch",)),
-    System(49, "Output z-loss", "scalebound.train.loop:backward", "training", "scalebound train --sizes 20k --recipe R.toml --out RUN", "arXiv:2204.02311", ("torch",)),
+    System(49, "Output z-loss", "scalebound.train.passes:backward", "training", "scalebound train --sizes 20k --recipe R.toml --out RUN", "arXiv:2204.02311", ("torch",)),
     System(50, "Watch on what precedes instabilities", "scalebound.train.watch:before", "training", "scalebound train --sizes 20k --out RUN", "arXiv:2309.14322", ("torch",)),
     System(51, "Learning-rate sweep, its sensitivity and forecast instability", "scalebound.scaling.laws.lr_sensitivity:forecast_onset", "forecast",
            "scalebound train --sweep lr --out RUNS", "arXiv:2309.14322"),
