@@ -114,6 +114,7 @@ def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flo
     from scalebound.train.anchor_slice import anchor_recipe
     from scalebound.train.budget import disk_of, memory_of
     from scalebound.train.device import find_device
+    from scalebound.train.ladder import check_ladder
     from scalebound.train.recipe import read_toml
 
     if parallel.rank() > 0:  # the first process speaks for all
@@ -122,8 +123,8 @@ def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flo
     overrides = read_toml(recipe) if recipe is not None else {}
     if on_divergence is not None:
         overrides = {**overrides, "on_divergence": on_divergence}
-    if ray_address:
-        require_extra("ray", "ray")
+    if shard:
+        overrides = {"compile": False, **overrides}
     kind = find_device(device).type
     whole_runs = base is not None or sweep is not None or cooldown_from is not None or mix is not None
     if whole_runs and (kind != "cpu" or shard or ray_address):
@@ -159,6 +160,7 @@ def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flo
     if len({r.params for r in recipes}) < len(recipes):
         fixed = [key for key in ("width", "depth", "heads", "feed_forward") if key in overrides]
         raise UsageError(f"--sizes {sizes} gives the same shape twice", expected=f"a recipe without {fixed[0]}" if fixed else "sizes further apart")
+    check_ladder(recipes, workers=workers, ray_address=ray_address, shard=shard)
     if mix is not None:
         if len(recipes) != 1 or text is not None or dry_run or anchor_slice is not None:
             raise UsageError("--mix trains one model on its own sources", expected="one size, and no --text, --dry-run or --anchor-slice beside it")

@@ -15,6 +15,7 @@ from scalebound.train import parallel
 from scalebound.train.loop import RunInfo, train_run
 from scalebound.train.recipe import Recipe
 from scalebound.train.record import losses_so_far
+from scalebound.train.sharded import check_sharding
 
 
 def _rung(recipe: Recipe, stream: str, out: str, device: str, fresh: bool = False, *, progress: Progress = silent) -> RunInfo:
@@ -42,8 +43,7 @@ def train_ladder(rungs: Sequence[tuple[Recipe, str | os.PathLike, str | os.PathL
     ScaleboundError
         What a run raised; the others are stopped, what they had saved is kept.
     """
-    if ray_address and (workers is not None or shard or parallel.size() > 1):
-        raise UsageError("--ray-address with --workers, --shard or torchrun", expected="none of them: a rung is one task, and the cluster says how many run at once")
+    check_ladder([recipe for recipe, _, _ in rungs], workers=workers, ray_address=ray_address, shard=shard)
     if parallel.size() > 1:
         return [train_run(recipe, stream, out, device=device, shard=shard, fresh=fresh, progress=progress) for recipe, stream, out in rungs]
     order = sorted(range(len(rungs)), key=lambda k: -rungs[k][0].flops)
@@ -55,8 +55,27 @@ def train_ladder(rungs: Sequence[tuple[Recipe, str | os.PathLike, str | os.PathL
     return [info for _, info in sorted(zip(order, infos, strict=True), key=lambda pair: pair[0])]
 
 
+def check_ladder(recipes: Sequence[Recipe], *, workers: int | None = None, ray_address: str = "", shard: bool = False) -> None:
+    """Refuse ways of training that exclude each other.
+
+    Raises
+    ------
+    UsageError
+        A Ray cluster with anything else that says how many processes there are; shards in one process.
+    InputError
+        A recipe that cannot be trained in shards.
+    MissingExtra
+        Ray is asked for and not installed.
+    """
+    if ray_address:
+        if workers is not None or shard or parallel.size() > 1:
+            raise UsageError("--ray-address with --workers, --shard or torchrun", expected="none of them: a rung is one task, and the cluster says how many run at once")
+        require_extra("ray", "ray")
+    for recipe in recipes:
+        check_sharding(shard, recipe)
+
+
 def _on_ray(rungs: Sequence[tuple[Recipe, str | os.PathLike, str | os.PathLike]], address: str, device: str, fresh: bool, progress: Progress) -> list[RunInfo]:
-    require_extra("ray", "ray")
     folders = [Path(out).absolute() for _, _, out in rungs]
     for folder in folders if fresh else []:  # here and not in the task, which may be run again to go on
         shutil.rmtree(folder, ignore_errors=True)
