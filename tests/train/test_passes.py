@@ -31,6 +31,17 @@ def test_only_the_usual_batch_is_compiled(monkeypatch):
     assert asked == [(4, 32), (4, 32)]
 
 
+def test_a_compiler_that_fails_is_named(monkeypatch):
+    def broken(*given):
+        raise torch._dynamo.exc.TorchDynamoException("no such\n compiler")
+
+    monkeypatch.setattr(torch, "compile", lambda function, dynamic: broken)
+    losses_of = compiled_losses(Transformer(RECIPE.shape, 32), "float32", 2)
+    with pytest.raises(MachineError, match=r"could not be compiled \(no such compiler\)") as error:
+        losses_of(torch.zeros((2, 32), dtype=torch.int64), torch.zeros((2, 32), dtype=torch.int64))
+    assert "compile = false" in error.value.hint
+
+
 def test_what_is_derived(monkeypatch):
     import scalebound.train.recipe as module
 

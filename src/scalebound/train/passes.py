@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from scalebound.core.errors import MachineError
 from scalebound.models.trainable import Trainable
 from scalebound.models.transformer import Transformer
 
@@ -61,10 +62,25 @@ def plain_losses(model: Trainable, precision: str) -> Losses:
 
 
 def compiled_losses(model: Trainable, precision: str, rows: int) -> Losses:
-    """:func:`plain_losses`, compiled for passes over ``rows`` sequences."""
+    """:func:`plain_losses`, compiled for passes over ``rows`` sequences when the first of them comes.
+
+    Raises
+    ------
+    MachineError
+        From that pass: the compiler failed.
+    """
     plain = plain_losses(model, precision)
     compiled = torch.compile(plain, dynamic=False)
-    return lambda inputs_BT, targets_BT: (compiled if len(inputs_BT) == rows else plain)(inputs_BT, targets_BT)
+
+    def losses_of(inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
+        if len(inputs_BT) != rows:
+            return plain(inputs_BT, targets_BT)
+        try:
+            return compiled(inputs_BT, targets_BT)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            raise MachineError(f"the passes could not be compiled ({' '.join(str(error).split())[:150]})", hint="compile = false in the recipe") from error
+
+    return losses_of
 
 
 def logits_of(model: Trainable, inputs_BT: Tensor, precision: str) -> Tensor:
