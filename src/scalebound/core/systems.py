@@ -76,7 +76,7 @@ SYSTEMS: tuple[System, ...] = (
     System(55, "Gradient noise scale", "scalebound.train.noise_scale:read_noise_scale", "training", "scalebound train --sizes 20k --recipe R.toml --out RUN", "arXiv:1812.06162", ("torch",)),
     System(56, "Steps against batch size from a sweep", "scalebound.scaling.laws.critical_batch:steps_to_loss", "forecast", "scalebound train --sweep batch --out RUNS", "arXiv:1812.06162"),
     System(57, "Mixtures whose weights change over training", "scalebound.data.mixture:build_mixture", "data", "scalebound train --mix M.toml --sizes 60k --out RUNS", "arXiv:2406.03476"),
-    System(90, "Fully sharded data parallelism", "scalebound.train.sharded:shard_model", "training", "torchrun --nproc-per-node 2 -m scalebound train --sizes 20k --shard --out RUN", "arXiv:2304.11277", ("torch",)),
+    System(90, "Fully sharded data parallelism", "scalebound.train.sharded:shard_model", "training", "scalebound train --sizes 20k --shard --out RUN", "arXiv:2304.11277", ("torch",)),
     System(91, "Going back after a divergence, past the batches around it", "scalebound.train.divergence:Divergence", "training", "scalebound train --sizes 20k --on-divergence backoff --out RUN", "arXiv:2204.02311", ("torch",)),
     System(60, "Fine-tunability of equal functions", "scalebound.probe.finetune:probe_finetune", "probe", "scalebound probe finetune", "arXiv:2405.01964", ("torch",)),
     System(61, "Rule extrapolation", "scalebound.probe.rules:probe_rules", "probe", "scalebound probe rules", "arXiv:2409.13728", ("torch",)),
