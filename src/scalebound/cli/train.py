@@ -147,7 +147,8 @@ def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flo
             raise UsageError(f"--from with {wrong}", expected="neither: the model has its size and its tokenizer")
         return _continue(base, out, budget, text=text, overrides=overrides, where=str(recipe), context=context, seed=seed, threads=threads, dry_run=dry_run, fresh=fresh)
     if sum(value is not None for value in (sizes, *budget.values())) != 1:
-        raise UsageError("one of --sizes, --tokens, --flops and --time is needed, and only one", hint="scalebound train --time 10min --rungs 4 --out runs/ladder")
+        raise UsageError("one of --sizes, --tokens, --flops and --time is needed, and only one", expected="--tokens-per-param beside --sizes for how long each trains",
+                         hint="scalebound train --time 10min --rungs 4 --out runs/ladder")  # fmt: skip
     if tokens_per_param <= 0 or not 2 <= context <= 1 << 16 or rungs < 1 or (sizes is not None and rungs != 1):
         raise UsageError(f"--tokens-per-param {tokens_per_param} --context {context} --rungs {rungs}", expected="a positive ratio, a context between 2 and 65536, and --rungs without --sizes")
     words = load_tokenizer(tokenizer)

@@ -87,6 +87,7 @@ SYSTEMS: tuple[System, ...] = (
     System(66, "Counterfactual influence of documents", "scalebound.probe.influence:influences", "probe", "scalebound probe memorization", "arXiv:1906.05271", ("torch",)),
     System(67, "Length generalization by position scheme", "scalebound.probe.length:probe_length", "probe", "scalebound probe length", "arXiv:2305.19466", ("torch",)),
     System(68, "Activation patching", "scalebound.probe.patch:probe_patch", "probe", "scalebound probe patch", "arXiv:2404.15255", ("torch",)),
+    System(69, "Intrinsic dimension of a task", "scalebound.probe.dimension:probe_dimension", "probe", "scalebound probe dimension", "arXiv:2012.13255", ("torch",)),
     System(180, "No positions (NoPE)", "scalebound.probe.positions:Positions", "positions", "scalebound probe length --positions none", "arXiv:2305.19466", ("torch",)),
     System(181, "Sinusoidal absolute positions", "scalebound.probe.positions:Absolute", "positions", "scalebound probe length --positions absolute", "arXiv:1706.03762", ("torch",)),
     System(182, "Rotary positions", "scalebound.probe.positions:Rotary", "positions", "scalebound probe length --positions rotary", "arXiv:2104.09864", ("torch",)),
@@ -119,11 +120,20 @@ SYSTEMS: tuple[System, ...] = (
     System(118, "Spectral complexity", "scalebound.certify.pac_bayes:spectral_measure", "bound", "scalebound certify S --package M.sbz --survey --weights RUN", "arXiv:1706.08498"),
     System(70, "Online n-gram reference with Witten-Bell interpolation", "scalebound.measure.ngram:ngram_losses", "reference",
            "scalebound reference ngram STREAM --out R.safetensors", "Witten and Bell 1991, IEEE Trans. Inf. Theory 37(4)", ("torch",)),
+    # formats of other programs, kept as they are
+    System(95, "NF4 with double quantization", "scalebound.compress.foreign.bitsandbytes:unpack_four_bits", "format", "scalebound compress FOLDER --keep-codes --out M.sbz", "arXiv:2305.14314", ("torch",)),
+    System(96, "LLM.int8", "scalebound.compress.foreign.bitsandbytes:unpack_eight_bits", "format", "scalebound compress FOLDER --keep-codes --out M.sbz", "arXiv:2208.07339", ("torch",)),
+    System(97, "AWQ", "scalebound.compress.foreign.packed:unpack_awq", "format", "scalebound compress FOLDER --keep-codes --out M.sbz", "arXiv:2306.00978", ("torch",)),
+    System(98, "Block types of GGUF", "scalebound.compress.foreign.gguf_blocks:unpack", "format", "scalebound compress M.gguf --keep-codes --out M.sbz", "ggml, ggml-quants.c", ("torch",)),
     # compression: numbers from 120 on
     System(120, "GPTQ", "scalebound.compress.gptq:gptq", "quantizer", "scalebound compress M --quantizer gptq --allocation uniform --bits 3 --stream S --out M.sbz", "arXiv:2210.17323", ("torch",)),
     System(121, "Reverse water-filling over Fisher information", "scalebound.compress.allocation:water_filling", "quantizer",
            "scalebound compress M --quantizer gptq --bits 3 --stream S --out M.sbz", "Cover and Thomas 2006, section 10.3.3; arXiv:1503.05671", ("torch",)),
     System(122, "Wanda", "scalebound.compress.pruning:keep_wanda", "pruning", "scalebound compress M --quantizer gptq --prune wanda --bits 2 --stream S --out M.sbz", "arXiv:2306.11695", ("torch",)),
     System(123, "SparseGPT", "scalebound.compress.gptq:gptq", "pruning", "scalebound compress M --quantizer gptq --prune sparsegpt --bits 2 --stream S --out M.sbz", "arXiv:2301.00774", ("torch",)),
+    System(99, "Gradual magnitude pruning", "scalebound.train.sparsity.gradual:GradualPruning", "pruning", "scalebound train --sizes 60k --recipe R.toml --out RUN", "arXiv:1710.01878", ("torch",)),
+    System(125, "Sparse pre-training, dense fine-tuning (SPDF)", "scalebound.train.sparsity.spdf:SparsePretraining", "pruning", "scalebound train --sizes 60k --recipe R.toml --out RUN", "arXiv:2303.10464", ("torch",)),
+    System(126, "EvoPress, dropped modules", "scalebound.train.dropping:drop_blocks", "pruning", "scalebound compress M --quantizer gptq --drop 0.25 --bits 2 --stream S --out M.sbz", "arXiv:2410.14649", ("torch",)),
+    System(127, "EvoPress, shares of zeros", "scalebound.train.evolution:sparsity_levels", "pruning", "scalebound compress M --quantizer gptq --prune sparsegpt --allocation evolution --bits 2 --stream S --out M.sbz", "arXiv:2410.14649", ("torch",)),
     System(124, "EvoPress", "scalebound.compress.selection:evolve", "quantizer", "scalebound compress M --quantizer gptq --allocation evolution --bits 2 --stream S --out M.sbz", "arXiv:2410.14649", ("torch",)),
 )

@@ -222,8 +222,20 @@ def transformers_from_config(config: dict, tensors: dict[str, Tensor], name: str
     return model
 
 
+def in_precision(model: Any, dtype: torch.dtype, device: str = "cpu") -> Any:
+    """A ``transformers`` model with its weights in a precision, and tables that are not stored (rotary frequencies) in the one they were made in.
+
+    ``model.to(torch.bfloat16)`` alone rounds the frequencies as well: at position 500 the fastest angles are then wrong by a radian.
+    """
+    made = [(part, name, part._buffers[name]) for part in model.modules() for name in part._non_persistent_buffers_set]
+    model = model.to(device=device, dtype=dtype)
+    for part, name, buffer in made:
+        part._buffers[name] = None if buffer is None else buffer.to(device)
+    return model
+
+
 def _wrap(model: Any, name: str, sha256: str, num_params: int, device: str, tokenizer: str, dtype: torch.dtype) -> LanguageModel:
-    model = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    model = in_precision(model, dtype, device).eval().requires_grad_(False)
     config = model.config
     head = model.get_output_embeddings()
     decoder = getattr(model, model.base_model_prefix, None)

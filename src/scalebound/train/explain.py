@@ -48,6 +48,9 @@ KEYS: dict[str, tuple[str, str]] = {
     "noise_scale": ("steps between looks at the gradient noise scale (each costs a backward pass), e.g. 50; 0: never", ""),
     "watch": ("steps between looks at attention logits, log-normalizer, activations and update sizes; 0: never", ""),
     "checkpoints": ("shares of the run after which a checkpoint is kept to go on from, e.g. [0.5, 0.8]", ""),
+    "pruning": ("zeros in hidden matrices: gradual, the smallest weights, ever more of them; spdf, random ones from the start, then none", ""),
+    "sparsity": ("their share, e.g. 0.75", ""),
+    "pruning_until": ("share of the run by which gradual pruning is done, or after which spdf is dense", ""),
 }
 
 

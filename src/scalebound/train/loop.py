@@ -48,6 +48,7 @@ from scalebound.train.record import ONLINE_PART, Record, read_lines
 from scalebound.train.schedule import SCHEDULES
 from scalebound.train.schedule.warmup import rising_steps
 from scalebound.train.sharded import check_sharding, shard_model
+from scalebound.train.sparsity import Masks, masks_for
 
 SCHEMA = "scalebound.run/1"
 CHECKPOINT_S = 20.0  # seconds between checkpoints; what a crash can cost
@@ -122,6 +123,8 @@ def train_run(recipe: Recipe, stream_path: str | os.PathLike, out: str | os.Path
     """
     check_recipe(recipe)
     check_sharding(shard, recipe)
+    if device != "cpu" and (recipe.adapter or recipe.pruning != "none"):
+        raise InputError(f"{'adapter' if recipe.adapter else 'pruning'} with a device", where="recipe", expected="--device cpu: its masks and numbers are kept there")
     torch.set_num_threads(threads)
     out, stream, place = Path(out), Stream(stream_path), find_device(device)
     window = (window_start, window_start + recipe.tokens)
@@ -182,14 +185,17 @@ def _train(recipe: Recipe, stream: Stream, window: tuple[int, int], out: Path, s
     T, separator, per_step = recipe.context, stream.info.separator, recipe.context * recipe.batch_sequences
     asked = {max(1, round(share * recipe.steps)) for share in recipe.checkpoints}
     average = WeightAverage(model, recipe.average) if recipe.average else None
+    masks = masks_for(model, recipe)
 
     def restore(folder: Path) -> None:
         extra = read_state(folder, model, optimizer)
         if average is not None:
             average.load(extra)
+        if masks is not None:
+            masks.load(extra)
 
     def keep(step: int, *, resumable: bool = True) -> str:
-        state = {} if average is None else average.state()
+        state = (average.state() if average else {}) | (masks.state() if masks else {})
         return write_checkpoint(out, step, model, optimizer=optimizer if resumable else None, extra=state, files=files, write=first)
 
     resumable = complete_checkpoints(out, resumable=True)
@@ -197,6 +203,8 @@ def _train(recipe: Recipe, stream: Stream, window: tuple[int, int], out: Path, s
     step = started_at = step_of(resumable[-1]) if resumable else 0
     if resumable:
         restore(resumable[-1])
+    elif masks is not None:
+        masks.after_update(0)
     elif recipe.on_divergence == "backoff" and (first or shard):
         keep(0)
     divergence = Divergence(math.log(recipe.vocab_size), recipe.steps, rising_steps(recipe.steps, recipe.warmup), _branched_at(out))
@@ -221,7 +229,7 @@ def _train(recipe: Recipe, stream: Stream, window: tuple[int, int], out: Path, s
             diverged = not math.isfinite(mean) if recipe.on_divergence == "ignore" else divergence.add(mean)
             if diverged and (recipe.on_divergence != "backoff" or divergence.times == MOST):
                 raise _stopped(divergence, mean, recipe, out, (step + 1, at, min(at + recipe.batch_sequences, len(sequences)) - 1))
-            norm, rate = _prepare(model, optimizer, recipe, step, divergence.factor)
+            norm, rate = _prepare(model, optimizer, recipe, step, divergence.factor, masks)
             line: dict[str, Any] = {"step": step + 1, "tokens": min((step + 1) * per_step, recipe.tokens), "loss": mean, "lr": rate, "grad_norm": norm if math.isfinite(norm) else None}
             step += 1
             if diverged:
@@ -239,6 +247,9 @@ def _train(recipe: Recipe, stream: Stream, window: tuple[int, int], out: Path, s
                 watched = watch.before(model, batch, separator) if first and not shard and recipe.watch and (step - 1) % recipe.watch == 0 else None
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
+                if masks is not None:
+                    masks.after_update(step)
+                    line["sparsity"] = masks.sparsity
                 if average is not None:
                     average.update(model)
                 if watched is not None:
@@ -338,8 +349,10 @@ def _begin(recipe: Recipe, start: Start | None, place: torch.device, shard: bool
     return model, optimizer_for(model, recipe)
 
 
-def _prepare(model: Trainable, optimizer: torch.optim.Optimizer, recipe: Recipe, step: int, factor: float) -> tuple[float, float]:
-    """Clip the gradient and set the step's rate; returns the gradient's norm and the rate."""
+def _prepare(model: Trainable, optimizer: torch.optim.Optimizer, recipe: Recipe, step: int, factor: float, masks: Masks | None) -> tuple[float, float]:
+    """Clip the gradient of what is not masked and set the step's rate; returns the gradient's norm and the rate."""
+    if masks is not None:
+        masks.hide_gradients()
     norm = whole(torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)).item()
     rate = recipe.learning_rate * SCHEDULES[recipe.schedule](step, recipe.steps, warmup=recipe.warmup, decay=recipe.decay) * factor
     set_rate(optimizer.param_groups, rate)

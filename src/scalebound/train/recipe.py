@@ -80,6 +80,9 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     compile: bool = False  # the passes by torch.compile: other kernels, so another order of additions
     on_divergence: Literal["stop", "backoff", "ignore"] = "stop"  # what a diverged run does (train/divergence.py)
     checkpoints: tuple[float, ...] = ()  # shares of the run after which a checkpoint is kept, with the state to go on from it
+    pruning: Literal["none", "gradual", "spdf"] = "none"  # zeros in hidden matrices: :mod:`scalebound.train.sparsity`
+    sparsity: float = 0.0  # their share
+    pruning_until: float = 0.5  # share of the run by which gradual pruning is done, or after which spdf is dense
 
     @property
     def shape(self) -> Shape:
@@ -186,6 +189,7 @@ def check_recipe(recipe: Recipe, *, where: str = "recipe") -> None:
         raise InputError("compile = true with a model to start from", where=where, expected="false: only models made here are compiled")
     if recipe.accumulation > recipe.batch_sequences:
         raise InputError(f"accumulation = {recipe.accumulation} with batch_sequences = {recipe.batch_sequences}", where=where, expected="at most one part a sequence")
+    _check_pruning(recipe, where)
     if recipe.parametrization == "mup" and recipe.optimizer == "sgd":
         raise InputError('parametrization = "mup" with optimizer = "sgd"', where=where, expected="adamw, muon or lion")
 
@@ -193,6 +197,19 @@ def check_recipe(recipe: Recipe, *, where: str = "recipe") -> None:
 def has_compiler() -> bool:
     """Whether ``torch.compile`` finds the C++ compiler it needs."""
     return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
+
+
+def _check_pruning(recipe: Recipe, where: str) -> None:
+    if (recipe.pruning == "none") != (recipe.sparsity == 0) or not 0 <= recipe.sparsity < 1:
+        raise InputError(f"sparsity = {recipe.sparsity} with pruning = {recipe.pruning!r}", where=where, expected="a share between 0 and 1 with gradual or spdf, and 0 without pruning")
+    if not 0 < recipe.pruning_until <= 1:
+        raise InputError(f"pruning_until = {recipe.pruning_until}", where=where, expected="a share of the run, above 0 and at most 1")
+    if recipe.pruning != "none" and (recipe.adapter or recipe.average):
+        raise InputError(f"pruning = {recipe.pruning!r} with {'adapter' if recipe.adapter else 'average'}", where=where, expected="one of them: zeros are of the trained weights themselves")
+    if recipe.pruning != "none" and recipe.on_divergence == "backoff":
+        raise InputError(f"pruning = {recipe.pruning!r} with on_divergence = 'backoff'", where=where, expected="'stop': masks that change on the way would be skipped")
+    if recipe.pruning == "spdf" and recipe.base:
+        raise InputError("pruning = 'spdf' with a model to start from", where=where, expected="random weights: a random mask would cut what the model has learned", hint="pruning = 'gradual'")
 
 
 def _batch(tokens: int, context: int) -> int:

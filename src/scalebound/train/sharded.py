@@ -5,7 +5,7 @@ after; gradients are added up over the processes and scattered in the same way (
 arXiv 1910.02054, stage 3; PyTorch's ``fully_shard``). The sums are those of replicated training in another order, so losses agree with one process's to rounding.
 
 Checkpoints are the files one process writes: process 0 gathers weights and optimizer state on the processor's side while it writes one, and any number of
-processes goes on from them, sharded or not. Not with Muon (it needs whole matrices), a base or adapter, ``average``, ``noise_scale`` or ``compile``; the watch
+processes goes on from them, sharded or not. Not with Muon (it needs whole matrices), a base or adapter, ``average``, ``noise_scale``, ``pruning`` or ``compile``; the watch
 does not look.
 """
 
@@ -35,6 +35,8 @@ def check_sharding(shard: bool, recipe: Recipe) -> None:
         raise UsageError("--shard with one process", expected="several", hint="torchrun --nproc-per-node 2 -m scalebound train ... --shard")
     if recipe.optimizer == "muon":
         raise InputError('optimizer = "muon" with --shard', where="recipe", expected="adamw, lion or sgd: muon needs whole matrices")
+    if recipe.pruning != "none":
+        raise InputError(f"pruning = {recipe.pruning!r} with --shard", where="recipe", expected="a recipe without it")
     for key in ("base", "average", "noise_scale", "compile"):
         if getattr(recipe, key):
             raise InputError(f"{key} = {getattr(recipe, key)!r} with --shard", where="recipe", expected="a recipe without it")
