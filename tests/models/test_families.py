@@ -8,6 +8,7 @@ from scalebound.data import build_stream, load_tokenizer, read_corpus
 from scalebound.data.stream import SourceRef
 from scalebound.measure import measure
 from scalebound.models import load_model
+from scalebound.models.load import in_precision
 
 COMMON = {"vocab_size": 256, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "max_position_embeddings": 64,
           "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}  # fmt: skip
@@ -78,3 +79,24 @@ def test_every_number_equals_its_definition(family, stream, tmp_path):
             second, past = loaded.extend(tokens[None, 7:33], past)
             third, _ = loaded.extend(tokens[None, 20:40].expand(2, -1), past.cut(20).repeat(2))
         np.testing.assert_allclose(torch.cat([first, second[:, :13], third[1:]], 1), whole, atol=2e-4 * float(whole.abs().max()))
+
+
+def test_rotary_frequencies_are_not_rounded_with_the_weights():
+    """Plain ``.to(bfloat16)``, the control, turns tokens far into a text by other angles."""
+    import transformers
+
+    config = transformers.AutoConfig.for_model("llama", vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2, intermediate_size=48, max_position_embeddings=1024)
+    tokens = torch.from_numpy(np.random.default_rng(0).integers(0, 64, (2, 700)))
+
+    def logits(change):
+        torch.manual_seed(0)
+        model = transformers.AutoModelForCausalLM.from_config(config).eval()
+        for name, parameter in model.named_parameters():
+            if name.endswith(("q_proj.weight", "k_proj.weight")):
+                parameter.data.mul_(20.0)  # sharp attention
+        with torch.no_grad():
+            return change(model)(tokens).logits.float()
+
+    exact = logits(lambda model: model)
+    kept, rounded = (float((logits(change) - exact)[:, 500:].abs().mean()) for change in (lambda model: in_precision(model, torch.bfloat16), lambda model: model.to(torch.bfloat16)))
+    assert kept < 0.7 * rounded, (kept, rounded)

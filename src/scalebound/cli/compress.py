@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
 def compress(model: Path, *, out: Path, bits: str | None = None, step: str | None = None, quantizer: Literal["rtn", "gptq"] = "rtn",
              allocation: Literal["fisher", "uniform", "evolution"] | None = None, rate_penalty: float | None = None, sequences: int | None = None,
-             prune: Literal["magnitude", "wanda", "sparsegpt"] | None = None, sparsity: float | None = None,
+             prune: Literal["magnitude", "wanda", "sparsegpt", "kept"] | None = None, sparsity: float | None = None, drop: float | None = None,
              finetune: Annotated[bool, Parameter(negative=())] = False, steps: int | None = None, price: float | None = None,
              reference: Path | None = None, alpha: float | None = None, seed: int = 0, base: Path | None = None,
-             stream: Path | None = None, tokens: int | None = None, frontier: Annotated[bool, Parameter(negative=())] = False) -> Result:  # fmt: skip
+             keep_codes: Annotated[bool, Parameter(negative=())] = False, stream: Path | None = None, tokens: int | None = None,
+             frontier: Annotated[bool, Parameter(negative=())] = False) -> Result:  # fmt: skip
     """Write a model as a package: one small file that decodes to exactly the weights it was rounded to.
 
     The file's size is the code length of a certificate. --step divides every row by a multiple of its root mean square and rounds it, and
@@ -44,15 +45,17 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
         rtn: to nearest, no text needed. gptq: errors are passed on to weights not yet rounded, calibrated on --stream.
     allocation
         Of gptq. fisher: steps of matrices, rows and columns follow what their errors cost. uniform: one step relative to each row.
-        evolution: fisher, and then a level for each matrix by trying, for small models. Default fisher.
+        evolution: fisher, and then a level for each matrix by trying, for small models; with --prune a share of zeros for each. Default fisher.
     rate_penalty
         Of gptq with fisher: how much an integer's bits count when it is chosen, 1 = at the rate at which steps trade them. Default 1.
     sequences
         Of gptq: calibrate on so many pieces of 512 tokens of --stream, after the tokens the loss is measured on. Default 32.
     prune
-        Of gptq: make a share of every linear map's weights zero, by this rule.
+        Of gptq: make a share of every linear map's weights zero, by this rule. kept: hold at zero those that are, of a model pruned in training.
     sparsity
         The share. Default 0.5.
+    drop
+        Of gptq: leave out attention and feed-forward modules (zeros in their place) that hold this share of their parameters, found by evolution.
     finetune
         Train the rounding on --stream, the one the model was trained on. Takes models of `scalebound train`.
     steps
@@ -69,6 +72,9 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
     base
         Write only how the model differs from this one: low-rank factors or the vector of a subspace where `train --from --adapter` trained
         those, else the differences of all weights. --step is then of these numbers.
+    keep_codes
+        Of a model that is quantized already (.gguf, or a folder of GPTQ, AWQ or bitsandbytes): change no weight, and code its own integers and
+        scales. Takes no other setting.
     stream
         A stream or text to measure the loss on, before and after, and to calibrate or train on.
     tokens
@@ -85,6 +91,8 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
 
     scalebound compress runs/ladder/59760 --finetune --stream runs/ladder/streams/train.json --out small.sbz
 
+    scalebound compress model-Q4_K_M.gguf --keep-codes --out model.sbz
+
     scalebound compress runs/ladder/38048 --frontier --stream runs/ladder/streams/train.json --out frontier
 
     next: scalebound measure small.sbz STREAM --out small.safetensors, then scalebound certify small.safetensors --package small.sbz
@@ -98,8 +106,12 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
     from scalebound.compress import code_bits, quantize, read_checkpoint, save_package
     from scalebound.core.io import sha256_file
 
+    if keep_codes:
+        if (bits, step, allocation, rate_penalty, sequences, prune, sparsity, steps, price, reference, alpha, base, stream, tokens) != (None,) * 14 or finetune or frontier or seed or quantizer != "rtn":
+            raise UsageError("--keep-codes was given with another setting", expected="--keep-codes --out alone: no weight changes, so nothing is chosen or measured")
+        return _kept(model, out)
     if frontier:
-        if stream is None or finetune or quantizer != "rtn" or (allocation, rate_penalty, prune, sparsity, steps, price) != (None,) * 6:
+        if stream is None or finetune or quantizer != "rtn" or (allocation, rate_penalty, prune, sparsity, drop, steps, price) != (None,) * 7:
             raise UsageError("--frontier takes --stream, --step, --bits, --sequences, --tokens and --seed", expected="the stream the model was trained on, and no other setting")
         require_extra("torch")
         from scalebound.cli.compress_frontier import frontier as sweep
@@ -120,10 +132,12 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
         raise UsageError("--steps, --price, --reference, --alpha and --seed belong to --finetune", hint="add --finetune")
     if alpha is not None and reference is None:
         raise UsageError("--alpha was given without --reference", hint="add --reference STATS")
-    if not calibrated and (allocation, rate_penalty, sequences, prune) != (None,) * 4:
-        raise UsageError("--allocation, --rate-penalty, --sequences and --prune belong to --quantizer gptq", hint="add --quantizer gptq")
-    if sparsity is not None and prune is None:
-        raise UsageError("--sparsity was given without --prune", expected="a rule: magnitude, wanda or sparsegpt")
+    if not calibrated and (allocation, rate_penalty, sequences, prune, drop) != (None,) * 5:
+        raise UsageError("--allocation, --rate-penalty, --sequences, --prune and --drop belong to --quantizer gptq", hint="add --quantizer gptq")
+    if allocation == "evolution" and prune == "kept":
+        raise UsageError("--allocation evolution with --prune kept", expected="magnitude, wanda or sparsegpt, whose shares can be chosen")
+    if sparsity is not None and prune in (None, "kept"):
+        raise UsageError(f"--sparsity was given {'with --prune kept' if prune else 'without --prune'}", expected="a rule: magnitude, wanda or sparsegpt")
     relative = parse_numbers(step or "0.3", "--step") if bits is None and not finetune else ()
     widths = parse_numbers(bits, "--bits") if bits is not None else ()
     if not calibrated and any(width != int(width) for width in widths):
@@ -161,7 +175,7 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
                 quantized, setting = _finetune(model, stream, out, steps, price, seed, reference, alpha)
             elif calibrated and opened is not None:
                 start = max(0, min(tokens, len(Stream(opened)) - held))
-                options = {"bits": setting["bits"], "allocation": allocation or "fisher", "penalty": rate_penalty, "prune": prune, "sparsity": 0.0 if prune is None else 0.5 if sparsity is None else sparsity, "sequences": sequences or SEQUENCES, "start": start, "seed": seed}
+                options = {"bits": setting["bits"], "allocation": allocation or "fisher", "penalty": rate_penalty, "prune": prune, "sparsity": 0.0 if prune in (None, "kept") else 0.5 if sparsity is None else sparsity, "drop": drop, "sequences": sequences or SEQUENCES, "start": start, "seed": seed}
                 quantized, setting = _calibrated(config, tensors, opened, path, options)
             else:
                 with progress_bar(f"round {name}", "weights") as progress:
@@ -209,18 +223,51 @@ def _calibrated(config: dict, tensors: dict, stream: Path, out: Path, options: d
     from scalebound.train import quantize_calibrated
 
     extra: dict = {}
+    share, searched = options.pop("drop"), {key: options[key] for key in ("sequences", "start", "seed")} | {"threads": cores()}
+    if share is not None:
+        from scalebound.train.dropping import drop_blocks, without_blocks
+
+        with progress_bar("choose modules", "tries") as progress:
+            blocks = drop_blocks(config, tensors, stream, share=share, **searched, progress=progress)
+        tensors, extra["dropping"] = without_blocks(tensors, blocks.dropped), asdict(blocks)
     if options["allocation"] == "evolution":
-        from scalebound.train.evolution import matrix_levels
+        from scalebound.train.evolution import matrix_levels, sparsity_levels
         from scalebound.train.posttraining import PENALTY
 
         options = options | {"allocation": "fisher"}
-        penalty = PENALTY if options["penalty"] is None else options["penalty"]
+        searched["penalty"] = PENALTY if options["penalty"] is None else options["penalty"]
         with progress_bar("choose levels", "tries") as progress:
-            found = matrix_levels(config, tensors, stream, bits=options["bits"], penalty=penalty, sequences=options["sequences"], start=options["start"], seed=options["seed"], threads=cores(), progress=progress)
-        options, extra = options | {"factors": found.factors}, {"evolution": asdict(found)}
+            if options["prune"] is not None:
+                shares = sparsity_levels(config, tensors, stream, bits=options["bits"], sparsity=options["sparsity"], prune=options["prune"], **searched, progress=progress)
+                options, extra["evolution"] = options | {"shares": shares.shares}, asdict(shares)
+            else:
+                levels = matrix_levels(config, tensors, stream, bits=options["bits"], **searched, progress=progress)
+                options, extra["evolution"] = options | {"factors": levels.factors}, asdict(levels)
     with progress_bar(f"round to {options['bits']:g} bits", "matrices") as progress:
         done = quantize_calibrated(config, tensors, stream, **options, threads=cores(), state=out.with_name(out.name + ".state"), progress=progress)
     return done.model, {"gptq": done.record()} | extra
+
+
+def _kept(model: Path, out: Path) -> Result:
+    """``compress --keep-codes``: the package of a model that another program quantized."""
+    from scalebound.compress import code_bits, save_package
+    from scalebound.core.errors import require_extra
+    from scalebound.core.io import sha256_file
+
+    require_extra("torch")
+    require_extra("gguf")
+    from scalebound.models.keep_codes import keep_codes
+
+    with progress_bar(f"read {model.name}", "tensors") as progress:
+        kept = keep_codes(model, progress=progress)
+    parts = save_package(out, kept)
+    source = sum(file.stat().st_size for file in ([model] if model.is_file() else sorted(model.glob("model*.safetensors"))))
+    record = {"package": str(out), "file_bytes": parts.file_bytes, "code_bits": code_bits(parts.file_bytes), "bits_per_parameter": 8 * parts.file_bytes / kept.num_params, "params": kept.num_params,
+              "loss_before": None, "loss_after": None, "source_bytes": source, "source_bits_per_parameter": 8 * source / kept.num_params, "package_sha256": sha256_file(out), "model_sha256": kept.sha256(),
+              "breakdown": {"header": parts.header_bytes, "tables": parts.table_bytes, "classes": parts.class_bytes, "scales": parts.scale_bytes, "raw": parts.raw_bytes, "weights": parts.weight_bytes}}  # fmt: skip
+    rows = [["as it came", f"{source:,}", f"{record['source_bits_per_parameter']:.3f}"], ["package", f"{parts.file_bytes:,}", f"{record['bits_per_parameter']:.3f}"]]
+    caption = f"{kept.num_params:,} parameters, every one as it was; scales {parts.scale_bytes:,} bytes, integers {parts.weight_bytes:,}"
+    return Result(record, [table(["", "bytes", "bits/parameter"], rows, caption=caption), f"Wrote {out}. Next: scalebound measure {out} STREAM --out S.safetensors"])
 
 
 def _relative(model: Path, base: Path, out: Path, steps: tuple[float, ...]) -> Result:

@@ -48,6 +48,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "probe": ("scalebound.cli.probe:COMMANDS", "Show what equal loss does not tell: one command a probe."),
     "import": ("scalebound.cli.import_:import_", "Turn trainer states, evaluations, event files and histories into a table."),
     "report": ("scalebound.cli.report:report", "Put a finished demo on one offline HTML page."),
+    "doctor": ("scalebound.cli.doctor:doctor", "Tell what this machine and this installation can do."),
     "systems": ("scalebound.cli.systems:systems", "List the published methods that are implemented."),
     "contamination": ("scalebound.cli.contamination:contamination", "Test whether a model has seen a test set."),
     "leak": ("scalebound.cli.leak:leak", "Test whether an anchor saw the documents it is to predict."),

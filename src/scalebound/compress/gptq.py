@@ -160,6 +160,17 @@ def gptq(weight: np.ndarray, made: Factor, steps: tuple[np.ndarray, np.ndarray],
     return Coded(out, free_scales(out, row_patterns), free_scales(out.T, col_patterns))
 
 
+def damage(error: np.ndarray, made: Factor, row_weights: np.ndarray) -> float:
+    """``1/2 sum_i g_i E_i H E_i^T`` in nats per token, H the damped second moments: what second order predicts of an error.
+
+    >>> made = factor(np.diag([2.0, 8.0]), 0.0)
+    >>> damage(np.array([[1.0, 0.5]]), made, np.array([3.0]))
+    6.0
+    """
+    mixed = error[:, made.order] @ made.unit_upper
+    return float(0.5 * np.einsum("i,ij,ij,j->", row_weights, mixed, mixed, made.diagonal))
+
+
 def _worth(targets: np.ndarray, later: np.ndarray, diagonal: np.ndarray, zeros: int) -> np.ndarray:
     """(columns, rows): False where an entry of this block is among the ``zeros`` cheapest of all that are left."""
     cost = np.square(targets) * diagonal[: len(targets), None]

@@ -1,9 +1,10 @@
 """Which weights become zero, in one shot; zeros are integers like others, and the entropy coder makes them cheap.
 
-Three rules, each for a given share of every matrix (maps that read one tensor count as one). ``magnitude``: the smallest of the matrix. ``wanda``: in every row those with the
+Four rules. Three, each for a given share of every matrix (maps that read one tensor count as one). ``magnitude``: the smallest of the matrix. ``wanda``: in every row those with the
 smallest ``|w_ij| sqrt(H_jj)``, their size times that of the input they meet (Sun et al., arXiv 2306.11695). ``sparsegpt``: chosen block by
 block while errors are passed on, those with the smallest ``r_ij^2 D_j`` (Frantar and Alistarh, arXiv 2301.00774), inside
-:func:`scalebound.compress.gptq.gptq`. Whatever the rule, the weights that stay are rounded by that function, so they make up for those that went.
+:func:`scalebound.compress.gptq.gptq`. ``kept``: those that are zero already, of a model that was pruned while it was trained
+(:mod:`scalebound.train.sparsity`). Whatever the rule, the weights that stay are rounded by that function, so they make up for those that went.
 
 Rounding with a price (:mod:`scalebound.compress.gptq`) makes zeros as well, where a bit saves more than it harms; measured at equal bytes that
 is better than any of the three (benchmarks/LOG.md). A mask is for programs that compute with sparse matrices.
@@ -17,7 +18,7 @@ import numpy as np
 
 from scalebound.core.errors import UsageError
 
-Pruning = Literal["magnitude", "wanda", "sparsegpt"]
+Pruning = Literal["magnitude", "wanda", "sparsegpt", "kept"]
 
 
 def keep_largest(weight: np.ndarray, sparsity: float) -> np.ndarray:

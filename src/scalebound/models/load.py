@@ -112,8 +112,10 @@ def choose_dtype(path: Path, dtype: torch.dtype | str, device: str = "cpu") -> t
     return torch.bfloat16 if found and found <= {"F16", "BF16"} else torch.float32
 
 
-def has_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 matrices by instructions of its own."""
+def has_bfloat16(device: str = "cpu") -> bool:
+    """Whether this processor, or the CUDA device, multiplies bfloat16 matrices by instructions of its own."""
+    if device == "cuda":
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     # names with an underscore may go; without them the answer is no
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, name)() for name in names if hasattr(torch.cpu, name))
@@ -220,8 +222,20 @@ def transformers_from_config(config: dict, tensors: dict[str, Tensor], name: str
     return model
 
 
+def in_precision(model: Any, dtype: torch.dtype, device: str = "cpu") -> Any:
+    """A ``transformers`` model with its weights in a precision, and tables that are not stored (rotary frequencies) in the one they were made in.
+
+    ``model.to(torch.bfloat16)`` alone rounds the frequencies as well: at position 500 the fastest angles are then wrong by a radian.
+    """
+    made = [(part, name, part._buffers[name]) for part in model.modules() for name in part._non_persistent_buffers_set]
+    model = model.to(device=device, dtype=dtype)
+    for part, name, buffer in made:
+        part._buffers[name] = None if buffer is None else buffer.to(device)
+    return model
+
+
 def _wrap(model: Any, name: str, sha256: str, num_params: int, device: str, tokenizer: str, dtype: torch.dtype) -> LanguageModel:
-    model = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    model = in_precision(model, dtype, device).eval().requires_grad_(False)
     config = model.config
     head = model.get_output_embeddings()
     decoder = getattr(model, model.base_model_prefix, None)

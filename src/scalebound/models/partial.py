@@ -39,7 +39,7 @@ class Partial(Trainable):
     Parameters
     ----------
     base
-        Its own parameters no longer ask for gradients.
+        Its own parameters no longer ask for gradients. One that is neither ours nor adopted has ``tensors`` named as its parameters.
     adapter, seed
         As in the module docstring; the seed draws the subspace, or the start of ``a``.
     """
@@ -84,8 +84,9 @@ class Partial(Trainable):
         base, weights = self.base[0], self.merged()
         if isinstance(base, Transformer):
             return functional_call(base, Transformer.fused(weights, base.shape.depth), (tokens_BT,))
-        assert isinstance(base, Adopted)
-        return functional_call(base.model, weights, (tokens_BT,), {"use_cache": False}).logits
+        if isinstance(base, Adopted):
+            return functional_call(base.model, weights, (tokens_BT,), {"use_cache": False}).logits
+        return functional_call(base, weights, (tokens_BT,))
 
     def config(self) -> dict:
         return self.base[0].config()

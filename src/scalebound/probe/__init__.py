@@ -1,12 +1,21 @@
 """What equal loss does not tell: models with the same loss that extrapolate or fine-tune differently.
 
-In: a Llama-style folder, or nothing (small models are trained in the probe). Out: rows of losses, rates and their intervals. Start
+In: a model's folder, or nothing (small models are trained in the probe). Out: rows of losses, rates and their intervals. Start
 reading at :mod:`~scalebound.probe.finetune` (equal functions, other weights) and :mod:`~scalebound.probe.rules` (equal losses, other
-completions), then :mod:`~scalebound.probe.length` (equal at short lengths, other at long ones) and :mod:`~scalebound.probe.patch` (which
-activation carries an answer); :mod:`~scalebound.probe.reparametrize` and :mod:`~scalebound.probe.grammar` hold what they are made of, :mod:`~scalebound.probe.records`
-turns rows into the record that is printed, saved and drawn.
+completions), then :mod:`~scalebound.probe.length` (equal at short lengths, other at long ones), :mod:`~scalebound.probe.patch` (which
+activation carries an answer) and :mod:`~scalebound.probe.dimension` (how many numbers a task needs);
+:mod:`~scalebound.probe.reparametrize`, :mod:`~scalebound.probe.grammar` and :mod:`~scalebound.probe.choosing` hold what they are made of,
+:mod:`~scalebound.probe.records` turns rows into the record that is printed, saved and drawn.
 """
 
+from scalebound.probe.choosing import Question as Question
+from scalebound.probe.choosing import questions as questions
+from scalebound.probe.dimension import Dimension as Dimension
+from scalebound.probe.dimension import candidates as candidates
+from scalebound.probe.dimension import probe_dimension as probe_dimension
+from scalebound.probe.dimension import relative_gain as relative_gain
+from scalebound.probe.dimension_bounds import DimensionBound as DimensionBound
+from scalebound.probe.dimension_bounds import union_bound as union_bound
 from scalebound.probe.exact import clopper_pearson as clopper_pearson
 from scalebound.probe.exact import over_seeds as over_seeds
 from scalebound.probe.finetune import invariant as invariant
@@ -54,6 +63,7 @@ from scalebound.probe.patch_tasks import repeating_model as repeating_model
 from scalebound.probe.patch_tasks import words_of as words_of
 from scalebound.probe.positions import POSITIONS as POSITIONS
 from scalebound.probe.positions import Decoder as Decoder
+from scalebound.probe.records.dimension import dimension_record as dimension_record
 from scalebound.probe.records.finetune import finetune_record as finetune_record
 from scalebound.probe.records.icl import icl_record as icl_record
 from scalebound.probe.records.icl import labels_record as labels_record

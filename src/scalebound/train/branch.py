@@ -19,8 +19,9 @@ from scalebound.core.io import atomic_write, canonical_json, read_json, relative
 from scalebound.core.progress import Progress, silent
 from scalebound.core.stats import Stats
 from scalebound.train.checkpoint import STATE, checkpoint_folder, complete_checkpoints, step_of
-from scalebound.train.loop import ONLINE_PART, RunInfo, train_run
+from scalebound.train.loop import RunInfo, train_run
 from scalebound.train.recipe import Recipe, load_recipe
+from scalebound.train.record import ONLINE_PART
 from scalebound.train.schedule import SCHEDULES
 from scalebound.train.schedule.warmup import rising_steps
 
@@ -94,6 +95,8 @@ def branch_run(trunk: str | os.PathLike, recipe: Recipe, stream: str | os.PathLi
         rates = [SCHEDULES[r.schedule](k, r.steps, warmup=r.warmup, decay=r.decay) for r in (own, recipe)]
         if rates[0] != rates[1]:
             raise InputError(f"has another rate than its trunk at step {k + 1}, before the branch at {step}", where="recipe of the branch", expected="a trunk that is stable up to the checkpoint")
+    if own.pruning != "none":
+        raise InputError(f"pruning = {own.pruning!r}", where=str(run / "recipe.toml"), expected="a trunk without pruning: its masks follow from the length of the run")
     if recipe.steps <= step:
         raise InputError(f"ends at step {recipe.steps}", where="recipe of the branch", expected=f"more than the {step} of the checkpoint")
     if not (out / "recipe.toml").is_file():

@@ -19,7 +19,7 @@ from scalebound.compress import Coded
 from scalebound.compress.gptq import Factor, factor
 from scalebound.core.errors import InputError
 from scalebound.core.progress import Progress
-from scalebound.models.load import has_bfloat16, transformers_from_config
+from scalebound.models.load import has_bfloat16, in_precision, transformers_from_config
 from scalebound.train.curvature import curvature
 
 UNSEEN_TOKENS = 0.05  # of the mean, added to every token's weight: tokens that calibration lacks stay usable
@@ -44,7 +44,7 @@ class Calibration:
     def __init__(self, config: dict, arrays: dict[str, np.ndarray], inputs_ST: np.ndarray, *, curved: bool, seed: int, progress: Progress) -> None:
         self.arrays, self.inputs_ST, self.curved = arrays, inputs_ST, curved
         module = transformers_from_config(config, {key: torch.from_numpy(np.array(data)) for key, data in arrays.items()}, "the model").eval().requires_grad_(False)
-        self.module: nn.Module = module.to(torch.bfloat16 if has_bfloat16() else torch.float32)
+        self.module: nn.Module = in_precision(module, torch.bfloat16 if has_bfloat16() else torch.float32)
         embedding, head = module.get_input_embeddings(), module.get_output_embeddings()
         decoder = getattr(module, module.base_model_prefix, None)
         if head is None or embedding is None or not isinstance(decoder, nn.Module):

@@ -1,37 +1,38 @@
 """Levels for every matrix found by trying: evolution on the loss of calibration text, or dynamic programming on what each matrix costs alone.
 
 Water-filling gives all matrices one level, which is best where the damage is what second moments and Fisher information say, and where
-damages add up. This module does not assume either: every matrix is rounded at five levels around that one, half an octave apart, their bits
-taken from their integers, and a choice is judged by the loss of the network that computes with it. The result is a factor on the level of
-each matrix, with which :func:`~scalebound.train.posttraining.quantize_calibrated` writes the file, of the length asked for.
+damages add up. This module does not assume either. :func:`matrix_levels`: every matrix is rounded at five levels around that one, half an octave apart,
+their bits taken from their integers, and a choice is judged by the loss of the network that computes with it (:mod:`~scalebound.train.trials`). The result is a
+factor on the level of each matrix. :func:`sparsity_levels`: every matrix is pruned of five shares around a common one, and the result is a share for each.
+With either :func:`~scalebound.train.posttraining.quantize_calibrated` writes the file, of the length asked for.
 
-Which wins at equal bytes is in benchmarks/LOG.md. Source: EvoPress, Sieberling et al., arXiv 2410.14649, whose levels are bit widths.
+Which wins at equal bytes is in benchmarks/LOG.md. Source: EvoPress, Sieberling et al., arXiv 2410.14649, whose levels are bit widths and sparsities.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from scalebound.compress import Coded
-from scalebound.compress.gptq import Factor, gptq
+from scalebound.compress.gptq import Factor, damage, gptq
+from scalebound.compress.pruning import Pruning
 from scalebound.compress.rates import Rates, estimated_bits
-from scalebound.compress.selection import additive, evolve
 from scalebound.core.errors import UsageError
 from scalebound.core.progress import Progress, silent
-from scalebound.core.seeds import generator
 from scalebound.data.stream import Stream
 from scalebound.train.posttraining import PENALTY, SCALE_BITS, SEQUENCES, Rounding, calibration_inputs, level_at
+from scalebound.train.trials import Method, Trials, Variant, check_search
 
 FACTORS = tuple(2.0 ** (k / 2) for k in (-2, -1, 0, 1, 2))  # of the common level, finest first
+SHARE_STEPS = (-2, -1, 0, 1, 2)  # of a fifth of what is kept or of what goes, whichever is less
 MIDDLE = 2
-STAGES = (8, 2, 1)  # one in so many sequences is looked at in each stage
 
 
 @dataclass(frozen=True)
@@ -68,85 +69,113 @@ def matrix_levels(config: dict[str, Any], tensors: dict[str, np.ndarray], stream
     About 18 * generations passes over an eighth of the calibration text, 4 over half of it and one over all of it a generation; additive:
     5 passes over all of it a matrix. All matrices are kept at all levels, as integers.
     """
-    if generations < 1 or method not in ("evolution", "additive"):
-        raise UsageError(f"method = {method}, generations = {generations}", expected="evolution or additive, at least 1")
+    check_search(method, generations, ("evolution", "additive"))
+    rounding = _rounding(config, tensors, stream, penalty, (None, 0.0), sequences, start, seed, threads)
+    level = level_at(rounding.pilot(bits), bits)
+    units = _Units(rounding)
+    rates = [Rates() for _ in FACTORS]
+    sizes: list[list[float]] = []
+
+    def variants(weight: np.ndarray, made: Factor, row_weights: np.ndarray) -> list[Coded]:
+        found = [gptq(weight, made, rounding.steps(level * factor, weight, made, row_weights), penalty=penalty, rates=rate) for factor, rate in zip(FACTORS, rates, strict=True)]
+        sizes.append([estimated_bits(coded.integers) + SCALE_BITS * sum(weight.shape) for coded in found])
+        return found
+
+    units.visit(variants, embeddings=True)
+    trials, common = Trials(rounding.calibration, units.variants), np.full(len(units.names), MIDDLE)
+    taken = np.array(sizes)
+    base, loss_common = trials.loss([None] * len(common)), trials.loss(common)
+    chosen, evaluations = trials.choose(method, taken, common, float(taken[:, MIDDLE].sum()), seed=seed, generations=generations, progress=progress)
+    factors = {name: FACTORS[k] for names, k in zip(units.names, chosen, strict=True) for name in names}
+    return MatrixLevels(factors, base, loss_common, trials.loss(chosen), evaluations)
+
+
+@dataclass(frozen=True)
+class SparsityLevels:
+    """``shares``: of zeros, by tensor name, in the group it is rounded with. Losses are those of the calibration text, in nats per token, with a rounded embedding."""
+
+    shares: dict[str, float]
+    loss_full: float
+    loss_common: float
+    loss_chosen: float
+    evaluations: int
+
+
+def sparsity_levels(config: dict[str, Any], tensors: dict[str, np.ndarray], stream: str | os.PathLike, *, bits: float, sparsity: float, prune: Pruning = "sparsegpt", method: Method = "evolution",
+                    penalty: float = PENALTY, sequences: int = SEQUENCES, start: int = 0, seed: int = 0, generations: int = 40, threads: int = 1, progress: Progress = silent) -> SparsityLevels:  # fmt: skip
+    """A share of zeros for every matrix, such that of all together no more than a given share stays.
+
+    Parameters
+    ----------
+    config, tensors, stream, bits, sparsity, prune, penalty, sequences, start, seed, threads
+        As for :func:`~scalebound.train.posttraining.quantize_calibrated`; matrices are pruned and rounded at once, at the level of ``bits``.
+    method
+        As :mod:`~scalebound.train.trials` says; ``fisher`` predicts damages by :func:`scalebound.compress.gptq.damage`.
+    generations
+        Of 16 children each.
+
+    Raises
+    ------
+    UsageError, InputError
+        As there.
+
+    Notes
+    -----
+    Costs as for :func:`matrix_levels`; ``fisher`` computes no losses but those of the record.
+    """
+    check_search(method, generations)
+    if prune not in ("magnitude", "wanda", "sparsegpt") or not 0 < sparsity < 1:
+        raise UsageError(f"prune = {prune}, sparsity = {sparsity}", expected="magnitude, wanda or sparsegpt with a share between 0 and 1")
+    rounding = _rounding(config, tensors, stream, penalty, (prune, sparsity), sequences, start, seed, threads)
+    level = level_at(rounding.pilot(bits), bits)
+    units, step = _Units(rounding), min(sparsity, 1 - sparsity) / 5
+    shares = [sparsity + k * step for k in SHARE_STEPS]
+    rates, dense = [Rates() for _ in shares], Rates()
+    left: list[list[float]] = []
+    predicted: list[list[float]] = []
+    background: dict[str, Coded] = {}
+
+    def variants(weight: np.ndarray, made: Factor, row_weights: np.ndarray) -> list[Coded]:
+        steps = rounding.steps(level, weight, made, row_weights)
+        found = [gptq(weight, made, steps, penalty=penalty, rates=rate, **rounding.mask(weight, made, False, share)) for share, rate in zip(shares, rates, strict=True)]
+        left.append([weight.size - int(share * weight.size) for share in shares])
+        predicted.append([damage(weight - coded.dequantized(), made, row_weights) for coded in found])
+        return found
+
+    units.visit(variants, embeddings=False)
+    for name in sorted({rounding.calibration.embedding, rounding.calibration.head}):
+        weight, (made, row_weights) = rounding.calibration.arrays[name], rounding.calibration.cost_of_embedding(name)
+        background[name] = gptq(weight, made, rounding.steps(level, weight, made, row_weights), penalty=penalty, rates=dense)
+    trials, common = Trials(rounding.calibration, units.variants, background), np.full(len(units.names), MIDDLE)
+    taken = np.array(left, dtype=np.float64)
+    base, loss_common = trials.loss([None] * len(common)), trials.loss(common)
+    chosen, evaluations = trials.choose(method, taken, common, float(taken[:, MIDDLE].sum()), seed=seed, generations=generations, progress=progress, predicted=np.array(predicted))
+    found = {name: shares[k] for names, k in zip(units.names, chosen, strict=True) for name in names}
+    return SparsityLevels(found, base, loss_common, trials.loss(chosen), evaluations)
+
+
+def _rounding(config: dict, tensors: dict, stream: str | os.PathLike, penalty: float, pruning: tuple[Pruning | None, float], sequences: int, start: int, seed: int, threads: int) -> Rounding:
     torch.set_num_threads(threads)
     arrays = {name: np.asarray(data, dtype=np.float32) if data.dtype.kind == "f" else data for name, data in tensors.items()}
-    inputs = calibration_inputs(Stream(stream), config, sequences, start)
-    rounding = Rounding(config, arrays, inputs, "fisher", penalty, (None, 0.0), seed, silent)
-    level = level_at(rounding.pilot(bits), bits)
-    tried = _Tried(rounding, level)
-    base = tried.loss(None, 0)
-    common = np.full(len(tried.names), MIDDLE)
-    budget = float(tried.bits[:, MIDDLE].sum())
-    loss_common = tried.loss(common, len(STAGES) - 1)
-    if method == "additive":
-        errors = np.array([[tried.loss_of_one(m, k) for k in range(len(FACTORS))] for m in range(len(tried.names))]) - base
-        chosen = additive(tried.bits, errors, budget)
-        evaluations = errors.size
-    else:
-        total = generations * 21
-
-        def damage(levels: np.ndarray, stage: int) -> float:
-            tried.count += 1
-            progress(min(tried.count, total), total)
-            return tried.loss(levels, stage)
-
-        found = evolve(tried.bits, damage, common, budget, generator(seed, "evolution"), generations=generations)
-        chosen, evaluations = found.levels, found.evaluations
-    factors = {name: FACTORS[k] for names, k in zip(tried.names, chosen, strict=True) for name in names}
-    return MatrixLevels(factors, base, loss_common, tried.loss(chosen, len(STAGES) - 1), evaluations)
+    return Rounding(config, arrays, calibration_inputs(Stream(stream), config, sequences, start), "fisher", penalty, pruning, seed, silent)
 
 
-class _Tried:
-    """Every matrix at every level, calibrated on the full-precision network, and the network to try them in."""
+class _Units:
+    """Every matrix with what is tried in its place, calibrated on the full-precision network."""
 
-    def __init__(self, rounding: Rounding, level: float) -> None:
-        self.calibration = calibration = rounding.calibration
+    def __init__(self, rounding: Rounding) -> None:
+        self.calibration = rounding.calibration
         self.names: list[list[str]] = []
-        self.coded: list[list[dict[str, Coded]]] = []
-        self.count = 0
-        bits: list[list[float]] = []
-        rates = [Rates() for _ in FACTORS]
+        self.variants: list[list[Variant]] = []
 
-        def add(names: list[str], weight: np.ndarray, made: Factor, row_weights: np.ndarray, number: int | None) -> None:
-            found = [gptq(weight, made, rounding.steps(level * factor, weight, made, row_weights), penalty=rounding.penalty, rates=rate) for factor, rate in zip(FACTORS, rates, strict=True)]
-            self.names.append(names)
-            self.coded.append([{names[0]: coded} if number is None else calibration.split(number, coded) for coded in found])
-            bits.append([estimated_bits(coded.integers) + SCALE_BITS * sum(weight.shape) for coded in found])
+    def visit(self, make: Callable[[np.ndarray, Factor, np.ndarray], list[Coded]], *, embeddings: bool) -> None:
+        calibration = self.calibration
+        for name in sorted({calibration.embedding, calibration.head}) if embeddings else ():
+            self.names.append([name])
+            self.variants.append([{name: coded} for coded in make(calibration.arrays[name], *calibration.cost_of_embedding(name))])
 
-        for name in sorted({calibration.embedding, calibration.head}):
-            add([name], calibration.arrays[name], *calibration.cost_of_embedding(name), None)
-        calibration.forward(lambda number, inputs: add([f"{key}.weight" for key in calibration.groups[number]], calibration.weight(number), *calibration.cost_of_group(number, inputs), number))
-        self.bits = np.array(bits)
-        self.current: list[int | None] = [None] * len(self.names)
-        calibration.module.float()  # differences of losses are small: bfloat16 would drown them
-        for name in calibration.names:
-            calibration.put(name, calibration.arrays[name])
+        def group(number: int, inputs: Tensor) -> None:
+            self.names.append([f"{key}.weight" for key in calibration.groups[number]])
+            self.variants.append([calibration.split(number, coded) for coded in make(calibration.weight(number), *calibration.cost_of_group(number, inputs))])
 
-    def loss(self, levels: np.ndarray | None, stage: int) -> float:
-        """Mean loss of the calibration text with a choice of levels (None: full precision, on all of the text)."""
-        return self._with([None] * len(self.names), 1) if levels is None else self._with([int(k) for k in levels], STAGES[stage])
-
-    def _with(self, wanted: list[int | None], share: int) -> float:
-        """One in ``share`` of the pieces, with some matrices rounded."""
-        for m, k in enumerate(wanted):
-            if k != self.current[m]:
-                for name in self.names[m]:
-                    self.calibration.put(name, self.calibration.arrays[name] if k is None else self.coded[m][k][name].dequantized())
-                self.current[m] = k
-        return self._mean(self.calibration.inputs_ST[::share])
-
-    def loss_of_one(self, matrix: int, level: int) -> float:
-        """All of the text, with only one matrix rounded."""
-        return self._with([level if m == matrix else None for m in range(len(self.names))], 1)
-
-    @torch.inference_mode()
-    def _mean(self, inputs_ST: np.ndarray) -> float:
-        """Of every token that is followed by another of its piece."""
-        parts = []
-        for start in range(0, len(inputs_ST), 16):
-            tokens_BT: Tensor = torch.from_numpy(np.ascontiguousarray(inputs_ST[start : start + 16]))
-            logits = self.calibration.module(tokens_BT[:, :-1], use_cache=False).logits
-            parts.append(F.cross_entropy(logits.float().flatten(0, 1), tokens_BT[:, 1:].flatten(), reduction="sum").item())
-        return float(np.sum(parts) / (inputs_ST.size - len(inputs_ST)))
+        calibration.forward(group)

@@ -74,7 +74,7 @@ class Calibrated:
         return {name: value for name, value in vars(self).items() if name != "model"}
 
 
-def quantize_calibrated(config: dict[str, Any], tensors: dict[str, np.ndarray], stream: str | os.PathLike, *, bits: float, allocation: Allocation = "fisher", penalty: float | None = None, prune: Pruning | None = None, sparsity: float = 0.0, factors: dict[str, float] | None = None,
+def quantize_calibrated(config: dict[str, Any], tensors: dict[str, np.ndarray], stream: str | os.PathLike, *, bits: float, allocation: Allocation = "fisher", penalty: float | None = None, prune: Pruning | None = None, sparsity: float = 0.0, factors: dict[str, float] | None = None, shares: dict[str, float] | None = None,
                         sequences: int = SEQUENCES, start: int = 0, seed: int = 0, threads: int = 1, state: str | os.PathLike | None = None,
                         checkpoint_s: float = CHECKPOINT_S, progress: Progress = silent) -> Calibrated:  # fmt: skip
     """Round a model to a given number of bits per parameter of its whole file.
@@ -93,9 +93,12 @@ def quantize_calibrated(config: dict[str, Any], tensors: dict[str, np.ndarray], 
     penalty : >= 0
         Of bits when an integer is chosen, in units of the exchange rate. Default 1 for ``fisher``; ``uniform`` takes none.
     prune, sparsity
-        Linear maps lose this share of their weights, by a rule of :mod:`scalebound.compress.pruning`; embeddings keep theirs.
+        Linear maps lose this share of their weights, by a rule of :mod:`scalebound.compress.pruning`; embeddings keep theirs. ``kept`` takes no
+        share: zeros of the model stay zero.
     factors
         Of the level, by the name of a tensor (of maps that read one tensor, the first): what :mod:`~scalebound.train.evolution` finds.
+    shares
+        Of zeros, by the same names, where they are not ``sparsity``; found there too.
     sequences, start
         ``sequences`` pieces of 512 tokens (of the model's context where that is shorter) from token ``start`` on.
     seed
@@ -130,15 +133,15 @@ def quantize_calibrated(config: dict[str, Any], tensors: dict[str, np.ndarray], 
         penalty = PENALTY if allocation == "fisher" else 0.0
     if not (math.isfinite(penalty) and penalty >= 0) or (penalty and allocation == "uniform"):
         raise UsageError(f"penalty = {penalty} with allocation {allocation}", expected="a number of at least 0; above 0 with allocation fisher only")
-    if prune not in (None, "magnitude", "wanda", "sparsegpt") or not 0 <= sparsity < 1 or (prune is None) != (sparsity == 0):
-        raise UsageError(f"prune = {prune}, sparsity = {sparsity}", expected="magnitude, wanda or sparsegpt with a share between 0 and 1, or neither")
+    if prune not in (None, "magnitude", "wanda", "sparsegpt", "kept") or not 0 <= sparsity < 1 or (prune in (None, "kept")) != (sparsity == 0):
+        raise UsageError(f"prune = {prune}, sparsity = {sparsity}", expected="magnitude, wanda or sparsegpt with a share between 0 and 1, kept without one, or neither")
     if sequences < 1 or start < 0:
         raise UsageError(f"sequences = {sequences}, start = {start}", expected="at least 1 and at least 0")
     torch.set_num_threads(threads)
     arrays = {name: np.asarray(data, dtype=np.float32) if data.dtype.kind == "f" else data for name, data in tensors.items()}
     inputs = calibration_inputs(Stream(stream), config, sequences, start)
-    rounding = Rounding(config, arrays, inputs, allocation, penalty, (prune, sparsity), seed, progress, factors or {})
-    settings = {"model": tensors_sha256(config, arrays), "inputs": sha256_bytes(inputs.tobytes()), "bits": bits, "allocation": allocation, "penalty": penalty, "prune": prune, "sparsity": sparsity, "factors": factors, "seed": seed}
+    rounding = Rounding(config, arrays, inputs, allocation, penalty, (prune, sparsity), seed, progress, factors, shares)
+    settings = {"model": tensors_sha256(config, arrays), "inputs": sha256_bytes(inputs.tobytes()), "bits": bits, "allocation": allocation, "penalty": penalty, "prune": prune, "sparsity": sparsity, "factors": factors, "shares": shares, "seed": seed}
     kept = _State(None if state is None else Path(state), sha256_bytes(canonical_json(settings)), checkpoint_s)
     kept.load()
     aim = bits * (1 - TOLERANCE / 2)
@@ -210,8 +213,8 @@ def calibration_inputs(stream: Stream, config: dict, sequences: int, start: int)
 class Rounding:
     """Passes over the network, each with one level."""
 
-    def __init__(self, config: dict, arrays: dict[str, np.ndarray], inputs: np.ndarray, allocation: Allocation, penalty: float, pruning: tuple[Pruning | None, float], seed: int, progress: Progress, factors: dict[str, float] | None = None) -> None:
-        self.pruning, self.factors = pruning, factors or {}
+    def __init__(self, config: dict, arrays: dict[str, np.ndarray], inputs: np.ndarray, allocation: Allocation, penalty: float, pruning: tuple[Pruning | None, float], seed: int, progress: Progress, factors: dict[str, float] | None = None, shares: dict[str, float] | None = None) -> None:
+        self.pruning, self.factors, self.shares = pruning, factors or {}, shares or {}
         self.config, self.arrays, self.inputs, self.allocation, self.penalty, self.progress = config, arrays, inputs, allocation, penalty, progress
         self.spacing = scale_spacing(arrays)
         self.calibration = Calibration(config, arrays, inputs, curved=allocation == "fisher", seed=seed, progress=lambda done, of: progress(done, 3 * of))
@@ -222,14 +225,20 @@ class Rounding:
         spacing = max(SPACING, self.spacing)
         return no_finer(water_filling(level, row_weights, made.column_diagonal, spacing), weight, spacing)
 
-    def mask(self, weight: np.ndarray, made: Factor, dense: bool) -> dict[str, Any]:
+    def mask(self, weight: np.ndarray, made: Factor, dense: bool, sparsity: float) -> dict[str, Any]:
         """What :func:`~scalebound.compress.gptq.gptq` is told of zeros."""
-        rule, sparsity = self.pruning
+        rule = self.pruning[0]
         if rule is None or dense:
             return {}
         if rule == "sparsegpt":
             return {"sparsity": sparsity}
+        if rule == "kept":
+            return {"keep": weight != 0}
         return {"keep": keep_largest(weight, sparsity) if rule == "magnitude" else keep_wanda(weight, made.moments, sparsity)}
+
+    def share_of(self, name: str) -> float:
+        """Of zeros, in the matrix that a tensor is the first of."""
+        return self.shares.get(name, self.pruning[1])
 
     def pilot(self, bits: float) -> list[tuple[float, float]]:
         """(level, bits per parameter) at three levels, from some rows of every matrix and some of the sequences, nothing put in place."""
@@ -240,16 +249,16 @@ class Rounding:
         levels = [centre * 2.0**octave for octave in PILOT_OCTAVES]
         totals = np.full(len(levels), OTHER_BITS * (size - sum(self.arrays[name].size for name in calibration.names)))
 
-        def sample(weight: np.ndarray, made: Factor, row_weights: np.ndarray, dense: bool = False) -> None:
+        def sample(name: str, weight: np.ndarray, made: Factor, row_weights: np.ndarray, dense: bool = False) -> None:
             rows = np.unique(np.linspace(0, len(weight) - 1, min(len(weight), max(PILOT_ROWS, len(weight) // 64))).astype(int))
             for k, level in enumerate(levels):
                 row_steps, col_steps = self.steps(level, weight, made, row_weights)
-                coded = gptq(weight[rows], made, (row_steps[rows], col_steps), penalty=self.penalty, rates=Rates(), **self.mask(weight[rows], made, dense))
+                coded = gptq(weight[rows], made, (row_steps[rows], col_steps), penalty=self.penalty, rates=Rates(), **self.mask(weight[rows], made, dense, self.share_of(name)))
                 totals[k] += estimated_bits(coded.integers) * len(weight) / len(rows) + SCALE_BITS * sum(weight.shape)
 
         for name in {calibration.embedding, calibration.head}:
-            sample(self.arrays[name], *calibration.cost_of_embedding(name), dense=True)
-        calibration.forward(lambda number, inputs: sample(calibration.weight(number), *calibration.cost_of_group(number, inputs)), max(2, len(self.inputs) // PILOT_SHARE))
+            sample(name, self.arrays[name], *calibration.cost_of_embedding(name), dense=True)
+        calibration.forward(lambda number, inputs: sample(f"{calibration.groups[number][0]}.weight", calibration.weight(number), *calibration.cost_of_group(number, inputs)), max(2, len(self.inputs) // PILOT_SHARE))
         return [(level, float(total / size)) for level, total in zip(levels, totals, strict=True)]
 
     def run(self, kept: _State) -> QuantizedModel:
@@ -259,7 +268,7 @@ class Rounding:
             calibration.put(name, kept.done[name].dequantized() if name in kept.done else self.arrays[name])
 
         def rounded(name: str, weight: np.ndarray, made: Factor, row_weights: np.ndarray, dense: bool = False) -> Coded:
-            return gptq(weight, made, self.steps(kept.level * self.factors.get(name, 1.0), weight, made, row_weights), penalty=self.penalty, rates=kept.rates, **self.mask(weight, made, dense))
+            return gptq(weight, made, self.steps(kept.level * self.factors.get(name, 1.0), weight, made, row_weights), penalty=self.penalty, rates=kept.rates, **self.mask(weight, made, dense, self.share_of(name)))
 
         def keep(found: dict[str, Coded]) -> None:
             for name, coded in found.items():

@@ -20,4 +20,5 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "room": ("scalebound.cli.probe.room:room", "Within epsilon nats of a checkpoint: how far can a stated probe be moved?"),
     "memorization": ("scalebound.cli.probe.memorization:memorization", "Training text given back, and documents known only for having been seen."),
     "finetune": ("scalebound.cli.probe.finetune:finetune", "Same function in other weights: does fine-tuning end at the same loss?"),
+    "dimension": ("scalebound.cli.probe.dimension:dimension", "How many numbers of a random subspace does a task need? And what does that prove?"),
 }
