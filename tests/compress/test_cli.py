@@ -94,7 +94,7 @@ def test_structure_is_searched_and_said(capsys, folder, tmp_path, monkeypatch):
     assert all(data.any() for name, data in decoded.items() if not name.startswith(gone)), "control"
     status, record = run(capsys, tmp_path / "d.sbz", *common, "--bits", "4", "--prune", "kept", "--out", tmp_path / "k.sbz")
     assert status == 0 and all(not np.any(data[decoded[name] == 0]) for name, data in read_package(tmp_path / "k.sbz")[1].items() if name.endswith("proj.weight"))
-    status, record = run(capsys, folder, *common, "--bits", "3.5", "--prune", "magnitude", "--sparsity", "0.6", "--allocation", "evolution", "--out", tmp_path / "s.sbz")
+    status, record = run(capsys, folder, *common, "--bits", "5", "--prune", "magnitude", "--sparsity", "0.6", "--allocation", "evolution", "--out", tmp_path / "s.sbz")
     assert status == 0 and len(record["evolution"]["shares"]) == 7 and record["gptq"]["sparsity"] == 0.6
     for wrong in (("--drop", "0.3"), ("--quantizer", "gptq", "--bits", "3", "--stream", text, "--prune", "kept", "--sparsity", "0.5"), ("--quantizer", "gptq", "--bits", "3", "--stream", text, "--drop", "1.5")):
         assert run(capsys, folder, *wrong, "--out", tmp_path / "w.sbz")[0] == 2
