@@ -71,22 +71,22 @@ class Coder:
         return (np.array(out, dtype=np.int64) if len(cum) > 2 else np.zeros(count, np.int64)) + low  # one symbol takes no bits
 
 def expand(header: dict[str, Any], tables: int) -> list[tuple[str, list[int], list[Any]]]:
-    """The tensors in file order as (name, shape, code); a code is ``[dtype]`` or five table numbers (section 2)."""
+    """The tensors in file order as (name, shape, code); a code is ``[dtype]``, or five table numbers and steps (section 2)."""
     def whole(value: Any) -> int:
         value = header["config"].get(value) if isinstance(value, str) else value
         need(type(value) is int and value >= 0, "has a dimension, or a number of layers, that is no whole number")
         return value
     out, count = dict[str, tuple[str, list[int], list[Any]]](), 0 if header["layers"] is None else whole(header["layers"])
     for entry in header["tensors"]:
-        good = len(entry) > 1 and isinstance(entry[0], str) and isinstance(entry[1], list) and count + len(out) <= 2**20
-        need(good, "has a malformed tensor, or too many")
+        need([type(part) for part in entry[:2]] == [str, list] and count + len(out) <= 2**20, "has a malformed tensor, or too many")
         (name, _, *code), starred, sizes = entry, header["layers"] is not None and "*" in entry[0], list(map(whole, entry[1]))
         for i in range(count if starred else 1):
             one = [part[i] if starred and isinstance(part, list) and len(part) == count else part for part in code or header["code"]]
             if not (len(one) == 1 and isinstance(one[0], str) and one[0] in RAW):
                 one += [-1] * (5 - len(one))
-                need(len(one) == 5 and all(type(t) is int and -1 <= t < tables for t in one) and one[0] >= 0, "has a malformed code")
-                need(math.prod(sizes) > 0, "has a coded tensor without elements")
+                one[5:] = [part.replace("*", str(i)) if starred and isinstance(part, str) else part for part in one[5:]]
+                good = all(type(t) is int and -1 <= t < tables for t in one[:5]) and one[0] >= 0 and math.prod(sizes) > 0
+                need(good and len(one) % 3 == 2 and (len(one) == 5 or one[1:3] == [-1, -1]), "has a malformed code, or is coded without elements")
             full = name.replace("*", str(i)) if starred else name
             need(full not in out, "names a tensor twice")
             out[full] = (full, sizes, one)
@@ -97,24 +97,38 @@ def bfloat(patterns: np.ndarray) -> np.ndarray:
     need(bool(((patterns >= 1) & (patterns <= 0x7F7F)).all()), "has a scale that is not positive and finite")
     return (patterns.astype("<u4") << 16).view("<f4").astype(np.float64)
 
-def coded(coder: Coder, tables: list[Table], shape: list[int], code: list[int], shift: int, one: np.ndarray) -> np.ndarray:
+@np.errstate(all="ignore")
+def stepped(value: np.ndarray, steps: list[Any], tensors: Tensors) -> np.ndarray:
+    """Entries of a codebook for the integers, then products and sums with parts, each rounded to float32 (section 6)."""
+    parts = {name: array.ravel() for name, (dtype, array) in tensors.items() if dtype == "F32" and name[:1] == "="}
+    for what, name, each in zip(*[iter(steps)] * 3, strict=True):
+        good = type(name) is str and type(each) is int and 0 < each <= 2**40 and (what in ("times", "plus") or what == "book" and value.dtype.kind == "i")
+        at = value if what == "book" else np.arange(value.size).reshape(value.shape) // (each if good else 1)
+        need(good and name in parts and 0 <= at.min() and at.max() < parts[name].size, "has a malformed step, or one that its part does not fit")
+        wide, value = parts[name][at], value.astype("<f4")
+        value = wide if what == "book" else value * wide if what == "times" else value + wide
+    need(bool(np.isfinite(value).all()), "has a number that is not finite")
+    return value
+
+def coded(coder: Coder, tables: list[Table], shape: list[int], code: list[Any], shift: int, one: np.ndarray, tensors: Tensors) -> np.ndarray:
     """The next coded tensor: scales, classes, then integers class by class (end of section 5, section 6)."""
     rows = shape[0] if len(shape) > 1 else 1
-    t, columns = code[0], math.prod(shape) // rows
-    taken = [coder.take(tables[k], n) if k >= 0 else np.zeros(n, np.int64) for k, n in zip(code[1:], (rows, columns) * 2, strict=True)]
+    taken = [coder.take(tables[k], n) if k >= 0 else np.zeros(n, np.int64) for k, n in zip(code[1:5], (rows, math.prod(shape) // rows) * 2, strict=True)]
     r, c = (bfloat(part << shift) if k >= 0 else np.ones(len(part)) for k, part in zip(code[1:3], taken[:2], strict=True))
-    need(min(taken[2].min(), taken[3].min()) >= 0 and t + taken[2].max() + taken[3].max() < len(tables), "has a class without a table")
-    which, integers = taken[2][:, None] + taken[3], np.zeros((rows, columns))
+    need(min(taken[2].min(), taken[3].min()) >= 0 and code[0] + taken[2].max() + taken[3].max() < len(tables), "has a class without a table")
+    which, integers = taken[2][:, None] + taken[3], np.zeros((rows, math.prod(shape) // rows), np.int64)
     for k in np.unique(which):
-        integers[which == k] = coder.take(tables[t + k], int((which == k).sum()))
+        integers[which == k] = coder.take(tables[code[0] + k], int((which == k).sum()))
+    if code[5:]:
+        return stepped(integers, code[5:], tensors).reshape(shape)
     exact = integers * (bfloat(one) if len(one) else r)[:, None] * c + 0.0  # exact in float64; + 0.0 leaves no negative zero
     value = exact.clip(-3.4028234663852886e38, 3.4028234663852886e38).astype("<f4")  # clipped: seen below, without a warning
     need(bool((value == exact).all()), "has a product that is no float32")
     return value.reshape(shape)
 
 def decode(data: bytes, params: int) -> tuple[dict[str, Any], Tensors]:
-    """``(config, {name: (dtype, array)})`` of a package; no tensors when it does not hold ``params`` numbers."""
-    need(data[:4] == b"SBZ\x01", "does not begin like a package of version 1")
+    """``(config, {name: (dtype, array)})`` of a package; no tensors unless it holds ``params`` numbers (a delta: at most so many)."""
+    need(data[:4] in (b"SBZ\x01", b"SBZ\x02"), "does not begin like a package of version 1 or 2")
     n, at = varint(data, 4)
     need(len(data) == at + n + 4, f"has {len(data):,} bytes where its header says {at + n + 4:,}: cut short, or something follows it")
     need(zlib.crc32(data[:-4]) == int.from_bytes(data[-4:], "little"), "does not match its checksum")
@@ -126,27 +140,27 @@ def decode(data: bytes, params: int) -> tuple[dict[str, Any], Tensors]:
         raise Refused(f"has a header that does not inflate ({error})", "package") from error
     need(zero == b"\0" and inflate.eof and not inflate.unused_data and len(meta) <= 16 << 20, "has a header without its end")
     header, tables, at = conform(parse(text, "package"), FORMS["package"], "package"), read_tables(rest), at + m
-    entries, raw, tensors = expand(header, len(tables)), [], Tensors()
-    held = sum(math.prod(shape) for _, shape, code in entries if code[0] not in RAW or code[0] in ("F32", "F16", "BF16"))
-    need(held <= 2**28 + 2**16 * n and 0 <= header["shift"] <= 7, "holds more numbers than a package may, or a shift beyond 7")
-    if held != params:
+    entries, tensors = expand(header, len(tables)), Tensors()
+    floats = {name: math.prod(shape) for name, shape, code in entries if code[0] not in RAW or code[0] in ("F32", "F16", "BF16")}
+    parts = {name for name, _, _ in entries if data[3] == 2 and name[:1] == "="}
+    need(sum(floats.values()) <= 2**28 + 2**16 * n and 0 <= header["shift"] <= 7 and (data[3] == 2) == any(code[5:] for *_, code in entries),
+         "holds more numbers than a package may, a shift beyond 7, or steps in another version than 2")  # fmt: skip
+    held = sum(size for name, size in floats.items() if name not in parts)
+    if held != params and not ("delta" in header["config"] and held < params):
         return header["config"], tensors
-    for _, shape, code in entries:  # all raw bytes come before all coded ones (section 4)
-        kind = np.dtype(RAW.get(code[0], "<u2"))
-        size = math.prod(shape) if code[0] in RAW else int(code[1] == code[2] == -1)
-        need(at + size * kind.itemsize <= len(payload), "ends within its raw bytes")
-        raw.append(np.frombuffer(payload, kind, size, at))
-        at += size * kind.itemsize
-    coder = Coder(payload[at:])
-    for (name, shape, code), early in zip(entries, raw, strict=True):
+    raw = [(np.dtype(RAW.get(c[0], "<u2")), math.prod(s) if c[0] in RAW else int(c[1:3] + c[5:] == [-1, -1])) for _, s, c in entries]
+    need((end := at + sum(kind.itemsize * size for kind, size in raw)) <= len(payload), "ends within its raw bytes")
+    coder = Coder(payload[end:])  # all raw bytes come before all coded ones (section 4)
+    for (name, shape, code), (kind, size) in zip(entries, raw, strict=True):
+        early, at = np.frombuffer(payload, kind, size, at), at + size * kind.itemsize
         need(code[0] != "BOOL" or bool((early.view("u1") <= 1).all()), "has a truth value that is neither 0 nor 1")
         if code[0] in RAW:
             value = (early.astype("<u4") << 16).view("<f4") if code[0] == "BF16" else early.astype("<f4") if code[0] == "F16" else early
             tensors[name] = ("F32" if code[0] in ("F16", "BF16") else code[0], value.reshape(shape))
         else:
-            tensors[name] = ("F32", coded(coder, tables, shape, code, header["shift"], early))
+            tensors[name] = ("F32", coded(coder, tables, shape, code, header["shift"], early, tensors))
     need(coder.state == 0 and not coder.words, "has coded bytes left over")
-    return header["config"], tensors
+    return header["config"], {name: value for name, value in tensors.items() if name not in parts}
 
 def model_sha256(config: dict[str, Any], tensors: Tensors) -> str:
     """Over name, dtype, shape and little-endian bytes of the name-sorted tensors, then the canonical JSON of the configuration."""

@@ -1,6 +1,6 @@
 """The package format decoded by an independent program: plain Python, integers only, written from docs/package-format.md.
 
-It shares no code with scalebound but the preset dictionary, which it reads from the document. ``decode`` is 60 lines.
+It shares no code with scalebound but the preset dictionary, which it reads from the document. ``decode`` is 65 lines.
 """
 
 import json
@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scalebound.compress import Coded, QuantizedModel, Raw, decode_model, encode, quantize
+from scalebound.compress import Coded, Grouped, QuantizedModel, Raw, Step, decode_model, encode, quantize
 from scalebound.compress.coder import encode_messages
 from scalebound.compress.dictionary import DICTIONARY
 from scalebound.compress.model import RAW_DTYPES
@@ -80,7 +80,7 @@ class Ans:
 def decode(package, dictionary=DOCUMENTED):
     """config, {name: (shape, list of numbers)}"""
     n, at = varint(package, 4)
-    assert package[:4] == b"SBZ\1" and len(package) == at + n + 4 and zlib.crc32(package[:-4]) == int.from_bytes(package[-4:], "little")
+    assert package[:4] in (b"SBZ\1", b"SBZ\2") and len(package) == at + n + 4 and zlib.crc32(package[:-4]) == int.from_bytes(package[-4:], "little")
     m, at = varint(package, at)
     head, _, rest = zlib.decompressobj(-15, zdict=dictionary).decompress(package[at : at + m]).partition(b"\0")
     head, tables, at = json.loads(head), read_tables(rest), at + m
@@ -90,6 +90,7 @@ def decode(package, dictionary=DOCUMENTED):
     for name, shape, *code in head["tensors"]:
         for i in range(number(layers)) if layers is not None and "*" in name else [None]:
             fields = [f[i] if isinstance(f, list) else f for f in code or head["code"]]
+            fields[5:] = [f.replace("*", str(i)) if i is not None and isinstance(f, str) else f for f in fields[5:]]
             slots.append((name if i is None else name.replace("*", str(i)), [number(d) for d in shape], fields))
     bf16 = lambda p: struct.unpack("<f", struct.pack("<I", p << 16))[0]  # noqa: E731
     raw = {}
@@ -97,7 +98,7 @@ def decode(package, dictionary=DOCUMENTED):
         if isinstance(code[0], str):
             size = RAW_DTYPES[code[0]].itemsize * int(np.prod(shape))
             raw[name], at = package[at : at + size], at + size
-        elif code[1:3] in ([], [-1], [-1, -1]):
+        elif code[1:3] in ([], [-1], [-1, -1]) and not code[5:]:
             raw[name], at = package[at : at + 2], at + 2
     ans, out = Ans(package[at:-4]), {}
     for name, shape, code in slots:
@@ -107,7 +108,7 @@ def decode(package, dictionary=DOCUMENTED):
             continue
         rows = shape[0] if len(shape) > 1 else 1
         cols = int(np.prod(shape)) // rows
-        t, rs, cs, rc, cc = code + [-1] * (5 - len(code))
+        (t, rs, cs, rc, cc), steps = code[:5] + [-1] * (5 - len(code)), code[5:]
         one = bf16(int.from_bytes(raw[name], "little")) if name in raw else 1.0
         r = [bf16(c << head["shift"]) for c in ans.read(tables[rs], rows)] if rs >= 0 else [one] * rows
         c = [bf16(s << head["shift"]) for s in ans.read(tables[cs], cols)] if cs >= 0 else [1.0] * cols
@@ -117,10 +118,15 @@ def decode(package, dictionary=DOCUMENTED):
         for k in range(max(rk) + max(ck) + 1):
             places = [(i, j) for i in range(rows) for j in range(cols) if rk[i] + ck[j] == k]
             for (i, j), q in zip(places, ans.read(tables[t + k], len(places)) if places else [], strict=True):
-                values[i * cols + j] = q * r[i] * c[j]
+                values[i * cols + j] = q if steps else q * r[i] * c[j]
+        for kind, part, each in zip(steps[::3], steps[1::3], steps[2::3], strict=True):
+            s = out[part][1]
+            fl = lambda x: struct.unpack("<f", struct.pack("<f", x))[0]  # noqa: E731
+            for p, v in enumerate(values):
+                values[p] = s[v] if kind == "book" else fl(fl(v) * s[p // each]) if kind == "times" else fl(fl(v) + s[p // each])
         out[name] = (shape, values)
     assert ans.state == 0 and not ans.words
-    return config, out
+    return config, {name: found for name, found in out.items() if package[3] == 1 or not name.startswith("=")}
 
 
 # --- tests ---
@@ -239,4 +245,44 @@ def test_classes_of_rows_and_columns_together():
     package = body + zlib.crc32(body).to_bytes(4, "little")
     model = decode_model(package)
     assert np.array_equal(model.tensors["w"].integers, integers)
+    check(model, package)
+
+
+def every_step():
+    """Layers whose parts are nested, books shared and of their own, groups that end early, groups over the ends of rows, and classes beside all that."""
+    rng = np.random.default_rng(6)
+    tensors = {"====d": Raw("F16", np.sort(rng.normal(size=40)).astype(np.float16)), "====book0": Raw("F32", np.linspace(-1, 1, 16, dtype=np.float32))}
+    for k in range(3):
+        name = f"h.{k}.w"
+        tensors |= {
+            f"=={name}.s.d": Grouped(rng.integers(0, 40, size=(60, 2)), (Step("book", "====d"),)),
+            f"={name}.s": Grouped(rng.integers(-30, 31, size=(60, 8)), (Step("times", f"=={name}.s.d", 4),)),
+            f"={name}.m": Raw("BF16", rng.integers(0x3C00, 0x3F00, size=(60, 8)).astype(np.uint16)),
+            name: Grouped(np.rint(rng.normal(size=(60, 64)) * np.repeat([1, 7], 32)).astype(np.int8), (Step("times", f"={name}.s", 8), Step("plus", f"={name}.m", 8))),
+        }
+    tensors |= {
+        "=flat.s": Raw("F32", rng.normal(size=7).astype(np.float32)),
+        "flat": Grouped(rng.integers(0, 16, size=(10, 13)), (Step("book", "====book0"), Step("times", "=flat.s", 20))),
+        "=one": Raw("F32", np.float32([0.1])),
+        "vector": Grouped(rng.integers(-9, 10, size=17), (Step("times", "=one", 17), Step("times", "=one", 1 << 40))),
+        "plain": Coded(rng.integers(-3, 4, size=(5, 6)), np.array([0x3F01], dtype=np.uint16)),
+        "norm": Raw("F16", rng.normal(size=6).astype(np.float16)),
+    }  # fmt: skip
+    return QuantizedModel({"n_layer": 3}, tensors)
+
+
+def test_every_kind_of_step():
+    model = every_step()
+    check(model)
+    package = encode(model)
+    assert package[:4] == b"SBZ\2"
+    again = decode_model(package)
+    assert again.sha256() == model.sha256() and again.num_params == model.num_params == 3 * 60 * 64 + 130 + 17 + 30 + 6
+
+
+def test_a_file_of_version_2_stays_readable():
+    """tests/golden/package-2.sbz, written when the version was fixed: :func:`every_step`."""
+    package = (Path(__file__).parents[1] / "golden" / "package-2.sbz").read_bytes()
+    model = decode_model(package)
+    assert model.sha256() == "ece75a6c4d4b3c5fd739ece1dc8b7c825cc3106eac4512f2dd934198e89ffa90"
     check(model, package)

@@ -130,10 +130,18 @@ def test_trained_packaged_certified_exported(world, tmp_path, capsys, kind):
     capsys.readouterr()
     assert main([*words, "--base", str(folder / "lora" if kind != "lora" else folder / "full"), "--json"]) == 3  # another base
     capsys.readouterr()
-    # the checker says what it does not know, and does not say yes
-    assert main(["verify", str(tmp_path / "c.json"), "--json"]) == 1
-    checks = {check["name"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
-    assert "packages that stand alone" in checks["package"]["detail"] and checks["bound"]["ok"] and checks["code"]["ok"]
+    # the checker rebuilds the same model from the base with its own code, and scores it again
+    assert certificate["inputs"]["base"]["path"].endswith("model.safetensors")
+    assert main(["verify", str(tmp_path / "c.json"), "--replay", "3", "--seed", "0", "--json"]) == 0
+    assert {"base", "package", "replay"} <= {check["name"] for check in json.loads(capsys.readouterr().out)["checks"]}
+    # what is certified is a mixture of the rebuilt model and the anchor, and can be written and scored
+    words, mix = ["export", str(tmp_path / "c.json"), "--anchor", str(base)], tmp_path / "mix"
+    other = folder / ("lora" if kind != "lora" else "full")
+    assert main(["export", str(package), "--out", str(mix)]) == 3 and main([*words, "--out", str(mix)]) == 2
+    assert main([*words, "--base", str(other), "--out", str(mix)]) == 3 and not (mix / "model").exists()
+    assert main([*words, "--base", str(base), "--out", str(mix)]) == 0
+    loss = measure(mix, streams["new"].path, tmp_path / "m.safetensors", window=window).read("nll").mean(dtype="f8")
+    assert float(loss) == pytest.approx(certificate["empirical_loss"] + certificate["terms"]["smoothing"], abs=1e-4)
 
 
 def test_an_interrupted_run_of_few_numbers_goes_on(world, tmp_path):

@@ -7,7 +7,8 @@ import zlib
 import numpy as np
 import pytest
 
-from scalebound.compress import QuantizedModel, encode, quantize, tensors_sha256
+from scalebound.compress import QuantizedModel, decode_model, encode, quantize, tensors_sha256
+from scalebound.core.errors import InputError
 from scalebound_verify import Refused
 from scalebound_verify.package import DICTIONARY, decode, model_sha256
 
@@ -45,7 +46,7 @@ def test_models_of_the_library(setting):
     same(encode(model), model, {key: value for key, value in config.items() if key != "torch_dtype"})
 
 
-def by_hand(header: dict, tables: bytes = b"", rest: bytes = b"") -> bytes:
+def by_hand(header: dict, tables: bytes = b"", rest: bytes = b"", version: int = 1) -> bytes:
     """A package as docs/package-format.md says, sections 1 and 2, with one stored DEFLATE stream."""
     packer = zlib.compressobj(9, zlib.DEFLATED, -15, zdict=DICTIONARY)
     meta = packer.compress(json.dumps(header).encode() + b"\0" + tables) + packer.flush()
@@ -54,7 +55,7 @@ def by_hand(header: dict, tables: bytes = b"", rest: bytes = b"") -> bytes:
         return bytes([value & 127 | 128]) + varint(value >> 7) if value > 127 else bytes([value])
 
     payload = varint(len(meta)) + meta + rest
-    body = b"SBZ\x01" + varint(len(payload)) + payload
+    body = b"SBZ" + bytes([version]) + varint(len(payload)) + payload
     return body + zlib.crc32(body).to_bytes(4, "little")
 
 
@@ -181,3 +182,75 @@ def test_classes_and_scales_by_hand():
     scales = [(((120 + drawn).astype(np.uint32) << 23).view(np.float32)) for drawn in draws[:2]]
     found = decode(by_hand(head, tables, stack_encode(symbols)), rows * columns)[1]["w"][1]
     np.testing.assert_array_equal(found, (integers * scales[0][:, None] * scales[1]).astype(np.float32))
+
+
+# --- version 2: tensors with steps ---
+THREE = bytes([2, 6])  # a table of one symbol: 3
+
+
+def stepped(*steps, parts=(["=s", [2]],), **fields) -> dict:
+    return header(code=["F32"], tensors=[*parts, ["w", [2, 2], 0, -1, -1, -1, -1, *steps]], **fields)
+
+
+def test_steps_by_hand():
+    """Four integers 3: times 0.1 and 1/3 for two each, plus -1 for all: every operation rounded to float32. Then a book, and layers."""
+    parts = [["=b", [1], "F16"], ["=s", [2]]]
+    rest = struct.pack("<e2f", -1.0, 0.1, 1 / 3)
+    config, found = decode(by_hand(stepped("times", "=s", 2, "plus", "=b", 4, parts=parts), THREE, rest, 2), 4)
+    s = np.float32([0.1, 0.1, 1 / 3, 1 / 3])
+    assert list(found) == ["w"] and found["w"][1].tobytes() == (np.float32(3) * s + np.float32(-1)).tobytes()
+    assert not np.array_equal(found["w"][1].ravel(), (3 * s.astype("f8") - 1).astype("f4"))  # rounding once at the end is something else
+    book = by_hand(stepped("book", "=s", 1, parts=[["=s", [4]]]), THREE, struct.pack("<4f", 5, 6, 7, -0.0), 2)
+    assert decode(book, 4)[1]["w"][1].tobytes() == np.float32([-0.0] * 4).tobytes()
+    layers = header(layers="n", tensors=[["=*", [1]], ["w*", [3], 0, -1, -1, -1, -1, "times", "=*", 3]])
+    found = decode(by_hand(layers, THREE, struct.pack("<2f", 2, 4), 2), 6)[1]
+    assert found["w0"][1].tolist() == [6.0] * 3 and found["w1"][1].tolist() == [12.0] * 3
+
+
+S = struct.pack("<2f", 1, 1)
+WRONG = {
+    "steps in version 1": (stepped("times", "=s", 2), S, 1, "another version"),
+    "no steps in version 2": (header(tensors=[["a", [2]]]), S, 2, "another version"),
+    "an unknown step": (stepped("minus", "=s", 2), S, 2, "malformed step"),
+    "two thirds of a step": (stepped("times", "=s"), S, 2, "malformed code"),
+    "a part that is not there": (stepped("times", "=t", 2), S, 2, "malformed step"),
+    "a part that comes later": (header(tensors=[["w", [2], 0, -1, -1, -1, -1, "times", "=s", 1], ["=s", [2]]]), S, 2, "malformed step"),
+    "a tensor of the model as a part": (stepped("times", "s", 2, parts=[["s", [2]]]), S, 2, "malformed step"),
+    "a part of integers": (stepped("times", "=s", 2, parts=[["=s", [2], "I32"]]), S, 2, "malformed step"),
+    "a part that is too short": (stepped("times", "=s", 1), S, 2, "malformed step"),
+    "groups of none": (stepped("times", "=s", 0), S, 2, "malformed step"),
+    "groups of a half": (stepped("times", "=s", 2.0), S, 2, "malformed step"),
+    "groups of too many": (stepped("times", "=s", 2**41), S, 2, "malformed step"),
+    "a name that is a number": (stepped("times", 1, 2), S, 2, "malformed step"),
+    "a name that is a list": (stepped("times", ["=s"], 2), S, 2, "malformed step"),
+    "a book that is too short": (stepped("book", "=s", 1), S, 2, "malformed step"),
+    "a book after a step": (stepped("times", "=s", 2, "book", "=s", 2), S, 2, "malformed step"),
+    "scales and steps": (header(tensors=[["=s", [2]], ["w", [2], 0, 0, -1, -1, -1, "times", "=s", 1]]), S, 2, "malformed code"),
+    "a product beyond float32": (stepped("times", "=s", 2), struct.pack("<2f", 3e38, 1), 2, "not finite"),
+    "a part that is not a number": (stepped("plus", "=s", 2), struct.pack("<2f", np.nan, 1), 2, "not finite"),
+    "raw bytes cut short": (stepped("times", "=s", 2), S[:-1], 2, "raw bytes"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_malformed_steps(what):
+    """The checker refuses them with a word on what is wrong, and the library refuses the same files."""
+    head, rest, version, match = WRONG[what]
+    data, params = by_hand(head, THREE, rest, version), {"no steps in version 2": 2, "a tensor of the model as a part": 6}.get(what, 4)
+    params = 2 if "later" in what or "scales" in what else params
+    with pytest.raises(Refused, match=match):
+        decode(data, params)
+    with pytest.raises(InputError):
+        decode_model(data).dequantized()
+
+
+def test_control_the_same_files_without_the_fault():
+    for steps in (("times", "=s", 2), ("plus", "=s", 2), ("book", "=s", 1)):
+        parts = [["=s", [4 if steps[0] == "book" else 2]]]
+        data = by_hand(stepped(*steps, parts=parts), THREE, struct.pack("<2f", 1, 1) * (2 if steps[0] == "book" else 1), 2)
+        assert decode(data, 4)[1]["w"][1].tobytes() == decode_model(data).dequantized()["w"].tobytes()
+
+
+def test_parts_do_not_count_as_parameters():
+    data = by_hand(stepped("times", "=s", 2), THREE, S, 2)
+    assert decode(data, 6)[1] == {} and decode_model(data).num_params == 4 and set(decode(data, 4)[1]) == {"w"}

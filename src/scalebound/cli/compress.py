@@ -20,7 +20,8 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
              prune: Literal["magnitude", "wanda", "sparsegpt", "kept"] | None = None, sparsity: float | None = None, drop: float | None = None,
              finetune: Annotated[bool, Parameter(negative=())] = False, steps: int | None = None, price: float | None = None,
              reference: Path | None = None, alpha: float | None = None, seed: int = 0, base: Path | None = None,
-             stream: Path | None = None, tokens: int | None = None, frontier: Annotated[bool, Parameter(negative=())] = False) -> Result:  # fmt: skip
+             keep_codes: Annotated[bool, Parameter(negative=())] = False, stream: Path | None = None, tokens: int | None = None,
+             frontier: Annotated[bool, Parameter(negative=())] = False) -> Result:  # fmt: skip
     """Write a model as a package: one small file that decodes to exactly the weights it was rounded to.
 
     The file's size is the code length of a certificate. --step divides every row by a multiple of its root mean square and rounds it, and
@@ -71,6 +72,9 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
     base
         Write only how the model differs from this one: low-rank factors or the vector of a subspace where `train --from --adapter` trained
         those, else the differences of all weights. --step is then of these numbers.
+    keep_codes
+        Of a model that is quantized already (.gguf, or a folder of GPTQ, AWQ or bitsandbytes): change no weight, and code its own integers and
+        scales. Takes no other setting.
     stream
         A stream or text to measure the loss on, before and after, and to calibrate or train on.
     tokens
@@ -87,6 +91,8 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
 
     scalebound compress runs/ladder/59760 --finetune --stream runs/ladder/streams/train.json --out small.sbz
 
+    scalebound compress model-Q4_K_M.gguf --keep-codes --out model.sbz
+
     scalebound compress runs/ladder/38048 --frontier --stream runs/ladder/streams/train.json --out frontier
 
     next: scalebound measure small.sbz STREAM --out small.safetensors, then scalebound certify small.safetensors --package small.sbz
@@ -100,6 +106,10 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
     from scalebound.compress import code_bits, quantize, read_checkpoint, save_package
     from scalebound.core.io import sha256_file
 
+    if keep_codes:
+        if (bits, step, allocation, rate_penalty, sequences, prune, sparsity, steps, price, reference, alpha, base, stream, tokens) != (None,) * 14 or finetune or frontier or seed or quantizer != "rtn":
+            raise UsageError("--keep-codes was given with another setting", expected="--keep-codes --out alone: no weight changes, so nothing is chosen or measured")
+        return _kept(model, out)
     if frontier:
         if stream is None or finetune or quantizer != "rtn" or (allocation, rate_penalty, prune, sparsity, drop, steps, price) != (None,) * 7:
             raise UsageError("--frontier takes --stream, --step, --bits, --sequences, --tokens and --seed", expected="the stream the model was trained on, and no other setting")
@@ -236,6 +246,28 @@ def _calibrated(config: dict, tensors: dict, stream: Path, out: Path, options: d
     with progress_bar(f"round to {options['bits']:g} bits", "matrices") as progress:
         done = quantize_calibrated(config, tensors, stream, **options, threads=cores(), state=out.with_name(out.name + ".state"), progress=progress)
     return done.model, {"gptq": done.record()} | extra
+
+
+def _kept(model: Path, out: Path) -> Result:
+    """``compress --keep-codes``: the package of a model that another program quantized."""
+    from scalebound.compress import code_bits, save_package
+    from scalebound.core.errors import require_extra
+    from scalebound.core.io import sha256_file
+
+    require_extra("torch")
+    require_extra("gguf")
+    from scalebound.models.keep_codes import keep_codes
+
+    with progress_bar(f"read {model.name}", "tensors") as progress:
+        kept = keep_codes(model, progress=progress)
+    parts = save_package(out, kept)
+    source = sum(file.stat().st_size for file in ([model] if model.is_file() else sorted(model.glob("model*.safetensors"))))
+    record = {"package": str(out), "file_bytes": parts.file_bytes, "code_bits": code_bits(parts.file_bytes), "bits_per_parameter": 8 * parts.file_bytes / kept.num_params, "params": kept.num_params,
+              "loss_before": None, "loss_after": None, "source_bytes": source, "source_bits_per_parameter": 8 * source / kept.num_params, "package_sha256": sha256_file(out), "model_sha256": kept.sha256(),
+              "breakdown": {"header": parts.header_bytes, "tables": parts.table_bytes, "classes": parts.class_bytes, "scales": parts.scale_bytes, "raw": parts.raw_bytes, "weights": parts.weight_bytes}}  # fmt: skip
+    rows = [["as it came", f"{source:,}", f"{record['source_bits_per_parameter']:.3f}"], ["package", f"{parts.file_bytes:,}", f"{record['bits_per_parameter']:.3f}"]]
+    caption = f"{kept.num_params:,} parameters, every one as it was; scales {parts.scale_bytes:,} bytes, integers {parts.weight_bytes:,}"
+    return Result(record, [table(["", "bytes", "bits/parameter"], rows, caption=caption), f"Wrote {out}. Next: scalebound measure {out} STREAM --out S.safetensors"])
 
 
 def _relative(model: Path, base: Path, out: Path, steps: tuple[float, ...]) -> Result:

@@ -15,6 +15,8 @@ from scalebound.compress.decoder import decode_model as decode_model
 from scalebound.compress.encoder import Breakdown as Breakdown
 from scalebound.compress.encoder import encode as encode
 from scalebound.compress.encoder import encode_with_breakdown as encode_with_breakdown
+from scalebound.compress.grouped import Grouped as Grouped
+from scalebound.compress.grouped import Step as Step
 from scalebound.compress.model import Coded as Coded
 from scalebound.compress.model import QuantizedModel as QuantizedModel
 from scalebound.compress.model import Raw as Raw

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from scalebound.compress.coder import Decoder
-from scalebound.compress.header import MAGIC, Slot, check_size, inflate
+from scalebound.compress.grouped import Grouped, Step
+from scalebound.compress.header import GROUPED, MAGIC, PLAIN, Slot, check_size, inflate
 from scalebound.compress.model import RAW_DTYPES, Coded, QuantizedModel, Raw, matrix_shape
 from scalebound.compress.tables import Table, read_varint
 from scalebound.core.errors import InputError
@@ -21,10 +22,11 @@ def decode_model(package: bytes, *, where: str = "package") -> QuantizedModel:
     Raises InputError for a file that is not exactly what the format allows: magic, version, length, checksum and sizes are checked before
     anything is allocated, and the coder's end state after the last symbol. Cost: 30 to 40 million weights a second on one core.
     """
-    if package[:3] != MAGIC[:3]:
+    if package[:3] != MAGIC:
         raise InputError("is not a package", where=where, expected="a file that starts with 'SBZ'", hint="scalebound compress MODEL --out M.sbz makes one")
-    if package[3:4] != MAGIC[3:]:
-        raise InputError(f"is a package of version {package[3] if len(package) > 3 else 'nothing'}", where=where, expected="version 1")
+    version = package[3] if len(package) > 3 else 0
+    if version not in (PLAIN, GROUPED):
+        raise InputError(f"is a package of version {version or 'nothing'}", where=where, expected="version 1 or 2", hint="a newer scalebound may read it")
     length, at = read_varint(package, 4, where)
     if len(package) != at + length + 4:
         raise InputError(f"has {len(package):,} bytes", where=where, expected=f"{at + length + 4:,} bytes, as its header says", hint="copy or make the package again")
@@ -34,6 +36,8 @@ def decode_model(package: bytes, *, where: str = "package") -> QuantizedModel:
     if meta_length > len(package) - 4 - at:
         raise InputError("the header is longer than the file", where=where)
     config, slots, shift, tables = inflate(package[at : at + meta_length], where)
+    if (version == GROUPED) != any(slot.code.steps for slot in slots):
+        raise InputError(f"is of version {version}, its tensors are not", where=where, expected="steps in version 2, and only there")
     at += meta_length
     check_size(sum(math.prod(slot.shape) for slot in slots), length, where)
     raw_length = sum(_raw_length(slot) for slot in slots)
@@ -41,10 +45,13 @@ def decode_model(package: bytes, *, where: str = "package") -> QuantizedModel:
         raise InputError("the file is shorter than its header says", where=where)
     raw, coded = memoryview(package)[at : at + raw_length], package[at + raw_length : -4]
     decoder = Decoder(coded, where)
-    tensors: dict[str, Raw | Coded] = {}
+    tensors: dict[str, Raw | Coded | Grouped] = {}
     for slot in slots:
         part, raw = raw[: _raw_length(slot)], raw[_raw_length(slot) :]
-        tensors[slot.name] = _read_raw(slot, part, where) if slot.code.dtype else _read_coded(slot, part, shift, tables, decoder, where)
+        found = _read_raw(slot, part, where) if slot.code.dtype else _read_coded(slot, part, shift, tables, decoder, where)
+        if isinstance(found, Grouped):
+            found.check_parts(tensors, f"{where}: {slot.name}")
+        tensors[slot.name] = found
     decoder.finish()
     return QuantizedModel(config, tensors)
 
@@ -52,7 +59,7 @@ def decode_model(package: bytes, *, where: str = "package") -> QuantizedModel:
 def decode(package: bytes, *, where: str = "package") -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Configuration and tensors of a package: ``(config, {name: float32 array})``.
 
-    Each coded tensor is exactly ``integer * scale``; tensors that are not floating point keep their dtype. See :func:`decode_model`.
+    Each coded tensor is exactly ``integer * scale``, or what its steps make of its integers; tensors that are not floating point keep their dtype. See :func:`decode_model`.
     """
     model = decode_model(package, where=where)
     return model.config, model.dequantized()
@@ -61,7 +68,7 @@ def decode(package: bytes, *, where: str = "package") -> tuple[dict[str, Any], d
 def _raw_length(slot: Slot) -> int:
     if slot.code.dtype:
         return math.prod(slot.shape) * RAW_DTYPES[slot.code.dtype].itemsize
-    return 2 if slot.code.row_scales == slot.code.col_scales == -1 else 0
+    return 2 if slot.code.row_scales == slot.code.col_scales == -1 and not slot.code.steps else 0
 
 
 def _read_raw(slot: Slot, data: memoryview, where: str) -> Raw:
@@ -71,7 +78,7 @@ def _read_raw(slot: Slot, data: memoryview, where: str) -> Raw:
     return Raw(slot.code.dtype, array)
 
 
-def _read_coded(slot: Slot, data: memoryview, shift: int, tables: list[Table], decoder: Decoder, where: str) -> Coded:
+def _read_coded(slot: Slot, data: memoryview, shift: int, tables: list[Table], decoder: Decoder, where: str) -> Coded | Grouped:
     rows, cols = matrix_shape(slot.shape)
     if not rows * cols:
         raise InputError(f"{slot.name} has no elements and is not stored raw", where=where)
@@ -81,14 +88,18 @@ def _read_coded(slot: Slot, data: memoryview, shift: int, tables: list[Table], d
         patterns = decoder.read(tables[number], count).astype(np.int64) << shift
         return _good_scales(patterns, slot.name, where)
 
-    if code.row_scales == code.col_scales == -1:
+    row_scales = np.array([0x3F80], dtype=np.uint16)
+    if code.row_scales == code.col_scales == -1 and not code.steps:
         row_scales = _good_scales(np.frombuffer(data, dtype="<u2").astype(np.int64), slot.name, where)
-    else:
-        row_scales = scales(code.row_scales, rows) if code.row_scales >= 0 else np.array([0x3F80], dtype=np.uint16)
+    elif code.row_scales >= 0:
+        row_scales = scales(code.row_scales, rows)
     col_scales = scales(code.col_scales, cols) if code.col_scales >= 0 else None
     row_classes = decoder.read(tables[code.row_classes], rows) if code.row_classes >= 0 else None
     col_classes = decoder.read(tables[code.col_classes], cols) if code.col_classes >= 0 else None
     integers = _read_integers(slot, rows, cols, row_classes, col_classes, tables, decoder, where)
+    if code.steps:
+        triples = zip(code.steps[::3], code.steps[1::3], code.steps[2::3], strict=True)
+        return Grouped(integers.reshape(slot.shape), tuple(Step(*triple) for triple in triples))  # type: ignore
     return Coded(integers.reshape(slot.shape), row_scales, col_scales)
 
 

@@ -9,16 +9,18 @@ from __future__ import annotations
 import itertools
 import zlib
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from scalebound.compress.dictionary import DICTIONARY
+from scalebound.compress.grouped import Grouped, part_order
 from scalebound.compress.model import RAW_DTYPES
 from scalebound.compress.tables import Table, read_tables
 from scalebound.core.errors import InputError
 from scalebound.core.io import canonical_json, parse_json
 
-MAGIC = b"SBZ\x01"
+MAGIC = b"SBZ"
+PLAIN, GROUPED = 1, 2  # versions: a file is of the second when a tensor of it has steps
 MAX_META_BYTES = 16 << 20
 HEADER_KEYS = {"config", "layers", "shift", "code", "tensors"}
 # where several keys of a configuration hold the same number, which one the usual shapes are written with
@@ -28,7 +30,7 @@ LAYER_KEYS = ("num_hidden_layers", "n_layer", "num_layers")
 
 @dataclass(frozen=True)
 class Code:
-    """How one tensor is stored: ``dtype`` of a raw one, else the numbers of its tables (-1: none)."""
+    """How one tensor is stored: ``dtype`` of a raw one, else the numbers of its tables (-1: none) and, of a grouped one, its steps."""
 
     dtype: str = ""
     table: int = -1
@@ -36,13 +38,16 @@ class Code:
     col_scales: int = -1
     row_classes: int = -1
     col_classes: int = -1
+    steps: tuple[str | int, ...] = ()
 
     @property
     def fields(self) -> tuple[str | int, ...]:
-        """As in an entry: the dtype, or the numbers without the -1 at their end."""
+        """As in an entry: the dtype, or the numbers (without the -1 at their end when nothing follows) and the steps."""
         if self.dtype:
             return (self.dtype,)
         numbers = [self.table, self.row_scales, self.col_scales, self.row_classes, self.col_classes]
+        if self.steps:
+            return (*numbers, *self.steps)
         while numbers[-1] == -1:
             numbers.pop()
         return tuple(numbers)
@@ -72,11 +77,22 @@ class Pattern:
     names: tuple[str, ...]
 
 
-def find_patterns(shapes: dict[str, tuple[int, ...]], raw: dict[str, str]) -> tuple[int | None, list[Pattern]]:
-    """Group names that differ only in their first whole number, where it runs over 0 .. layers - 1 and shapes (and raw dtypes) agree.
+def steps_of(name: str, tensor: Grouped, written: str) -> tuple[str | int, ...]:
+    """Steps as an entry has them, for a tensor that is ``written`` with a star: names of parts that contain its own get the star too."""
+    steps = [field for step in tensor.steps for field in (step.kind, step.part, step.each)]
+    return tuple(field.replace(name, written) if isinstance(field, str) else field for field in steps)
 
-    Returns the number of layers (None without patterns) and the patterns sorted by name.
+
+def find_patterns(shapes: dict[str, tuple[int, ...]], kinds: dict[str, str | Grouped]) -> tuple[int | None, list[Pattern]]:
+    """Group names that differ only in their first whole number, where it runs over 0 .. layers - 1 and shapes (and raw dtypes, and steps) agree.
+
+    Returns the number of layers (None without patterns) and the patterns sorted by name, parts first.
     """
+
+    def kind(name: str, star: str) -> object:
+        found = kinds.get(name)
+        return steps_of(name, found, star) if isinstance(found, Grouped) else found
+
     groups: dict[str, dict[int, str]] = defaultdict(dict)
     for name in shapes:
         parts = name.split(".")
@@ -86,7 +102,7 @@ def find_patterns(shapes: dict[str, tuple[int, ...]], raw: dict[str, str]) -> tu
     alike = {
         star: tuple(names[k] for k in range(len(names)))
         for star, names in groups.items()
-        if set(names) == set(range(len(names))) and len({(shapes[name], raw.get(name)) for name in names.values()}) == 1
+        if set(names) == set(range(len(names))) and len({(shapes[name], kind(name, star)) for name in names.values()}) == 1
     }
     counts = Counter(len(names) for names in alike.values())
     layers = max(counts, key=lambda k: (counts[k] * k, k)) if counts else None
@@ -96,7 +112,7 @@ def find_patterns(shapes: dict[str, tuple[int, ...]], raw: dict[str, str]) -> tu
     covered = {name for names in starred.values() for name in names}
     patterns = [Pattern(star, shapes[names[0]], names) for star, names in starred.items()]
     patterns += [Pattern(name, shape, (name,)) for name, shape in shapes.items() if name not in covered]
-    return layers if starred else None, sorted(patterns, key=lambda pattern: pattern.name)
+    return layers if starred else None, sorted(patterns, key=lambda pattern: part_order(pattern.name))
 
 
 def write_header(config: dict[str, Any], layers: int | None, patterns: list[Pattern], codes: dict[str, Code], shift: int) -> bytes:
@@ -181,14 +197,26 @@ def _expand(entry: Any, default: Any, layers: int | None, config: dict[str, Any]
     if layers > MAX_META_BYTES or not isinstance(code, list) or any(isinstance(field, list) and len(field) != layers for field in code):
         raise InputError(f"the code of {name} does not fit the number of layers", where=where)
     return [
-        Slot(name.replace("*", str(k)), shape, _code([f[k] if isinstance(f, list) else f for f in code], num_tables, name, where)) for k in range(layers)
+        Slot(name.replace("*", str(k)), shape, _code([_of_layer(f, k) for f in code], num_tables, name, where)) for k in range(layers)
     ]
+
+
+def _of_layer(field: Any, layer: int) -> Any:
+    """An element of a starred entry's code, for one layer: its own of a list, and its number for a star."""
+    field = field[layer] if isinstance(field, list) else field
+    return field.replace("*", str(layer)) if isinstance(field, str) else field
 
 
 def _code(fields: Any, num_tables: int, name: str, where: str) -> Code:
     if isinstance(fields, list) and len(fields) == 1 and isinstance(fields[0], str) and fields[0] in RAW_DTYPES:
         return Code(dtype=fields[0])
-    good = isinstance(fields, list) and 1 <= len(fields) <= 5 and all(type(field) is int and -1 <= field < num_tables for field in fields)
-    if not good or fields[0] < 0:
-        raise InputError(f"the code of {name} is {fields!r}", where=where, expected=f"a dtype, or numbers of the {num_tables} tables")
-    return Code("", *fields)
+    numbers, steps = (fields[:5], tuple(fields[5:])) if isinstance(fields, list) else ([], ())
+    good = len(numbers) >= 1 and all(type(field) is int and -1 <= field < num_tables for field in numbers) and numbers[0] >= 0
+    if steps:
+        triples = list(zip(steps[::3], steps[1::3], steps[2::3], strict=False))
+        good = good and len(steps) % 3 == 0 and numbers[1:3] == [-1, -1]
+        good = good and all(isinstance(part, str) and type(each) is int and 0 < each <= 1 << 40 for _, part, each in triples)
+        good = good and all(kind in ("times", "plus") or (kind == "book" and k == 0) for k, (kind, _, _) in enumerate(triples))
+    if not good:
+        raise InputError(f"the code of {name} is {fields!r}", where=where, expected=f"a dtype, or numbers of the {num_tables} tables and steps")
+    return replace(Code("", *numbers), steps=steps)

@@ -1,13 +1,16 @@
-"""A quantized model: integers and scales (or raw arrays) by name, and the float32 tensors they stand for, exactly."""
+"""A quantized model: integers and scales (or raw arrays) by name, and the float32 tensors they stand for."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from scalebound.compress.grouped import PART, Grouped
+from scalebound.compress.shape import matrix_shape as matrix_shape
 from scalebound.core.errors import InputError
 from scalebound.core.hashing import model_sha256
 
@@ -28,19 +31,6 @@ def bfloat16(patterns: np.ndarray) -> np.ndarray:
     array([1., 3.], dtype=float32)
     """
     return (np.asarray(patterns).astype(np.uint32) << np.uint32(16)).view(np.float32)
-
-
-def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Rows and columns under which a tensor is coded: the first dimension and all others; vectors are one row.
-
-    >>> matrix_shape((4, 3, 2)), matrix_shape((5,)), matrix_shape(())
-    ((4, 6), (1, 5), (1, 1))
-    """
-    size = 1
-    for dimension in shape:
-        size *= dimension
-    rows = shape[0] if len(shape) >= 2 else 1
-    return rows, size // rows if rows else 0
 
 
 @dataclass(frozen=True)
@@ -106,23 +96,42 @@ class Coded:
 
 @dataclass(frozen=True)
 class QuantizedModel:
-    """A configuration and its tensors, each :class:`Raw` or :class:`Coded`."""
+    """A configuration and its tensors, each :class:`Raw`, :class:`Coded` or :class:`~scalebound.compress.grouped.Grouped`.
+
+    Where one is ``Grouped``, those whose names begin with ``=`` are parts of later ones and no tensors of the model.
+    """
 
     config: dict[str, Any]
-    tensors: dict[str, Raw | Coded]
+    tensors: Mapping[str, Raw | Coded | Grouped]
+
+    @cached_property
+    def parts(self) -> frozenset[str]:
+        """Names of the tensors that only serve to compute others."""
+        grouped = any(isinstance(tensor, Grouped) for tensor in self.tensors.values())
+        return frozenset(name for name in self.tensors if grouped and name.startswith(PART))
 
     @property
     def num_params(self) -> int:
-        """Elements of all tensors that decode to floating point numbers."""
-        return sum(t.integers.size if isinstance(t, Coded) else t.data.size for t in self.tensors.values() if isinstance(t, Coded) or t.dtype in FLOATS)
+        """Elements of the model's tensors that decode to floating point numbers."""
+        own = [tensor for name, tensor in self.tensors.items() if name not in self.parts]
+        return sum(t.data.size if isinstance(t, Raw) else t.integers.size for t in own if not isinstance(t, Raw) or t.dtype in FLOATS)
 
     def dequantized(self) -> dict[str, np.ndarray]:
         """The tensors the package decodes to: float32, or the stored dtype of those that are not floating point."""
-        return {name: tensor.dequantized(name) for name, tensor in self.tensors.items()}
+        parts: dict[str, np.ndarray] = {}
+        for name, tensor in self.tensors.items():
+            if name in self.parts:
+                parts[name] = dequantized(name, tensor, parts)
+        return {name: dequantized(name, tensor, parts) for name, tensor in self.tensors.items() if name not in parts}
 
     def sha256(self) -> str:
         """The model's identity, that of the float32 tensors (see :mod:`scalebound.core.hashing`)."""
         return tensors_sha256(self.config, self.dequantized())
+
+
+def dequantized(name: str, tensor: Raw | Coded | Grouped, parts: Mapping[str, np.ndarray]) -> np.ndarray:
+    """One tensor's numbers, given those of the parts before it."""
+    return tensor.dequantized(parts, name) if isinstance(tensor, Grouped) else tensor.dequantized(name)
 
 
 def tensors_sha256(config: dict[str, Any], tensors: dict[str, np.ndarray]) -> str:

@@ -9,6 +9,7 @@ at :mod:`~scalebound.models.language_model`.
 
 from scalebound.models.export import export_package as export_package
 from scalebound.models.folder import save_folder as save_folder
+from scalebound.models.keep_codes import keep_codes as keep_codes
 from scalebound.models.language_model import LanguageModel as LanguageModel
 from scalebound.models.load import load_model as load_model
 from scalebound.models.mixture import export_certified as export_certified

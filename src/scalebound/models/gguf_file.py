@@ -131,6 +131,17 @@ class GgufFile:
             raise ValueError(f"tensor {tensor.name!r} has rows of {shape[-1]} numbers in blocks of {block}")
         return math.prod(shape) // block * size
 
+    def kind(self, name: str) -> str:
+        """The type of a tensor as ggml writes it: ``F32``, ``Q4_K``, .."""
+        from gguf.constants import GGMLQuantizationType
+
+        return GGMLQuantizationType(self.tensors[name].kind).name
+
+    def bytes_of(self, name: str) -> np.ndarray:
+        """The bytes of a tensor as they lie in the file, (bytes,) uint8, mapped rather than read."""
+        tensor = self.tensors[name]
+        return np.memmap(self.path, dtype=np.uint8, mode="r", offset=tensor.offset, shape=(self._bytes(tensor, tensor.shape),))
+
     def pieces(self, name: str) -> Iterator[np.ndarray]:
         """The numbers of a tensor as float32, a stretch of its outermost axis at a time."""
         from gguf.constants import GGMLQuantizationType

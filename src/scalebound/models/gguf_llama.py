@@ -7,14 +7,14 @@ architecture ``llama`` are put back in a folder's order. A tensor or a setting n
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from scalebound.models.gguf_file import GgufFile
 
-ARCHITECTURES = ("llama", "qwen2", "qwen3")
+ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 OUTSIDE = {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight", "output.weight": "lm_head.weight"}
 INSIDE = {
     "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
@@ -62,11 +62,18 @@ def folder_name(name: str) -> str | None:
     return f"model.layers.{found[1]}.{INSIDE[found[2]]}.{found[3]}" if found and found[2] in INSIDE else None
 
 
-def folder_pieces(file: GgufFile, config: dict[str, Any], name: str) -> Iterator[np.ndarray]:
-    """The numbers of tensor ``name`` (in the file) in a folder's order, float32, piece by piece."""
+def folder_order(config: dict[str, Any], name: str) -> Callable[[np.ndarray], np.ndarray] | None:
+    """What puts the rows of tensor ``name`` (in the file) in a folder's order; None where they are."""
     heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}.get(name.split(".")[2] if name.startswith("blk.") else "")
     if config["model_type"] != "llama" or heads is None:
+        return None
+    return lambda rows: rows.reshape(heads, -1, 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
+
+
+def folder_pieces(file: GgufFile, config: dict[str, Any], name: str) -> Iterator[np.ndarray]:
+    """The numbers of tensor ``name`` (in the file) in a folder's order, float32, piece by piece."""
+    order = folder_order(config, name)
+    if order is None:
         yield from file.pieces(name)
-        return
-    rows = file.read(name)
-    yield rows.reshape(heads, -1, 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
+    else:
+        yield order(file.read(name))

@@ -61,9 +61,26 @@ def join_ranks(device: str = "cpu") -> Ranks:
     if not started_by_torchrun():
         return ALONE
     try:
+        if device.startswith("cuda"):  # nccl wants to know before it begins
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
         if not torch.distributed.is_initialized():
             torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
             atexit.register(torch.distributed.destroy_process_group)
     except (RuntimeError, ValueError) as error:
         raise MachineError(f"the processes of torchrun do not find each other ({' '.join(str(error).split())[:150]})") from error
     return Ranks(torch.distributed.get_rank(), torch.distributed.get_world_size())
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor whose rows are spread over the processes, gathered (all of them must call this); any other as it is."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def share_of(tensor: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor that every process has, spread over them as ``like`` is."""
+    if not hasattr(like, "full_tensor"):
+        return tensor
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(like, DTensor)
+    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
