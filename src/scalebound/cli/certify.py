@@ -311,14 +311,19 @@ def survey_of(losses: Stats, code_bits: int, delta: float, heldout: Path | None,
 
 
 def decoded_sha256(package: Path) -> str | None:
-    """The hash of the model a package decodes to; None when this installation cannot decode (the ``lm`` extra is missing)."""
+    """The hash of the model a package decodes to; None when this installation cannot decode (the ``lm`` extra is missing). A delta is refused."""
     import importlib.util
 
     if importlib.util.find_spec("constriction") is None:
         return None
     from scalebound.compress import load_package
+    from scalebound.compress.delta import is_delta
+    from scalebound.core.errors import InputError
 
-    return load_package(package).sha256()
+    model = load_package(package)
+    if is_delta(model.config):
+        raise InputError("holds how a model differs from its base, and no model", where=str(package), expected="its base, on which it decodes to the measured model", hint="--base MODEL")
+    return model.sha256()
 
 
 def check_package(package: Path, stats: Stats, base: Path | None = None) -> tuple[Base | None, Path | None]:
