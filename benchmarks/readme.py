@@ -137,7 +137,7 @@ PAGES = {
         "compression": ("compress/results.json", compression), "train": ("train/results.json", train), "measure": ("measure/results.json", measure), "scaling": ("scaling/results.json", scaling),
         "ladder": ("demo/demo.json", ladder), "bounds": ("demo/demo.json", bounds), "forecasts": ("demo/demo.json", forecasts),
     },
-    "docs/gallery/compression.md": {"sparsity": ("compress/sparsity.json", sparsity)},
+    "docs/gallery/compression.md": {"sparsity": ("compress/sparsity.json", sparsity), "structure": ("compress/structure.json", structure)},
 }  # fmt: skip
 
 
