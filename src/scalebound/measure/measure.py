@@ -256,7 +256,6 @@ def _work(model_path: str, stream_path: str, out: str, anchor_path: str | None, 
           progress: Progress = silent, models: tuple[LanguageModel, LanguageModel | None] | None = None, ranks: Ranks = ALONE) -> None:  # fmt: skip
     """Score the parts ``worker, worker + workers, ...`` that are not there yet."""
     torch.set_num_threads(threads)
-    keep_freed_memory()
     mine = range(worker, -(-len(blocks) // plan.part_blocks), workers)
     sizes = {k: len(blocks[k * plan.part_blocks : (k + 1) * plan.part_blocks]) * plan.info.block_tokens for k in mine}
     todo = [k for k in mine if not _part(Path(out), k).is_file()]
@@ -268,6 +267,7 @@ def _work(model_path: str, stream_path: str, out: str, anchor_path: str | None, 
     if models is None:
         prepare_device(plan.device, worker)
         models = load_model(model_path, dtype=plan.dtype, device=plan.device), load_model(anchor_path, dtype=plan.dtype, device=plan.device) if anchor_path else None
+    keep_freed_memory()
     stream = Stream(stream_path)
     scorer = _Scorer(*models, stream, stream.tokenizer(), plan)
     for number in todo:
