@@ -42,7 +42,7 @@ class Machine:
         return once
 
     def calibrate(self, tokens, **change):
-        return calibrate(self.run, RULE, clock=lambda: self.now, **{"tokens": tokens, "vocab_size": 50_000, "workers": 1, "compiles": True} | change)
+        return calibrate(self.run, RULE, clock=lambda: self.now, wall=lambda: self.now, **{"tokens": tokens, "vocab_size": 50_000, "workers": 1, "compiles": True} | change)
 
 
 def test_a_run_too_short_is_not_timed():
@@ -65,9 +65,9 @@ def test_the_fastest_of_every_dial_wins_and_slow_ones_lose(tokens):
 
 
 def test_a_gain_within_the_clocks_noise_changes_nothing():
-    machine = Machine(lambda tried: 1e-3 if tried == RULE else 0.985e-3)
+    machine = Machine(lambda tried: 1e-3 if tried == RULE else 0.96e-3)
     assert machine.calibrate(10**7)[0] == RULE
-    assert Machine(lambda tried: 1e-3 if tried == RULE else 0.97e-3).calibrate(10**7)[0] != RULE
+    assert Machine(lambda tried: 1e-3 if tried == RULE else 0.94e-3).calibrate(10**7)[0] != RULE
 
 
 def test_compiling_is_tried_when_the_run_is_long_and_pays_for_itself():
@@ -88,7 +88,7 @@ def test_what_cannot_be_tried_is_left_out():
     machine = Machine(lambda tried: 1e-3 if tried.batch_tokens == 1000 else 1e-4, refused=lambda tried: tried.batch_tokens != 1000)
     assert machine.calibrate(10**7)[0].batch_tokens == 1000
     found, trials = calibrate(lambda tried: (lambda: 1000) if not tried.compiled else (lambda: 0), RULE, tokens=10**9, vocab_size=50_000, workers=1, compiles=True, clock=time.perf_counter)
-    assert not any(trial.shapes.compiled for trial in trials), "a pass of no tokens is one that failed"
+    assert trials and not any(trial.shapes.compiled for trial in trials), "a pass of no tokens is one that failed"
 
 
 def test_pieces_wider_than_the_vocabulary_are_tried_once():
@@ -118,7 +118,9 @@ def room(monkeypatch):
     def slow(*a, **k):
         seen.append(k["rows"])
         if k["rows"] == 128:
-            time.sleep(0.1)
+            until = time.process_time() + 0.1
+            while time.process_time() < until:
+                pass
         return whole(*a, **k)
 
     monkeypatch.setattr(module, "score_pieces", slow)

@@ -246,7 +246,8 @@ def _calibrated(model: LanguageModel, anchor: LanguageModel | None, stream: Stre
     def clock() -> float:
         if model.device == "cuda":
             torch.cuda.synchronize()
-        return float(ranks.sum(torch.tensor(time.perf_counter(), dtype=torch.float64, device=model.device))) / ranks.world  # one answer for all
+        now = time.perf_counter() if model.device == "cuda" else time.process_time() / torch.get_num_threads()
+        return float(ranks.sum(torch.tensor(now, dtype=torch.float64, device=model.device))) / ranks.world  # one answer for all
 
     shapes, trials = calibrate(run, plan.shapes, tokens=tokens, vocab_size=plan.info.vocab_size, workers=workers, compiles=ranks.world == 1, clock=clock)
     return msgspec.structs.replace(plan, shapes=shapes, trials=trials)
