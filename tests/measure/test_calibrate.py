@@ -96,7 +96,7 @@ def test_pieces_wider_than_the_vocabulary_are_tried_once():
     machine = Machine(lambda tried: 1e-3)
     machine.calibrate(10**8, vocab_size=256)
     rows = [tried.rows for tried in machine.tried if tried.batch_tokens == 1000 and not tried.compiled]
-    assert sorted(rows) == [128, 256, 512, 4096]
+    assert sorted(rows) == [128, 256, 512]
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,7 @@ def test_the_plan_is_kept_by_workers_and_resumed_runs(files, tmp_path, monkeypat
 
     right = measure(folder / "model", stream.path, tmp_path / "a.safetensors", calibrated=True)
     plan = load_struct(tmp_path / "a.plan.json", Plan)
-    assert (plan.shapes.rows, plan.shapes.batch_tokens) == (96, 8192) and [trial.shapes.rows for trial in plan.trials] == [256, 128, 96]
+    assert (plan.shapes.rows, plan.shapes.batch_tokens) == (96, 4096) and [trial.shapes.rows for trial in plan.trials] == [1024, 128, 96]
     slow, quick = plan.trials[1:]
     assert slow.seconds > 0.1 > quick.seconds and not (tmp_path / "a.safetensors.parts").exists()
     assert seen[-1] == 96 and seen.count(128) == shapes.PASSES
@@ -150,7 +150,7 @@ def test_the_plan_is_kept_by_workers_and_resumed_runs(files, tmp_path, monkeypat
     monkeypatch.setattr(module, "calibrate", never)
     seen.clear()
     again = measure(folder / "model", stream.path, tmp_path / "b.safetensors")
-    assert set(seen) == {256} and not plan_path(tmp_path / "b.safetensors").exists(), "the rule, and no file more"
+    assert set(seen) == {1024} and not plan_path(tmp_path / "b.safetensors").exists(), "the rule, and no file more"
 
     shutil.copy(tmp_path / "a.plan.json", tmp_path / "c.plan.json")
     two = measure(folder / "model", stream.path, tmp_path / "c.safetensors", calibrated=True, workers=2)
@@ -214,5 +214,6 @@ def test_a_compiled_measurement_gives_the_same_numbers(files, tmp_path, monkeypa
 
 def test_the_rule_asks_no_clock(files):
     model = load_model(files[0] / "model")
-    assert rule(model) == Shapes(batch_tokens=8192, rows=256, stretch=4096)
-    assert rule(replace(model, num_params=10**8)).batch_tokens == 1024 and rule(replace(model, num_params=10**8, device="cuda")).batch_tokens == 8192
+    assert rule(model) == Shapes(batch_tokens=4096, rows=1024, stretch=4096)
+    assert rule(replace(model, num_params=10**8, vocab_size=50_000)) == Shapes(batch_tokens=1024, rows=256, stretch=4096)
+    assert rule(replace(model, num_params=10**8, device="cuda")).batch_tokens == 8192

@@ -111,5 +111,5 @@ def test_two_processes_agree_on_a_calibrated_plan(files, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(20_000 + os.getpid() % 20_000), str(tmp_path / "calibrated.py")]
     subprocess.run([*command, str(folder / "model"), str(stream.path), str(tmp_path / "two.safetensors")], check=True, timeout=300)
     plan = load_struct(tmp_path / "two.plan.json", Plan)
-    assert plan.ranks == 2 and [trial.shapes.rows for trial in plan.trials] == [256, 128, 96]
+    assert plan.ranks == 2 and [trial.shapes.rows for trial in plan.trials] == [1024, 128, 96]
     np.testing.assert_allclose(Stats.load(tmp_path / "two.safetensors").read("nll"), right.read("nll"), atol=2e-5)

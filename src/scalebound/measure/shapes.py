@@ -15,10 +15,12 @@ import msgspec
 from scalebound.measure.statistics import ROWS, STRETCH
 from scalebound.models.language_model import LanguageModel
 
-BATCH_TOKENS = 8192  # tokens per forward pass of a small model, or on an accelerator
+BATCH_TOKENS = 4096  # tokens per forward pass of a small model on a processor: activations still lie in its caches
+BATCH_TOKENS_DEVICE = 8192  # on an accelerator
 LARGE, BATCH_TOKENS_LARGE = 20_000_000, 1024  # from so many parameters on a processor is as fast with fewer, and activations count
+PIECE = 1 << 18  # logits at once that are worth a call: more rows of a small vocabulary
 BATCHES = (2.0, 0.5, 4.0)  # of the rule's
-TILES = ((128, 4096), (512, 4096), (256, 2048), (256, 8192), (4096, 256))  # rows and vocabulary
+TILES = ((256, 4096), (128, 4096), (512, 4096), (256, 2048), (256, 8192))  # rows and vocabulary
 SHARE = 0.02  # of the run, estimated by the rule's speed: what calibrating may take
 PASSES = 3  # of a batch: one that warms up, two of which the faster counts
 MARGIN = 0.95  # a rival must need less than this of the best time so far: repeated, a pass takes 3% more or less
@@ -48,7 +50,8 @@ Run = Callable[[Shapes], Callable[[], int] | None]
 
 def rule(model: LanguageModel) -> Shapes:
     """By the size of the model and the kind of device, nothing else."""
-    return Shapes(batch_tokens=BATCH_TOKENS_LARGE if model.device == "cpu" and model.num_params >= LARGE else BATCH_TOKENS, rows=ROWS, stretch=STRETCH)
+    batch_tokens = BATCH_TOKENS_DEVICE if model.device != "cpu" else BATCH_TOKENS_LARGE if model.num_params >= LARGE else BATCH_TOKENS
+    return Shapes(batch_tokens=batch_tokens, rows=max(ROWS, PIECE // model.vocab_size), stretch=STRETCH)
 
 
 def calibrate(run: Run, start: Shapes, *, tokens: int, vocab_size: int, workers: int, compiles: bool, clock: Callable[[], float],
