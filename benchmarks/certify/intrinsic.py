@@ -76,6 +76,11 @@ def write_items(task: str, count: int, out: Path, seed: int = 0) -> Path:
     return out
 
 
+def known() -> list[dict]:
+    """What was measured so far."""
+    return json.loads(OUT.read_text())["rows"] if OUT.exists() else []
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="+", type=Path)
@@ -89,19 +94,18 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, default=Path("runs/intrinsic"))
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    rows = json.loads(OUT.read_text())["rows"] if OUT.exists() else []
     for model in asked.models:
         for task in asked.tasks.split(","):
             items = write_items(task, asked.items, asked.scratch / f"{task}-{asked.items}.jsonl")
             case = own_case(model, items, seed=0)
-            if any((row["params"], row["task"], row["items_trained"]) == (case.params, task, len(case.train)) for row in rows):
+            if any((row["params"], row["task"], row["items_trained"]) == (case.params, task, len(case.train)) for row in known()):
                 continue
             began = time.process_time()
             dims = tuple(int(number) for number in asked.dims.split(","))
             found = probe_dimension(case.model, case.train, case.held, params=case.params, width=case.width, dimensions=dims, steps=asked.steps, batch=asked.batch, lr=asked.lr, full_lr=asked.full_lr)
             record = dimension_record(found, settings={"model": model.name, "steps": asked.steps, "batch": asked.batch}, level=0.95, seed=0, inputs=case.inputs)
             kept = {key: value for key, value in record.brief().items() if key not in ("words", "name")}
-            rows.append({"params": case.params, "task": task, **kept, "seconds": round(time.process_time() - began, 1)})
+            rows = [*known(), {"params": case.params, "task": task, **kept, "seconds": round(time.process_time() - began, 1)}]
             print(json.dumps(rows[-1]), flush=True)
             rows.sort(key=lambda row: (row["params"], row["task"], row["items_trained"]))
             OUT.write_text(json.dumps({"command": "python benchmarks/certify/intrinsic.py runs/base1 runs/base3", "rows": rows}, indent=1) + "\n")
