@@ -30,6 +30,7 @@ from scalebound.data import Stream
 from scalebound.measure import measure
 from scalebound.train import RunInfo, finetune, train_run
 from scalebound.train.anchor_slice import anchor_recipe
+from scalebound.train.finetune import BATCH_SEQUENCES
 
 SHARES = (0.2, 0.4, 0.63, 1.0)  # below a fifth no model of this rung's recipe is small enough
 STEPS_SHARE = 0.9  # of the window's sequences, seen while the rounding is trained
@@ -64,7 +65,7 @@ def one(demo: Path, share: float, scratch: Path) -> dict:
     began = time.monotonic()
     trained, reference = anchor_of(demo, share, work)
     full = Stats.load(folder / "train.full.safetensors")
-    steps = max(1, round(STEPS_SHARE * info.tokens / (256 * 4)))
+    steps = max(1, round(STEPS_SHARE * info.tokens / (256 * BATCH_SEQUENCES)))
     done = finetune(folder / "run", train, steps=steps, reference=reference, state=work / "state")
     save_package(work / "model.sbz", done.model)
     stats = measure(work / "model.sbz", train, work / "stats.safetensors", window=info.window, anchor=work / "anchor")

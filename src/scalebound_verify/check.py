@@ -138,6 +138,7 @@ class Certificate(Claim):
         c, code, stats, text, n = self.c, self.c["code"], self.stats, self.stats.info["text_bytes"], self.c["tokens"]["stream"]
         parts, log_v = make_parts(c, stats, *self.reference), math.log(c["vocab_size"])
         quantities = sum(len(c["grid"]) + (interval is not None) for *_, intervals, _, _ in parts for interval in intervals)
+        quantities *= math.prod(choice["options"] for choice in code["choices"])  # whatever was picked was picked on the sample too
         solved = [solve(c, stats, part, quantities) for part in parts]
         (bound, near, mean, _), whole = map(math.fsum, zip(*solved, strict=True)), c["window"] == stats.window
         self.say("bound", f"recomputed {bound!r}, stated {c['bound']!r}", {

@@ -13,9 +13,10 @@ import pytest
 import torch
 
 import scalebound.train.loop as loop
+from scalebound.cli import main
 from scalebound.core.stats import Stats
 from scalebound.models import load_model
-from scalebound.train import Diverged, derive_recipe, train_run
+from scalebound.train import Diverged, branch_run, cooldown_recipe, derive_recipe, train_run
 from scalebound.train.divergence import MOST, PATIENCE, Divergence, place_to_return
 from scalebound.train.passes import backward
 
@@ -197,6 +198,35 @@ def test_losses_that_are_no_numbers(stream, tmp_path, monkeypatch):
     online = Stats.load(tmp_path / "run" / "online.safetensors").read("nll")
     assert len(calls) == 160 and np.isfinite(online).all()
     assert np.all(online[49 * 128 + 7 : 50 * 128] >= GUESS) and online[49 * 128 + 7] == pytest.approx(GUESS, abs=1e-6) and np.all(online[49 * 128 : 49 * 128 + 7] != online[49 * 128 + 7])
+
+
+def test_the_command_goes_back_when_told_to(tmp_path, capsys):
+    (tmp_path / "t.txt").write_text("".join(f"def f{k % 17}(x):\n    return x + {k}\n" for k in range(2000)))
+    (tmp_path / "r.toml").write_text('learning_rate = 3.0\nschedule = "constant"\nwarmup = 0.5\ntokens = 20480\nbatch_sequences = 4\nwatch = 0\n')
+    command = ["train", "--sizes", "15k", "--context", "32", "--text", str(tmp_path / "t.txt"), "--recipe", str(tmp_path / "r.toml"), "--json", "--out"]
+    assert main([*command, str(tmp_path / "stop")]) == 5
+    assert "half of the gain over guessing is lost" in json.loads(capsys.readouterr().out)["error"]["what"]
+    assert main([*command, str(tmp_path / "run"), "--on-divergence", "backoff"]) == 0
+    assert json.loads(capsys.readouterr().out)["rungs"][0]["back_offs"] == 1
+    assert main([*command, str(tmp_path / "run")]) == 3  # a run that stops is another recipe than one that goes back
+    assert "another recipe" in json.loads(capsys.readouterr().out)["error"]["what"]
+
+
+def test_a_branch_goes_back_to_where_it_began(stream, tmp_path, monkeypatch):
+    """Its trunk's other checkpoints are not in its folder."""
+    trunk = msgspec.structs.replace(HEALTHY, on_divergence="backoff", checkpoints=(0.33,), warmup=0.1)
+    train_run(trunk, stream.path, tmp_path / "trunk")
+    recipe = cooldown_recipe(trunk, 53, share=0.2)
+    calls = []
+
+    def broken(*given, **more):
+        mean, losses = backward(*given, **more)
+        calls.append(mean)
+        return (math.nan if len(calls) == 2 else mean), losses
+
+    monkeypatch.setattr(loop, "backward", broken)
+    info = branch_run(tmp_path / "trunk" / "checkpoints" / "step-53", recipe, stream.path, tmp_path / "branch")
+    assert [(back.step, back.to) for back in info.back_offs] == [(55, 53)] and len(calls) == recipe.steps - 53
 
 
 def test_it_gives_up(stream, tmp_path):

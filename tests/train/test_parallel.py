@@ -115,9 +115,10 @@ def test_two_processes_go_back_together(stream, tmp_path):
 
 
 @pytest.mark.nightly
-def test_the_command_speaks_once(tmp_path):
+@pytest.mark.parametrize("more", [[], ["--shard"]])
+def test_the_command_speaks_once(tmp_path, more):
     (tmp_path / "t.txt").write_text("".join(f"def f{k % 17}(x):\n    return x + {k}\n" for k in range(1500)))
-    found = in_two_processes("-m", "scalebound", "train", "--sizes", "15k", "--tokens-per-param", "0.1", "--context", "32", "--text", str(tmp_path / "t.txt"), "--out", str(tmp_path / "run"), "--json")
+    found = in_two_processes("-m", "scalebound", "train", "--sizes", "15k", "--tokens-per-param", "0.1", "--context", "32", "--text", str(tmp_path / "t.txt"), "--out", str(tmp_path / "run"), "--json", *more)
     assert [code for code, _, _ in found] == [0, 0], found
     assert json.loads(found[0][1])["rungs"][0]["train_loss"] > 0 and found[1][1] == ""
 

@@ -80,7 +80,7 @@ def formulas(recipes: list[Recipe], *, tokens_per_param: float | None, given: Co
             values = [f"{r.width} / {r.width // r.heads} = {r.heads}" for r in recipes]
         else:
             found = [getattr(r, key) for r in recipes]
-            values = [value if isinstance(value, str) else f"{value:,}" for value in found]
+            values = [value if isinstance(value, str) else toml(value) if isinstance(value, bool) else f"{value:,}" for value in found]
         rows.append([key, "given" if key in given else formula, *values])
     return rows
 

@@ -34,7 +34,6 @@ class Record:
     """
 
     def __init__(self, out: Path, *, window: tuple[int, int], vocab_size: int, step: int, per_step: int) -> None:
-        self._files = ExitStack()
         self._live = LiveTrajectory(window, vocab_size)
         with ExitStack() as opening:
             self._online = opening.enter_context(open(out / ONLINE_PART, "r+b" if (out / ONLINE_PART).exists() else "w+b"))

@@ -4,7 +4,8 @@ Each process holds its rows of every tensor and of its optimizer state. The tens
 after; gradients are added up over the processes and scattered in the same way (Zhao et al. 2023, arXiv 2304.11277; Rajbhandari et al. 2019,
 arXiv 1910.02054, stage 3; PyTorch's ``fully_shard``). The sums are those of replicated training in another order, so losses agree with one process's to rounding.
 
-Checkpoints are the files one process writes: process 0 gathers weights and optimizer state on the processor's side while it writes one, and any number of
+Memory of a process while it trains: its share of 16 bytes a parameter (AdamW), one layer's weights and gradients, and its activations. Whole weights exist once in every process, on the
+processor's side, when the run begins or goes on. Checkpoints are the files one process writes: process 0 gathers weights and optimizer state on the processor's side while it writes one, and any number of
 processes goes on from them, sharded or not. Not with Muon (it needs whole matrices), a base or adapter, ``average``, ``noise_scale``, ``pruning`` or ``compile``; the watch
 does not look.
 """
