@@ -60,8 +60,8 @@ def certify(
     package
         The .sbz file that decodes to the measured model; its size is the code length.
     base
-        Of a package of `compress --base`: the model it is relative to, known before the window. The independent checker does not rebuild such
-        models yet: `verify` says so and does not hold; this command does rebuild and compare them.
+        Of a package of `compress --base`: the model it is relative to, known before the window. Both this command and `verify` rebuild the
+        measured model from it; `verify` reads packages and folders with one model.safetensors.
     code_bits
         The code length in bits, self-delimitation included, when there is no package.
     full
@@ -137,12 +137,12 @@ def certify(
     losses = open_losses(stats, vocab_size=vocab_size)
     if package is not None and code_bits is not None:
         raise UsageError("a package and a code length were given", where="--package and --code-bits", expected="one of them")
-    package_sha256, based = "", None
-    if base is not None and (package is None or best or survey):
-        raise UsageError("belongs to a package", where="--base", expected="--package M.sbz, without --best and --survey")
+    package_sha256, based, base_file = "", None, None
+    if base is not None and (package is None or survey):
+        raise UsageError("belongs to a package", where="--base", expected="--package M.sbz, without --survey")
     if package is not None:
         package_sha256 = sha256_file(package)
-        based = check_package(package, losses, base)
+        based, base_file = check_package(package, losses, base)
         if method not in ("heldout", "trajectory"):
             code_bits = package_code_bits(os.stat(package).st_size)
     folder = out.parent if out is not None else Path()
@@ -156,7 +156,7 @@ def certify(
                 raise UsageError("is what --best looks for itself, or has no place in it", where=flag, expected="--best without it")
         return certify_best_of(
             stats, package, code_bits, losses, also=also, references=[*([reference] if reference else []), *also_reference], delta=delta, full=full,
-            vocab_size=vocab_size, choice=choice, require=require, out=out, deployable=deployable,
+            vocab_size=vocab_size, choice=choice, require=require, out=out, deployable=deployable, based=based, base_file=base_file,
         )  # fmt: skip
     if deployable:
         raise UsageError("belongs to --best", where="--deployable", expected="--best")
@@ -174,6 +174,7 @@ def certify(
         full=file_ref(full, folder),
         package=file_ref(package, folder),
         stream=file_ref(stream, folder),
+        base=file_ref(base_file, folder),
         stream_sha256=losses.info.stream.sha256,
         model_sha256=losses.info.model.sha256,
     )
@@ -219,8 +220,10 @@ def certify_best_of(
     require: float | None,
     out: Path | None,
     deployable: bool,
+    based: Base | None,
+    base_file: Path | None,
 ) -> Result:
-    """``certify --best``: the search, and the table of what was tried."""
+    """``certify --best``: the search, and the table of what was tried. ``based``: the base of ``package``, and the file of its numbers."""
     from dataclasses import asdict
 
     import msgspec
@@ -249,7 +252,8 @@ def certify_best_of(
 
     def inputs(artefact: Artefact, reference: Stats | None, kept: Inputs) -> Inputs:
         own, file = paths[artefact.name]
-        named = {"stats": own, "package": file, "full": full, "stream": find_stream(artefact.stats), "reference": Path(reference.path) if reference else None}
+        named = {"stats": own, "package": file, "full": full, "stream": find_stream(artefact.stats), "reference": Path(reference.path) if reference else None,
+                 "base": base_file if file == package else None}  # fmt: skip
         return msgspec.structs.replace(kept, **{key: file_ref(path, folder) for key, path in named.items()})
 
     certificate, tried = certify_best(
@@ -257,6 +261,8 @@ def certify_best_of(
         full=open_losses(full, vocab_size=vocab_size) if full else None, vocab_size=vocab_size, choices=[parse_choice(text) for text in choice], inputs=inputs,
         deployable=deployable,
     )  # fmt: skip
+    if based is not None and package is not None and certificate.code.package_sha256 == sha256_file(package):
+        certificate = msgspec.structs.replace(certificate, base=based)
     if out is not None:
         certificate.save(out)
     rows = [
@@ -310,22 +316,27 @@ def survey_of(losses: Stats, code_bits: int, delta: float, heldout: Path | None,
 
 
 def decoded_sha256(package: Path) -> str | None:
-    """The hash of the model a package decodes to; None when this installation cannot decode (the ``lm`` extra is missing)."""
+    """The hash of the model a package decodes to; None when this installation cannot decode (the ``lm`` extra is missing). A delta is refused."""
     import importlib.util
 
     if importlib.util.find_spec("constriction") is None:
         return None
     from scalebound.compress import load_package
+    from scalebound.compress.delta import is_delta
+    from scalebound.core.errors import InputError
 
-    return load_package(package).sha256()
+    model = load_package(package)
+    if is_delta(model.config):
+        raise InputError("holds how a model differs from its base, and no model", where=str(package), expected="its base, on which it decodes to the measured model", hint="--base MODEL")
+    return model.sha256()
 
 
-def check_package(package: Path, stats: Stats, base: Path | None = None) -> Base | None:
-    """Raise unless the package decodes (on its base) to the measured model; say so when that cannot be known here. What the base is, if any."""
+def check_package(package: Path, stats: Stats, base: Path | None = None) -> tuple[Base | None, Path | None]:
+    """Raise unless the package decodes (on its base) to the measured model; say so when that cannot be known here. What the base is, if any, and the file a checker rebuilds from."""
     from scalebound.core.certificate import Base
     from scalebound.core.errors import InputError, require_extra
 
-    measured, based = stats.info.model.sha256, None
+    measured, based, base_file = stats.info.model.sha256, None, None
     if base is not None:
         require_extra("torch")
         from scalebound.data.stream import Stream
@@ -339,7 +350,9 @@ def check_package(package: Path, stats: Stats, base: Path | None = None) -> Base
             check_anchor(base, Stream(stream), stats.info.window)
         known = trained_on(base)
         based = Base(kind="checkpoint" if known is not None and known[0].stream_sha256 == stats.info.stream.sha256 else "model", sha256=rebuilt.base_sha256)
-        note("note: the independent checker cannot rebuild a model from a base yet; this command has")
+        base_file = rebuilt.base_file
+        if base_file is None:
+            note(f"note: `scalebound verify` cannot read the numbers of {base}, so it will not confirm this certificate; a folder with one model.safetensors, or a package, it can")
     else:
         found = decoded_sha256(package)
     if found is None:
@@ -353,7 +366,7 @@ def check_package(package: Path, stats: Stats, base: Path | None = None) -> Base
             expected=f"{measured[:12]}.., the model measured in {stats.path}",
             hint="measure the package itself: scalebound measure M.sbz STREAM --out S.safetensors" if base is None else "measure what it decodes to: scalebound export M.sbz --base BASE --out FOLDER",
         )
-    return based
+    return based, base_file
 
 
 def find_stream(stats: Stats) -> Path | None:

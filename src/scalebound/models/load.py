@@ -112,8 +112,10 @@ def choose_dtype(path: Path, dtype: torch.dtype | str, device: str = "cpu") -> t
     return torch.bfloat16 if found and found <= {"F16", "BF16"} else torch.float32
 
 
-def has_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 matrices by instructions of its own."""
+def has_bfloat16(device: str = "cpu") -> bool:
+    """Whether this processor, or the CUDA device, multiplies bfloat16 matrices by instructions of its own."""
+    if device == "cuda":
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     # names with an underscore may go; without them the answer is no
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, name)() for name in names if hasattr(torch.cpu, name))
