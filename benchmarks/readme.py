@@ -101,25 +101,40 @@ def train(bench: dict) -> str:
     if "loss" in bench:
         found = bench["loss"]
         rows.append([f"loss, {found['params']:,} parameters, {found['tokens']:,} tokens", f"{found['ours']:.3f}", f"{found['loop_best']:.3f}, best of {len(found['loop'])} rates", f"{found['ours'] - found['loop_best']:+.3f} nats"])
+    for one in bench.get("compile", ()):
+        speed = one["tokens_per_second"]
+        rows.append([f"passes compiled, {one['params']:,} parameters", f"{speed['compiled']:,.0f} tokens/s", f"ours, not compiled: {speed['plain']:,.0f} tokens/s", f"{one['ratio']:.2f} times; over five minutes, compiling included, {one['five_minutes']:.2f}"])
     return markdown(["", "scalebound train", "plain loop", ""], rows)
 
 
+def blind(tries: dict) -> str:
+    """Largest rungs forecast before they were trained, every try of them."""
+    rows = []
+    for one in tries.values():
+        found, known = one["forecast"]["largest"], sorted({row["params"] for row in one["forecast"]["rows"]})
+        rows.append([f"{found['params']:,}", f"{len(one['forecast']['rows'])} runs of {known[0]:,} to {known[-1]:,}", f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]", one["stamp"]["at"], f"{one['truth']:.3f}", f"{one['error']:+.2%}", "yes" if one["inside"] else "no"])
+    return markdown(["parameters", "forecast from", "forecast, 95% interval", "made at", "held-out loss", "error", "inside"], rows)
+
+
 TABLES = {"compression": ("compress/results.json", compression), "train": ("train/results.json", train), "measure": ("measure/results.json", measure), "scaling": ("scaling/results.json", scaling), "ladder": ("demo/demo.json", ladder), "bounds": ("demo/demo.json", bounds), "forecasts": ("demo/demo.json", forecasts)}
+ELSEWHERE = {"docs/training.md": {"blind": ("train/blind.json", blind)}}  # pages beside README.md
 
 
-def render(text: str) -> str:
-    """The README with every table drawn anew."""
-    for name, (source, draw) in TABLES.items():
+def render(text: str, tables: dict = TABLES, page: str = "README.md") -> str:
+    """A page with every table drawn anew."""
+    for name, (source, draw) in tables.items():
         content = draw(json.loads((ROOT / "benchmarks" / source).read_text()))
         text, count = re.subn(rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", lambda found, content=content: f"{found[1]}{content}\n{found[2]}", text, flags=re.DOTALL)
         if count != 1:
-            raise SystemExit(f"README.md has {count} places for the table {name!r}")
+            raise SystemExit(f"{page} has {count} places for the table {name!r}")
     return text
 
 
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
-    drawn = render(readme.read_text())
-    if "--check" in sys.argv:
-        sys.exit(0 if drawn == readme.read_text() else "README.md does not match its data: run python benchmarks/readme.py")
-    readme.write_text(drawn)
+    for page, tables in {"README.md": TABLES, **ELSEWHERE}.items():
+        path = ROOT / page
+        drawn = render(path.read_text(), tables, page)
+        if "--check" not in sys.argv:
+            path.write_text(drawn)
+        elif drawn != path.read_text():
+            sys.exit(f"{page} does not match its data: run python benchmarks/readme.py")
