@@ -1,4 +1,4 @@
-"""Render the README's tables from the JSON that benchmarks and the demo wrote; ``--check`` only says whether they match.
+"""Render the tables of the README and of the gallery's page on compression from the JSON that benchmarks and the demo wrote; ``--check`` only says whether they match.
 
     python benchmarks/readme.py
 """
@@ -107,6 +107,34 @@ def train(bench: dict) -> str:
     return markdown(["", "scalebound train", "plain loop", ""], rows)
 
 
+def peers(bench: dict) -> str:
+    """Quantizers people use, on the body of one model; those that do not run here with their reason."""
+    rows = []
+    for row in bench["rows"]:
+        if "absent" in row:
+            rows.append([row["way"], "", "", f"not run: {row['absent'].partition(':')[2].strip()}"])
+        else:
+            d = row["difference"]
+            rows.append([row["way"], f"{row['bits']:.2f}", f"{row['added']:+.3f}", f"{d['low']:+.3f} to {d['high']:+.3f}"])
+    return markdown(["quantizer", "bits per parameter, all of them", "added loss", "95% interval, mixed with 1% of each other"], rows)
+
+
+def sparsity(bench: dict) -> str:
+    """Zeros made in time and after: a row a way and share, a column a length of file."""
+    lengths = [file["target_bits"] for file in bench["rows"][0]["files"]]
+    rows = [[row["way"], f"{row['sparsity']:.0%}", "" if row["loss"] is None else f"{row['loss']:.3f}", *[f"{file['loss']:.3f} ({file['bits']:.2f})" for file in row["files"]]] for row in bench["rows"]]
+    return markdown(["zeros made", "share", "loss before rounding", *[f"loss at {bits:g} bits (of the file)" for bits in lengths]], rows)
+
+
+def structure(bench: dict) -> str:
+    """Choices of levels, shares and modules, each file of the same length: a row a file."""
+    rows = []
+    for name, model in bench["models"].items():
+        for k, row in enumerate(model["rows"]):
+            rows.append([name if k == 0 else "", row["way"], f"{row['bits']:.3f}", f"{row['file_bytes']:,}", f"{row['added']:+.3f}", f"{row['calibration_loss']:.3f}" if "calibration_loss" in row else "", f"{row['search_s']:.0f} s" if "search_s" in row else ""])
+    return markdown(["searched", "way", "bits per parameter", "file (bytes)", "added loss, unseen text", "loss of the choice, calibration text", "search"], rows)
+
+
 def blind(tries: dict) -> str:
     """Largest rungs forecast before they were trained, every try of them."""
     rows = []
@@ -116,13 +144,20 @@ def blind(tries: dict) -> str:
     return markdown(["parameters", "forecast from", "forecast, 95% interval", "made at", "held-out loss", "error", "inside"], rows)
 
 
-TABLES = {"compression": ("compress/results.json", compression), "train": ("train/results.json", train), "measure": ("measure/results.json", measure), "scaling": ("scaling/results.json", scaling), "ladder": ("demo/demo.json", ladder), "bounds": ("demo/demo.json", bounds), "forecasts": ("demo/demo.json", forecasts)}
-ELSEWHERE = {"docs/training.md": {"blind": ("train/blind.json", blind)}}  # pages beside README.md
+PAGES = {
+    "README.md": {
+        "compression": ("compress/results.json", compression), "train": ("train/results.json", train), "measure": ("measure/results.json", measure), "scaling": ("scaling/results.json", scaling),
+        "ladder": ("demo/demo.json", ladder), "bounds": ("demo/demo.json", bounds), "forecasts": ("demo/demo.json", forecasts),
+    },
+    "docs/training.md": {"blind": ("train/blind.json", blind)},
+    "docs/gallery/compression.md": {"sparsity": ("compress/sparsity.json", sparsity)},
+}  # fmt: skip
 
 
-def render(text: str, tables: dict = TABLES, page: str = "README.md") -> str:
+def render(page: str) -> str:
     """A page with every table drawn anew."""
-    for name, (source, draw) in tables.items():
+    text = (ROOT / page).read_text()
+    for name, (source, draw) in PAGES[page].items():
         content = draw(json.loads((ROOT / "benchmarks" / source).read_text()))
         text, count = re.subn(rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", lambda found, content=content: f"{found[1]}{content}\n{found[2]}", text, flags=re.DOTALL)
         if count != 1:
@@ -131,10 +166,9 @@ def render(text: str, tables: dict = TABLES, page: str = "README.md") -> str:
 
 
 if __name__ == "__main__":
-    for page, tables in {"README.md": TABLES, **ELSEWHERE}.items():
-        path = ROOT / page
-        drawn = render(path.read_text(), tables, page)
+    for page in PAGES:
+        drawn = render(page)
         if "--check" not in sys.argv:
-            path.write_text(drawn)
-        elif drawn != path.read_text():
+            (ROOT / page).write_text(drawn)
+        elif drawn != (ROOT / page).read_text():
             sys.exit(f"{page} does not match its data: run python benchmarks/readme.py")
