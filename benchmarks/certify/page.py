@@ -69,6 +69,7 @@ def intrinsic() -> list[str]:
         "Each model is trained on two thirds of the items with all of its weights and in random subspaces of growing dimension, with the same steps and batches; r(d) is the share of the gain in held-out loss (nats an item; accuracy in parentheses), d90 the smallest dimension tried with r of at least 0.9, "
         "*shown above* the largest whose interval (95%, all of a row together) lies below. By accuracy: the smallest with 0.9 times the accuracy of all weights, the papers' measure.",
         table(["parameters", "task", "items; steps", "before", "all weights", "d: r(d)", "d90", "shown above", "by accuracy"], tasks),
+        "![Share of the gain against the dimension of the subspace](intrinsic.svg)",
         "What the rounded vectors prove about the error on new items, 95%: ours is the binomial bound that pays for every byte of the file, header included, and holds for all files at once; *from d* is Theorem 1 of Aghajanyan et al. (arXiv 2012.13255) with the constants of Hoeffding's inequality, "
         "`error + sqrt((d log r + log 20)/(2 m))`, for r levels and m items, r and the scale not paid for; *held out* sees the other third. Shown are d90 and the dimension with the least bound of ours, which costs nothing to pick. At or above the error of guessing a bound says nothing.",
         table(["parameters", "task", "d", "items", "bytes (header)", "error", "ours", "from d", "held out", "guessing"], bounds),

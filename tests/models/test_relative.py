@@ -134,6 +134,8 @@ def test_trained_packaged_certified_exported(world, tmp_path, capsys, kind):
     assert certificate["inputs"]["base"]["path"].endswith("model.safetensors")
     assert main(["verify", str(tmp_path / "c.json"), "--replay", "3", "--seed", "0", "--json"]) == 0
     assert {"base", "package", "replay"} <= {check["name"] for check in json.loads(capsys.readouterr().out)["checks"]}
+    best = ["certify", str(tmp_path / "s.safetensors"), "--package", str(package), "--base", str(base), "--best", "--out", str(tmp_path / "best.json")]
+    assert main(best) == 0 and main(["verify", str(tmp_path / "best.json")]) == 0
     # what is certified is a mixture of the rebuilt model and the anchor, and can be written and scored
     words, mix = ["export", str(tmp_path / "c.json"), "--anchor", str(base)], tmp_path / "mix"
     other = folder / ("lora" if kind != "lora" else "full")
