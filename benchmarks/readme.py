@@ -101,6 +101,9 @@ def train(bench: dict) -> str:
     if "loss" in bench:
         found = bench["loss"]
         rows.append([f"loss, {found['params']:,} parameters, {found['tokens']:,} tokens", f"{found['ours']:.3f}", f"{found['loop_best']:.3f}, best of {len(found['loop'])} rates", f"{found['ours'] - found['loop_best']:+.3f} nats"])
+    for one in bench.get("compile", ()):
+        speed = one["tokens_per_second"]
+        rows.append([f"passes compiled, {one['params']:,} parameters", f"{speed['compiled']:,.0f} tokens/s", f"ours, not compiled: {speed['plain']:,.0f} tokens/s", f"{one['ratio']:.2f} times; over five minutes, compiling included, {one['five_minutes']:.2f}"])
     return markdown(["", "scalebound train", "plain loop", ""], rows)
 
 
@@ -132,11 +135,21 @@ def structure(bench: dict) -> str:
     return markdown(["searched", "way", "bits per parameter", "file (bytes)", "added loss, unseen text", "loss of the choice, calibration text", "search"], rows)
 
 
+def blind(tries: dict) -> str:
+    """Largest rungs forecast before they were trained, every try of them."""
+    rows = []
+    for one in tries.values():
+        found, known = one["forecast"]["largest"], sorted({row["params"] for row in one["forecast"]["rows"]})
+        rows.append([f"{found['params']:,}", f"{len(one['forecast']['rows'])} runs of {known[0]:,} to {known[-1]:,}", f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]", one["stamp"]["at"], f"{one['truth']:.3f}", f"{one['error']:+.2%}", "yes" if one["inside"] else "no"])
+    return markdown(["parameters", "forecast from", "forecast, 95% interval", "made at", "held-out loss", "error", "inside"], rows)
+
+
 PAGES = {
     "README.md": {
         "compression": ("compress/results.json", compression), "train": ("train/results.json", train), "measure": ("measure/results.json", measure), "scaling": ("scaling/results.json", scaling),
         "ladder": ("demo/demo.json", ladder), "bounds": ("demo/demo.json", bounds), "forecasts": ("demo/demo.json", forecasts),
     },
+    "docs/training.md": {"blind": ("train/blind.json", blind)},
     "docs/gallery/compression.md": {"sparsity": ("compress/sparsity.json", sparsity)},
 }  # fmt: skip
 
