@@ -1,4 +1,4 @@
-"""Render the README's tables from the JSON that benchmarks and the demo wrote; ``--check`` only says whether they match.
+"""Render the tables of the README and the gallery from the JSON that benchmarks and the demo wrote; ``--check`` only says whether they match.
 
     python benchmarks/readme.py
 """
@@ -89,6 +89,12 @@ def compression(bench: dict) -> str:
     return markdown(["model", "rounding", "bits per parameter", "file (bytes)", "added loss", "95% interval, mixed with 1% of each other"], rows)
 
 
+def formats(bench: dict) -> str:
+    """A model in other programs' formats, as they store it and in a package that keeps it: a row a format."""
+    rows = [[r["format"], r["quantized"], f"{r['stored_bits']:.3f}", f"{r['bits']:.3f}", f"{r['package_bytes']:,}", f"{r['package_bytes'] / r['stored_bytes'] - 1:+.1%}", f"{r['loss']:.4f}"] for r in bench["rows"]]
+    return markdown(["format", "what is quantized", "bits per parameter as stored", "in the package", "package (bytes)", "change", "loss"], rows)
+
+
 def train(bench: dict) -> str:
     """`train` beside a plain loop on the same shapes; parts that were not run have no row."""
     rows = []
@@ -107,19 +113,25 @@ def train(bench: dict) -> str:
 TABLES = {"compression": ("compress/results.json", compression), "train": ("train/results.json", train), "measure": ("measure/results.json", measure), "scaling": ("scaling/results.json", scaling), "ladder": ("demo/demo.json", ladder), "bounds": ("demo/demo.json", bounds), "forecasts": ("demo/demo.json", forecasts)}
 
 
-def render(text: str) -> str:
-    """The README with every table drawn anew."""
-    for name, (source, draw) in TABLES.items():
+# page: its tables
+PAGES = {"README.md": TABLES, "docs/gallery/compression.md": {"formats": ("compress/formats.json", formats)}}
+
+
+def render(page: str, text: str) -> str:
+    """A page with every table drawn anew."""
+    for name, (source, draw) in PAGES[page].items():
         content = draw(json.loads((ROOT / "benchmarks" / source).read_text()))
         text, count = re.subn(rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", lambda found, content=content: f"{found[1]}{content}\n{found[2]}", text, flags=re.DOTALL)
         if count != 1:
-            raise SystemExit(f"README.md has {count} places for the table {name!r}")
+            raise SystemExit(f"{page} has {count} places for the table {name!r}")
     return text
 
 
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
-    drawn = render(readme.read_text())
-    if "--check" in sys.argv:
-        sys.exit(0 if drawn == readme.read_text() else "README.md does not match its data: run python benchmarks/readme.py")
-    readme.write_text(drawn)
+    for page in PAGES:
+        before = (ROOT / page).read_text()
+        drawn = render(page, before)
+        if "--check" not in sys.argv:
+            (ROOT / page).write_text(drawn)
+        elif drawn != before:
+            sys.exit(f"{page} does not match its data: run python benchmarks/readme.py")

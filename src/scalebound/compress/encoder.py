@@ -21,7 +21,7 @@ from scalebound.compress.coder import encode_messages
 from scalebound.compress.grouped import PART, Grouped
 from scalebound.compress.header import GROUPED, MAGIC, PLAIN, Code, check_size, deflate, find_patterns, steps_of, write_header
 from scalebound.compress.model import RAW_DTYPES, Coded, QuantizedModel, Raw, matrix_shape
-from scalebound.compress.sharing import Choice, choose_classes
+from scalebound.compress.sharing import SMALL, Choice, choose_classes
 from scalebound.compress.tables import Table, count_symbols, fit_table, varint
 from scalebound.core.errors import InputError
 from scalebound.core.hashing import canonical_config
@@ -150,9 +150,9 @@ def _plans(coded: dict[str, Coded | Grouped], shift: int) -> Iterator[tuple[_Pla
             families[_family(name)][name] = tensor.matrix
     settled = {name: Choice("", np.zeros(1, dtype=np.int32)) for matrices in families.values() for name in matrices}
     memo: dict[tuple[str, int], tuple[Choice | None, list[_Message]]] = {}  # messages by tensor and choice (kept, so that its id stays its own)
-    tried = False
+    tried, small = False, sum(matrix.size for matrices in families.values() for matrix in matrices.values()) <= SMALL
     for family in sorted(families, reverse=True):
-        for choices in itertools.islice(choose_classes(families[family]), int(tried), None):  # the first choice is one table: tried with the others
+        for choices in itertools.islice(choose_classes(families[family], small=small), int(tried), None):  # the first choice is one table: tried with the others
             trial = settled | _compact(choices)
             yield _plan(coded, trial, shift, memo), functools.partial(settled.update, trial)
             tried = True
