@@ -143,6 +143,13 @@ def test_a_file_of_an_unknown_type_or_cut_short_is_refused(tmp_path, monkeypatch
         keep_codes(path)
 
 
+def test_what_is_no_quantized_model_is_refused(tmp_path, write_gguf):
+    save_package(tmp_path / "m.sbz", keep_codes(write_gguf(tmp_path / "m.gguf")))
+    for path, match in (("m.sbz", "is a package already"), ("none.gguf", "no such file"), ("none", "no such file")):
+        with pytest.raises(InputError, match=match):
+            keep_codes(tmp_path / path)
+
+
 @pytest.mark.parametrize("more", [["--bits", "4"], ["--stream", "x"], ["--quantizer", "gptq"], ["--finetune"], ["--seed", "1"]])
 def test_keep_codes_takes_no_other_setting(tmp_path, capsys, more, write_gguf):
     status, record = run(capsys, "compress", write_gguf(tmp_path / "m.gguf"), "--keep-codes", *more, "--out", tmp_path / "m.sbz")

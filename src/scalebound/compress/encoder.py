@@ -36,7 +36,7 @@ class Breakdown:
     header_bytes: int  # magic, lengths, checksum, configuration, names, shapes, codes
     table_bytes: int
     class_bytes: int  # which row or column uses which table
-    scale_bytes: int
+    scale_bytes: int  # and parts of grouped tensors, codebooks among them
     raw_bytes: int  # norm vectors and buffers
     weight_bytes: int
 
@@ -91,7 +91,7 @@ def encode_with_breakdown(model: QuantizedModel) -> tuple[bytes, Breakdown]:
 
     header_bytes = len(package) - len(raw_bytes) - len(words) - len(meta) + min(len(meta), len(deflate(header, [])))
     parts = {_family(name) for name in model.parts}
-    single = sum(2 for tensor in coded.values() if _has_one_scale(tensor))
+    single = sum(len(_raw_bytes(tensor)) for name, tensor in model.tensors.items() if name in model.parts or _has_one_scale(tensor))
     scale_bytes = min(len(words), round((plan.bits("scales") + sum(plan.bits(kind) for kind in parts)) / 8))
     class_bytes = min(len(words) - scale_bytes, round(plan.bits("classes") / 8))
     return package, Breakdown(
