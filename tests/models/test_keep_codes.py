@@ -61,7 +61,7 @@ def test_the_whole_way(tmp_path, capsys, monkeypatch, write_gguf):
     """compress --keep-codes, measure, certify, verify and export; losses are those of the file, bit for bit."""
     monkeypatch.chdir(tmp_path)
     source = write_gguf(tmp_path / "m.gguf", tied=True)
-    write_stream(tmp_path / "s.json", np.random.default_rng(0).integers(0, 128, size=3000))
+    write_stream(tmp_path / "s.json", np.random.default_rng(0).integers(0, 128, size=1000))
     status, record = run(capsys, "compress", "m.gguf", "--keep-codes", "--out", "m.sbz")
     assert status == 0 and record["source_bytes"] == source.stat().st_size > record["file_bytes"] == Path("m.sbz").stat().st_size
     assert record["model_sha256"] == load_package("m.sbz").sha256()
