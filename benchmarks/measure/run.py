@@ -101,7 +101,7 @@ def shares(model, tokens_BT: np.ndarray, first: int) -> dict[str, float]:
     """Where our pass in bfloat16 spends its time, from torch's profiler: shares of the whole."""
     from torch.profiler import ProfilerActivity, profile
 
-    kinds = {"matrix products": ("aten::mm", "aten::addmm"), "attention": ("aten::bmm", "aten::_softmax", "aten::masked_fill_"), "statistics of logits": ("aten::exp", "aten::sum", "aten::sub_", "aten::mul_", "aten::square_", "aten::pow_", "aten::amax", "aten::clamp_min_", "aten::mul"),
+    kinds = {"matrix products": ("aten::mm", "aten::addmm", "mkldnn::_linear_pointwise"), "attention": ("aten::bmm", "aten::_softmax", "aten::masked_fill_"), "statistics of logits": ("aten::exp", "aten::sum", "aten::sub_", "aten::mul_", "aten::square_", "aten::pow_", "aten::amax", "aten::clamp_min_", "aten::mul"),
              "norms, rotation, activation": ("aten::_fused_rms_norm", "aten::addcmul_", "aten::silu", "aten::rsqrt", "aten::add")}  # fmt: skip
     with profile(activities=[ProfilerActivity.CPU]) as found:
         ours(model, tokens_BT, first)
@@ -113,9 +113,11 @@ def shares(model, tokens_BT: np.ndarray, first: int) -> dict[str, float]:
 
 def worker(model: str, tokens_path: str, rounds: int, start: str) -> None:
     """One process of the whole machine: load, wait for the others, score."""
+    from scalebound.core.heap import keep_freed_memory
     from scalebound.models import load_model
 
     torch.set_num_threads(1)
+    keep_freed_memory()  # as the processes of measure do
     loaded, tokens = load_model(model, dtype="bfloat16"), np.load(tokens_path)
     ours(loaded, tokens[:1], loaded.first_token)
     Path(f"{start}.{os.getpid()}").touch()

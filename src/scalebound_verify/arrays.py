@@ -20,7 +20,7 @@ def safetensors_header(path: str) -> tuple[dict[str, tuple[str, list[int], int]]
     metadata, data = conform(header.pop("__metadata__", {}), "object", path, "the metadata"), at
     entries = [(name, conform(entry, FORMS["array"], path, ascii(name))) for name, entry in header.items()]
     for name, entry in sorted(entries, key=lambda item: item[1]["data_offsets"]):
-        shape, (begin, end), width = entry["shape"], entry["data_offsets"], 4 if entry["dtype"] == "F32" else 8
+        shape, (begin, end), width = entry["shape"], entry["data_offsets"], np.dtype(FORMS["raw"][entry["dtype"]]).itemsize
         if data + begin != at or min(shape, default=0) < 0 or end - begin != width * math.prod(shape):
             raise Refused(f"array {name!a}, shape {shape}, is said to lie at {begin} to {end}", path, f"from {at - data} on")
         found[name], at = (entry["dtype"], shape, at), data + end
@@ -28,18 +28,28 @@ def safetensors_header(path: str) -> tuple[dict[str, tuple[str, list[int], int]]
         raise Refused(f"has {size:,} bytes, its header accounts for {at:,}", path)
     return found, metadata
 
+def stored(path: str, entry: tuple[str, list[int], int], start: int = 0, count: int | None = None) -> np.ndarray:
+    """``count`` numbers from place ``start`` of an array that :func:`safetensors_header` found; all of them by default."""
+    kind, count = np.dtype(FORMS["raw"][entry[0]]), math.prod(entry[1]) if count is None else count
+    found = np.fromfile(path, kind, count, offset=entry[2] + kind.itemsize * start)
+    if len(found) != count:
+        raise Refused("ended while it was read", path)
+    return found
+
+def texts(path: str, name: str) -> list[str]:
+    """The texts in a column of a ``.csv`` file; none when it has no such column."""
+    head, *rows = csv.reader(read(path).decode("utf-8").splitlines())
+    return ["".join(row[(at := head.index(name)) : at + 1]) for row in rows] if name in head else []
+
 def bare_losses(path: str) -> np.ndarray:
     """Losses of a ``.npy`` file (mapped, so that its header is checked against its size) or of the column ``nll`` of a ``.csv``."""
     try:
-        if path.lower().endswith(".npy"):
-            losses = np.load(path, mmap_mode="r", allow_pickle=False)
-            if losses.ndim == 1 and losses.dtype.kind == "f":
-                return losses
+        npy = path.lower().endswith(".npy")
+        losses = np.load(path, mmap_mode="r", allow_pickle=False) if npy else np.array([float(x) for x in texts(path, "nll")])
+        if losses.ndim != 1 or losses.dtype.kind != "f" or not len(losses):
             raise ValueError(f"{losses.dtype} of shape {losses.shape}")
-        rows = csv.reader(read(path).decode("utf-8").splitlines())
-        column = next(rows, []).index("nll")
-        return np.array([float(row[column]) for row in rows])
-    except (ValueError, EOFError, IndexError, AttributeError, csv.Error) as error:
+        return losses
+    except (ValueError, EOFError, AttributeError, csv.Error) as error:
         raise Refused(f"cannot be read as losses ({error})", path, "one axis of floats, or a column 'nll'") from error
 
 class Statistics:
@@ -75,7 +85,7 @@ class Statistics:
             return
         ragged, whole = self.length % self.width, self.length // self.width  # a shorter last block has the id ``whole``
         if "blocks" in self.arrays:
-            self.blocks = self._raw("blocks", 0, self.arrays["blocks"][1][0])
+            self.blocks = stored(path, self.arrays["blocks"])
         elif self.complete:
             self.blocks = np.arange(whole + bool(ragged))
         blocks = self.blocks if len(self.blocks) else np.array([-1])
@@ -85,23 +95,13 @@ class Statistics:
         if blocks[0] < 0 or blocks[-1] >= whole + bool(ragged) or (np.diff(blocks) <= 0).any() or held != self.tokens:
             raise Refused("block ids must ascend inside the window and account for every token: a token counts once", self.path)
 
-    def _raw(self, name: str, start: int, stop: int, row: int = 0) -> np.ndarray:
-        if len(self.bare):
-            return self.bare[start:stop].astype(np.float32)
-        dtype, shape, offset = self.arrays[name]
-        kind = np.dtype("<i8" if dtype == "I64" else "<f4")
-        with open(self.path, "rb") as file:
-            file.seek(offset + kind.itemsize * (row * shape[-1] + start))
-            data = file.read(kind.itemsize * (stop - start))
-        if len(data) != kind.itemsize * (stop - start):
-            raise Refused("ended while it was read", self.path)
-        return np.frombuffer(data, kind)
-
     def slice(self, name: str, start: int, stop: int, row: int = 0) -> np.ndarray:
         """Tokens [start, stop) of an array as float64; losses rounded below 0 are 0, impossible values are refused with their place."""
         if name not in self.arrays:
             raise Refused(f"has no array {name!a}, which the certificate needs", self.path)
-        values, (low, high) = self._raw(name, start, stop, row).astype(np.float64), self.allowed.get(name, (-1e-5, math.inf))
+        entry, (low, high) = self.arrays[name], self.allowed.get(name, (-1e-5, math.inf))
+        values = self.bare[start:stop].astype("f4") if len(self.bare) else stored(self.path, entry, row * entry[1][-1] + start, stop - start)
+        values = values.astype(np.float64)
         wrong = ~((values >= low) & (values <= high) & np.isfinite(values))
         if wrong.any():
             raise Refused(f"token {start + (at := int(np.argmax(wrong)))} has {name} = {values[at]}", self.path, f"what {name} can be")

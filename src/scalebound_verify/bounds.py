@@ -3,7 +3,7 @@ loss, Y the centre, X - Y <= Delta, A = (Y - X)/Delta, weights w over s: with pr
 ``logsumexp_js(log w_js - n log(1 - (s/Delta_j)(m - mean Y_j)) + sum_k log(1 + s A_jk)) <= log(1/delta) + L log 2``."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -12,39 +12,30 @@ from numpy import ndarray as Array
 from scalebound_verify.arrays import Statistics
 from scalebound_verify.strict import FORMS, Refused
 
-CHUNK = 1 << 17  # tokens a slice; 16 rows of 8,192 stay in the cache
+CHUNK = 1 << 14  # tokens a slice: a row of them stays in the cache
 Slices = Callable[[int, int], tuple[Array, list[Array]]]
 # losses and centres; per centre its weight, Delta, the largest A, the interval it lies in (None for 0); bits and share of delta it pays
 Part = tuple[Slices, list[float], list[float], list[float], list[tuple[float, float] | None], float, float]
 
-def log_factors(a: Array, s: float) -> float:
-    """``sum_k log(1 + s a_k)``, 16 factors before each logarithm. For small s the running product minus one is kept (``1 + s a`` would
-    round s away); near 1 the product itself is (the other would cancel when sixteen losses sit at their ceiling)."""
-    rows = np.zeros((16, -(-len(a) // 16)))
-    rows.reshape(-1)[: len(a)] = a
-    if s < 0.1:
-        q = s * rows[0]
-        for row in rows[1:]:
-            t = s * row
-            q += t + q * t
-        return float(np.log1p(q).sum())
-    return float(np.log(np.prod(1.0 + s * rows, axis=0)).sum())
+def log1p(t: Array) -> Array:
+    """``log(1 + t)``: the fast logarithm of the rounded sum, and what its rounding left out (``log(u + e) = log u + e/u``)."""
+    u = 1.0 + t
+    return np.log(u) + (t - (u - 1.0)) / u
 
 def gather(slices: Slices, start: int, stop: int, ranges: Array, grid: Array, width: int = 0) -> tuple[Array, Array]:
     """Sums over tokens [start, stop) of X, Y_j, (Y_j - X)^2 and log(1 + s A_js), as one row; with ``width``, sums of the means of blocks
     of that many tokens instead, and the standard deviations of those means (divisor: their number)."""
     rows, squares, shift, step = [], [], np.zeros(0), max(1, CHUNK // max(width, 1)) * max(width, 1)
-    for begin in range(start, stop, step):
-        x, ys = slices(begin, min(begin + step, stop))
-        columns = [x, *ys, *(np.square(y - x) for y in ys)]
-        sums = [column.reshape(-1, width).mean(1) if width else np.array([column.sum()]) for column in columns]
+    def columns(x: Array, ys: list[Array]) -> Iterator[Array]:
+        yield from (x, *ys, *(np.square(y - x) for y in ys))
         for y, delta in zip(ys, ranges, strict=True):
             a = (y - x) / delta
             if a.min() < -1 - 1e-9:
                 raise Refused(f"a loss exceeds its centre by {float((x - y).max())}, more than the range {delta} allows")
-            a = np.maximum(a, -1.0)  # a loss exactly at its ceiling may round past it
-            sums += [np.log1p(float(s) * a).reshape(-1, width).mean(1) if width else np.array([log_factors(a, float(s))]) for s in grid]
-        table = np.array(sums)
+            yield from (log1p(s * np.maximum(a, -1.0)) for s in grid)  # a loss exactly at its ceiling may round past it
+    for begin in range(start, stop, step):
+        parts = columns(*slices(begin, min(begin + step, stop)))
+        table = np.array([part.reshape(-1, width).mean(1) if width else part.sum(keepdims=True) for part in parts])
         shift = shift if len(shift) else table.mean(1)  # near the mean, so that the squares keep their digits
         rows.append([math.fsum(row) for row in table])
         squares.append(np.square(table - shift[:, None]).sum(1))

@@ -12,9 +12,10 @@ from scalebound_verify.arrays import Statistics
 from scalebound_verify.bounds import make_parts, mean_loss, solve
 from scalebound_verify.package import decode, model_sha256
 from scalebound_verify.records import Record
-from scalebound_verify.strict import FORMS, Claim, Refused, close, conform, inside, parse, read, regular, sha256
+from scalebound_verify.strict import FORMS, Claim, Refused, close, inside, load, read, regular, sha256
 
-FILES = ("stats", "reference", "full", "package", "stream")
+FILES = ("stats", "reference", "full", "package", "stream", "base")
+FREE = ("heldout", "trajectory")  # methods that need no code
 
 class Certificate(Claim):
     """A certificate; its methods are the steps, in the order :meth:`recompute` takes them."""
@@ -86,7 +87,7 @@ class Certificate(Claim):
         if not (file := self.files.get("stream", "")):
             self.say("stream", "none: a statement about the losses in this file", {"it is missing": info["kind"] == "bare" and not named})
             return
-        s, (folder, name) = conform(parse(read(file), file), FORMS["stream"], file), os.path.split(file)
+        s, (folder, name) = load(file, "stream"), os.path.split(file)
         binary, kind = inside(folder, os.path.splitext(name)[0] + ".bin", file), np.dtype("<u2" if s["dtype"] == "uint16" else "<u4")
         if regular(binary) != s["num_tokens"] * kind.itemsize or not s["num_tokens"]:
             raise Refused(f"has {regular(binary):,} bytes", binary, f"{s['num_tokens']:,} tokens of {s['dtype']}")
@@ -102,18 +103,26 @@ class Certificate(Claim):
 
     def package(self) -> None:
         """The code length is that of the bytes on the disk, and they decode to the model that was measured."""
-        c, code, measured, data = self.c, self.c["code"], self.stats.info["model"]["sha256"], b""
-        found, free, self.decoded = measured, c["method"] in ("heldout", "trajectory"), None
+        c, code, base, measured, free = self.c, self.c["code"], self.c["base"], self.stats.info["model"]["sha256"], self.c["method"] in FREE
+        data, delta, found, self.decoded = b"", False, measured, None
         if "package" in self.files:
-            data = read(self.files["package"], 1 << 40)
-            self.decoded = decode(data, c["params"])
+            self.decoded = decode(data := read(self.files["package"], 1 << 40), c["params"])
+            if delta := "delta" in self.decoded[0]:
+                from scalebound_replay.base import read_base, rebuild
+                start = read_base(self.files.get("base", ""), c["params"])
+                self.say("base", f"{base['sha256'][:12]}.. and the delta", {
+                    "no file shows its numbers (a folder's one model.safetensors or a package would)": bool(start[1]),
+                    "its file holds another model": model_sha256(*start) == base["sha256"],
+                    "it was trained on tokens of the window": not (self.stats.saw and self.stats.info["anchor"]["sha256"] == base["sha256"]),
+                })  # fmt: skip
+                self.decoded = start[0], rebuild(*self.decoded, start[1]) if self.checks[-1]["ok"] else {}
             found = model_sha256(*self.decoded)
         bits = 0 if free or not data else 8 * len(data) + 2 * (8 * len(data)).bit_length() - 1
         self.say("package", "decodes to the measured model" if data else "none needed", {
             "there is none: the code length is only stated": bool(data) or free,
             "it is not the model that was measured": c["inputs"]["model_sha256"] == measured == found,
             "its hash is stated twice, differently": code["package_sha256"] == c["inputs"]["package"]["sha256"],
-            "a base is named; this checker knows packages that stand alone": c["base"] == {"kind": "none", "sha256": ""},
+            "a base belongs to a delta, and to nothing else": [base["kind"] != "none", bool(base["sha256"])] == [delta, delta],
         })  # fmt: skip
         self.say("code", f"{bits:,} bits", {f"code.bits is {code['bits']:,}, the file's length is {bits:,}": code["bits"] == bits})
 
@@ -151,9 +160,9 @@ def verify(path: str | os.PathLike[str], replay_blocks: int = 0, seed: int | Non
     """``{holds, bound, claim, checks: [{name, ok, detail}]}`` of the certificate or record at ``path``; ``bound`` is None when none can be
     computed. Raises :class:`~scalebound_verify.strict.Refused` for a file missing or malformed (its ``status`` is the exit status)."""
     path = os.fspath(path)
-    schema = conform(content := parse(read(path), path), "object", path).get("schema")
+    schema = load(path, "object").get("schema")
     name = next((x for x in ("interval", "compare", "prompts") if FORMS[x]["schema"] == schema), "certificate")
-    claim = (Certificate if name == "certificate" else Record)(path, content, name)
+    claim = (Certificate if name == "certificate" else Record)(path, name)
     bound = claim.recompute()
     if replay_blocks:
         if not isinstance(claim, Certificate) or claim.decoded is None or not len(claim.tokens):

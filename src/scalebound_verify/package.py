@@ -127,7 +127,7 @@ def coded(coder: Coder, tables: list[Table], shape: list[int], code: list[Any], 
     return value.reshape(shape)
 
 def decode(data: bytes, params: int) -> tuple[dict[str, Any], Tensors]:
-    """``(config, {name: (dtype, array)})`` of a package; no tensors when it does not hold ``params`` numbers."""
+    """``(config, {name: (dtype, array)})`` of a package; no tensors unless it holds ``params`` numbers (a delta: at most so many)."""
     need(data[:4] in (b"SBZ\x01", b"SBZ\x02"), "does not begin like a package of version 1 or 2")
     n, at = varint(data, 4)
     need(len(data) == at + n + 4, f"has {len(data):,} bytes where its header says {at + n + 4:,}: cut short, or something follows it")
@@ -145,7 +145,8 @@ def decode(data: bytes, params: int) -> tuple[dict[str, Any], Tensors]:
     parts = {name for name, _, _ in entries if data[3] == 2 and name[:1] == "="}
     need(sum(floats.values()) <= 2**28 + 2**16 * n and 0 <= header["shift"] <= 7 and (data[3] == 2) == any(code[5:] for *_, code in entries),
          "holds more numbers than a package may, a shift beyond 7, or steps in another version than 2")  # fmt: skip
-    if sum(floats.values()) - sum(floats.get(name, 0) for name in parts) != params:
+    held = sum(size for name, size in floats.items() if name not in parts)
+    if held != params and not ("delta" in header["config"] and held < params):
         return header["config"], tensors
     raw = [(np.dtype(RAW.get(c[0], "<u2")), math.prod(s) if c[0] in RAW else int(c[1:3] + c[5:] == [-1, -1])) for _, s, c in entries]
     need((end := at + sum(kind.itemsize * size for kind, size in raw)) <= len(payload), "ends within its raw bytes")

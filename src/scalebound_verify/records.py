@@ -1,7 +1,6 @@
 """What ``interval``, ``compare`` and ``certify-prompt`` save, recomputed from the files it names (docs/mathematics.md C3 and C7). On trust: that
 level, shares, horizon and sigma were named in advance, units and items are independent, and where a prompt's code length comes from."""
 
-import csv
 import math
 from collections.abc import Callable
 from typing import Any
@@ -9,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy import ndarray as Array
 
-from scalebound_verify.arrays import Statistics
+from scalebound_verify.arrays import Statistics, texts
 from scalebound_verify.bounds import gather, log_sum, product
-from scalebound_verify.strict import FORMS, Claim, Refused, conform, parse, read
+from scalebound_verify.strict import Claim, Refused, load
 
 Column = Callable[[int, int], Array]  # values of a quantity at tokens, or units, [start, stop)
 
@@ -46,13 +45,12 @@ class Record(Claim):
         self.say("settings", f"level {c['level']}, alpha {c['alpha']}", {"the two are not about the same tokens": shared, "a setting is out of range":
             0 < c["level"] < 1 <= c["horizon"] and (c["sigma"] or 1) > 0 and (0 < c["alpha"] < 1 / len(names) or (c.get("maximum") or 0) > 0)})  # fmt: skip
         if kind == "documents" and "stream" in self.files:
-            s = conform(parse(read(self.files["stream"]), self.path), FORMS["stream"], self.path)
+            s = load(self.files["stream"], "stream")
             good = s["seed"] is None and c["inputs"]["stream"]["sha256"] == first.info["stream"]["sha256"] and first.complete
             edges = np.array([*s["documents"], s["num_tokens"]] if good else [], np.int64) - first.window[0]
             edges = edges[(edges >= 0) & (edges <= first.length)]
         elif kind != "tokens" and first.path.lower().endswith(".csv"):
-            head, *rows = csv.reader(read(first.path).decode("utf-8").splitlines())
-            values = [row[head.index(kind)] for row in rows] if kind in head else []
+            values = texts(first.path, kind)
             starts = [k for k, value in enumerate(values) if not k or value != values[k - 1]]
             edges = np.array([*starts, len(values)] if len({values[k] for k in starts}) == len(starts) else [], np.int64)
         if kind != "tokens" and (len(edges) < 2 or not self.checks[-1]["ok"]):
@@ -114,7 +112,7 @@ class Record(Claim):
     def prompts(self) -> tuple[dict[str, Any], dict[str, tuple[float, float]]]:
         self.hashes(("table",), ("table",))
         c, rows, n, delta = self.c, self.c["prompts"], self.c["items"], self.c["delta"]
-        t = conform(parse(read(self.files["table"]), self.path), FORMS["table"], self.path)
+        t = load(self.files["table"], "table")
         errors, bits = np.array(t["errors"] if {*map(len, t["errors"])} == {n} else []), t["code_bits"]
         if not (len(errors) == len(bits) == len(rows) > c["best"] >= 0 and n > 1 and np.isin(errors, (0, 1)).all() and 0 < delta < 1):
             raise Refused("is no table of 0 and 1, one row a prompt", self.files["table"], f"{len(rows)} rows of {n:,} items, at least 2")

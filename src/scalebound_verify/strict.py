@@ -4,7 +4,6 @@ import hashlib
 import json
 import math
 import os
-import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -54,8 +53,8 @@ def conform(value: Any, form: Any, where: str, key: str = "it") -> Any:
 
 class Claim:
     """A file that claims something: its content ``c`` of the form ``name``, the checks so far, and the ``files`` it names, hashed."""
-    def __init__(self, path: str, content: Any, name: str) -> None:
-        self.path, self.name, self.checks, self.claim, self.c = path, name, list[dict[str, Any]](), "", conform(content, FORMS[name], path)
+    def __init__(self, path: str, name: str) -> None:
+        self.path, self.name, self.checks, self.claim, self.c = path, name, list[dict[str, Any]](), "", load(path, name)
 
     def say(self, name: str, detail: str, conditions: dict[str, bool]) -> bool:
         """Record a check: good when every condition is; the detail of a bad one is the texts of those that are not."""
@@ -70,6 +69,7 @@ class Claim:
     def hashes(self, names: Sequence[str], needed: Sequence[str]) -> None:
         """Find the named files; each must be the one that was certified."""
         inputs, folder = self.c["inputs"], os.path.dirname(os.path.abspath(self.path))
+        names = [x for x in names if x in inputs]  # files of an earlier version name no base
         self.files = {x: inside(folder, inputs[x]["path"], self.path) for x in names if inputs[x]["path"] or x in needed}
         self.say("hashes", f"{len(self.files)} files", {f"{name} is not the file that was certified":
             inputs[name]["sha256"] == (sha256(self.files[name]) if name in self.files else "") for name in names})  # fmt: skip
@@ -79,13 +79,9 @@ def close(a: float | None, b: float | None, tolerance: float = 1e-9) -> bool:
 
 def regular(path: str) -> int:
     """Size in bytes of a file that must exist and be an ordinary one (a pipe or a device could hang or never end)."""
-    try:
-        found = os.stat(path)
-    except (OSError, ValueError) as error:
-        raise Refused(f"cannot be read ({getattr(error, 'strerror', None) or error})", ascii(path)[1:-1]) from error
-    if not stat.S_ISREG(found.st_mode):
-        raise Refused("is not an ordinary file", ascii(path)[1:-1])
-    return found.st_size
+    if not os.path.isfile(path):
+        raise Refused("is not an ordinary file" if os.path.exists(path) else "cannot be read (No such file)", ascii(path)[1:-1])
+    return os.path.getsize(path)
 
 def inside(folder: str, path: str, where: str) -> str:
     """The file a certificate in ``folder`` names by ``path``: relative, no symbolic link below the folder both have in common. ``..`` is
@@ -104,6 +100,10 @@ def read(path: str, limit: int = 256 << 20) -> bytes:
     if regular(path) > limit:
         raise Refused("is too long", path, f"at most {limit:,} bytes")
     return Path(path).read_bytes()
+
+def load(path: str, form: str) -> Any:
+    """A strict JSON file of the form of that name."""
+    return conform(parse(read(path), path), FORMS.get(form, form), path)
 
 def sha256(path: str) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""

@@ -14,6 +14,8 @@ from scalebound.data import build_stream, load_tokenizer, read_corpus
 from scalebound.data.stream import SourceRef
 from scalebound.measure import measure, statistics, stream_of
 from scalebound.measure import measure as measure_function
+from scalebound.measure.score import score_pieces
+from scalebound.measure.shapes import Shapes
 from scalebound.models import LanguageModel, Transformer, load_model, save_folder, shape_for
 
 
@@ -73,16 +75,14 @@ def test_chunks_of_rows_and_vocabulary_do_not_change_the_numbers(files, rows, st
 
 
 @pytest.mark.parametrize("rows, stretch", [(7, 100), (256, 8192), (64, 1)])
-def test_the_anchors_numbers_do_not_depend_on_chunks(files, tmp_path, monkeypatch, rows, stretch):
+def test_the_anchors_numbers_do_not_depend_on_chunks(files, rows, stretch):
     """Two passes over stretches of the vocabulary give what whole rows give; no product is wider than a stretch."""
     folder, stream = files
-    module, widths = __import__("scalebound.measure.score", fromlist=["ROWS"]), []
-    monkeypatch.setattr(module, "ROWS", rows)
-    monkeypatch.setattr(module, "STRETCH", stretch)
+    widths = []
     model, anchor = load_model(folder / "model"), load_model(folder / "anchor")
     part = anchor.head_part
     anchor.head_part = lambda hidden, start, stop: widths.append((hidden.shape[0], stop - start)) or part(hidden, start, stop)
-    found = module.score_pieces(model, [np.asarray(stream.tokens[:64], dtype=np.int64)], [0], 255, anchor=anchor, eps=0.02, alphas=(0.1, 0.4))
+    found = score_pieces(model, [np.asarray(stream.tokens[:64], dtype=np.int64)], [0], 255, anchor=anchor, eps=0.02, alphas=(0.1, 0.4), rows=rows, stretch=stretch)
     log_p, (reference_nll, _, _, log_q) = plain(model, stream.tokens[:64])[3], plain(load_model(folder / "anchor"), stream.tokens[:64])
     smooth = 0.98 * np.exp(log_q) + 0.02 / 256
     np.testing.assert_allclose(found["reference_nll"], reference_nll, atol=2e-5)
@@ -157,7 +157,7 @@ def test_the_likeliest_tokens(files, tmp_path, monkeypatch, stretch):
     folder, stream = files
     model = load_model(folder / "model")
     log_p = torch.from_numpy(plain(model, stream.tokens)[3])
-    monkeypatch.setattr(statistics.top_tokens, "__kwdefaults__", {"rows": 50, "stretch": stretch})
+    monkeypatch.setattr(__import__("scalebound.measure.measure", fromlist=["rule"]), "rule", lambda model: Shapes(batch_tokens=8192, rows=50, stretch=stretch))
     stats = measure(folder / "model", stream.path, tmp_path / "s.safetensors", top_k=5)
     found = read_top(top_path(tmp_path / "s.safetensors"))
     right, ids = log_p.topk(5, dim=1)

@@ -55,11 +55,13 @@ def test_two_processes_give_the_numbers_of_one(files, tmp_path):
         np.testing.assert_allclose(found.read(name), right.read(name), atol=2e-5, err_msg=name)
 
 
-def test_each_process_holds_its_share(files):
+def test_each_process_holds_its_share(files, monkeypatch):
     """The shares of two processes side by side are the matrices of one; a process that is not there would be missed."""
     folder, _ = files
+    monkeypatch.setattr("scalebound.models.llama.Llama.settle", lambda self: None)  # packed matrices have no rows to look at
     config = json.loads((folder / "model" / "config.json").read_text())
     whole, *halves = (llama_of_folder(folder / "model", config, dtype=torch.float32, device="cpu", tokenizer="byte", ranks=ranks).hidden.__self__ for ranks in (Ranks(), Ranks(0, 2), Ranks(1, 2)))
+    assert len(whole.slots) > 20
     for name, slot in whole.slots.items():
         views = [half.slots[name].view for half in halves]
         if views[0].shape == slot.view.shape:

@@ -37,6 +37,13 @@ def test_numpy_and_the_standard_library_only():
             assert {name.split(".")[0] for name in names} <= STANDARD | ({"scalebound_replay"} if path.name == "check.py" else set()), path
 
 
+def test_models_with_a_base_need_numpy_alone_too():
+    """Rebuilding from a base lies beside the checker, which loads it for such certificates only; it needs nothing further."""
+    code = "import sys, scalebound_replay.base; print(sorted({'torch', 'transformers', 'scalebound', 'safetensors', 'msgspec', 'scipy'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": str(SOURCE.parent)})
+    assert done.stdout.strip() == "[]"
+
+
 def test_runs_where_nothing_else_is_installed(world):
     """A fresh interpreter that refuses every import but numpy's checks a certificate."""
     code = """

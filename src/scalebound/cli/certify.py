@@ -60,8 +60,8 @@ def certify(
     package
         The .sbz file that decodes to the measured model; its size is the code length.
     base
-        Of a package of `compress --base`: the model it is relative to, known before the window. The independent checker does not rebuild such
-        models yet: `verify` says so and does not hold; this command does rebuild and compare them.
+        Of a package of `compress --base`: the model it is relative to, known before the window. Both this command and `verify` rebuild the
+        measured model from it; `verify` reads packages and folders with one model.safetensors.
     code_bits
         The code length in bits, self-delimitation included, when there is no package.
     full
@@ -137,12 +137,12 @@ def certify(
     losses = open_losses(stats, vocab_size=vocab_size)
     if package is not None and code_bits is not None:
         raise UsageError("a package and a code length were given", where="--package and --code-bits", expected="one of them")
-    package_sha256, based = "", None
+    package_sha256, based, base_file = "", None, None
     if base is not None and (package is None or best or survey):
         raise UsageError("belongs to a package", where="--base", expected="--package M.sbz, without --best and --survey")
     if package is not None:
         package_sha256 = sha256_file(package)
-        based = check_package(package, losses, base)
+        based, base_file = check_package(package, losses, base)
         if method not in ("heldout", "trajectory"):
             code_bits = package_code_bits(os.stat(package).st_size)
     folder = out.parent if out is not None else Path()
@@ -174,6 +174,7 @@ def certify(
         full=file_ref(full, folder),
         package=file_ref(package, folder),
         stream=file_ref(stream, folder),
+        base=file_ref(base_file, folder),
         stream_sha256=losses.info.stream.sha256,
         model_sha256=losses.info.model.sha256,
     )
@@ -320,12 +321,12 @@ def decoded_sha256(package: Path) -> str | None:
     return load_package(package).sha256()
 
 
-def check_package(package: Path, stats: Stats, base: Path | None = None) -> Base | None:
-    """Raise unless the package decodes (on its base) to the measured model; say so when that cannot be known here. What the base is, if any."""
+def check_package(package: Path, stats: Stats, base: Path | None = None) -> tuple[Base | None, Path | None]:
+    """Raise unless the package decodes (on its base) to the measured model; say so when that cannot be known here. What the base is, if any, and the file a checker rebuilds from."""
     from scalebound.core.certificate import Base
     from scalebound.core.errors import InputError, require_extra
 
-    measured, based = stats.info.model.sha256, None
+    measured, based, base_file = stats.info.model.sha256, None, None
     if base is not None:
         require_extra("torch")
         from scalebound.data.stream import Stream
@@ -339,7 +340,9 @@ def check_package(package: Path, stats: Stats, base: Path | None = None) -> Base
             check_anchor(base, Stream(stream), stats.info.window)
         known = trained_on(base)
         based = Base(kind="checkpoint" if known is not None and known[0].stream_sha256 == stats.info.stream.sha256 else "model", sha256=rebuilt.base_sha256)
-        note("note: the independent checker cannot rebuild a model from a base yet; this command has")
+        base_file = rebuilt.base_file
+        if base_file is None:
+            note(f"note: `scalebound verify` cannot read the numbers of {base}, so it will not confirm this certificate; a folder with one model.safetensors, or a package, it can")
     else:
         found = decoded_sha256(package)
     if found is None:
@@ -353,7 +356,7 @@ def check_package(package: Path, stats: Stats, base: Path | None = None) -> Base
             expected=f"{measured[:12]}.., the model measured in {stats.path}",
             hint="measure the package itself: scalebound measure M.sbz STREAM --out S.safetensors" if base is None else "measure what it decodes to: scalebound export M.sbz --base BASE --out FOLDER",
         )
-    return based
+    return based, base_file
 
 
 def find_stream(stats: Stats) -> Path | None:

@@ -1,4 +1,4 @@
-"""Numbers as people type them: ``20k``, ``1.5M``, ``1e15``, ``10min``, lists with commas."""
+"""Numbers as people type them: ``20k``, ``1.5M``, ``1e15``, ``10min``, lists with commas; and lists of words."""
 
 from __future__ import annotations
 
@@ -29,6 +29,19 @@ def parse_number(text: str, flag: str) -> float:
 def parse_numbers(text: str, flag: str) -> tuple[float, ...]:
     """``"15k,40k"`` to (15000.0, 40000.0)."""
     return tuple(parse_number(part, flag) for part in text.split(","))
+
+
+def parse_counts(text: str, flag: str) -> tuple[int, ...]:
+    """``"4, 0"`` to (4, 0): whole numbers, 0 allowed."""
+    words = parse_words(text)
+    if not all(word.isdecimal() for word in words):
+        raise UsageError(f"{flag} {text!r}", expected="whole numbers separated by commas, such as 0,4,16")
+    return tuple(int(word) for word in words)
+
+
+def parse_words(text: str) -> tuple[str, ...]:
+    """``"copy, sort"`` to ("copy", "sort")."""
+    return tuple(word.strip() for word in text.split(","))
 
 
 def parse_share(text: str, flag: str) -> float:

@@ -91,6 +91,7 @@ class Inputs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     full: FileRef = FileRef()
     package: FileRef = FileRef()
     stream: FileRef = FileRef()  # the stream's .json
+    base: FileRef = FileRef()  # the file that holds the numbers of the base, when a checker can read it
     stream_sha256: str = ""
     model_sha256: str = ""
 

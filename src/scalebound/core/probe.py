@@ -50,6 +50,16 @@ class Series(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         if any(low > high for low, high in zip(self.low, self.high, strict=True)):
             raise ValueError(f"the series {self.label!r} has an interval whose low end is above its high end")
 
+    @classmethod
+    def of(cls, label: str, x: Sequence[float], values: Sequence[tuple[float, float, float]]) -> Series:
+        """From triples of a value and the ends of its interval.
+
+        >>> Series.of("a", [0, 1], [(0.5, 0.25, 0.75), (1.0, 1.0, 1.0)]).low
+        (0.25, 1.0)
+        """
+        value, low, high = (tuple(float(one[k]) for one in values) for k in range(3))
+        return cls(label=label, x=tuple(map(float, x)), value=value, low=low, high=high)
+
 
 class ProbeFigure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What a figure shows.

@@ -20,25 +20,28 @@ from scalebound.core.stats import AnchorRef, ModelRef, Policy, StatsInfo
 from scalebound.data.stream import Stream
 from scalebound.data.tokenizer import load_tokenizer
 from scalebound.measure.provenance import check_anchor
+from scalebound.measure.shapes import Shapes, Trial
 from scalebound.measure.spans import POLICIES
 from scalebound.models.language_model import LanguageModel
 
 
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What the parts beside a measurement belong to."""
+    """What the parts beside a measurement belong to. ``trials``: what was timed to choose the ``shapes``; none when the rule chose them."""
 
-    schema: str = "scalebound.plan/3"
+    schema: str = "scalebound.plan/4"
     info: StatsInfo
     blocks_sha256: str
     part_blocks: int
-    batch_tokens: int
+    shapes: Shapes
+    trials: tuple[Trial, ...] = ()
+    device: str = "cpu"
     dtype: str = "float32"
     sketch: bool = False
     top_k: int = 0
     ranks: int = 1
 
 
-Plan.SCHEMA = "scalebound.plan/3"  # type: ignore[attr-defined]
+Plan.SCHEMA = "scalebound.plan/4"  # type: ignore[attr-defined]
 
 
 def check_request(model: LanguageModel, anchor: LanguageModel | None, stream: Stream, context: int, window: tuple[int, int], alphas: Sequence[float], eps: float,

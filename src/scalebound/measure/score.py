@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scalebound.measure.statistics import ROWS, STRETCH, log_totals, token_statistics, top_tokens
+from scalebound.models.device import moved
 from scalebound.models.language_model import LanguageModel
 
 
@@ -29,7 +30,7 @@ def score_blocks(model: LanguageModel, tokens_BT: np.ndarray, first_token: int, 
 
 
 def score_pieces(model: LanguageModel, pieces: Sequence[np.ndarray], skips: Sequence[int], first_token: int, *, anchor: LanguageModel | None = None,
-                 eps: float = 0.0, alphas: Sequence[float] = (), top_k: int = 0) -> dict[str, np.ndarray]:  # fmt: skip
+                 eps: float = 0.0, alphas: Sequence[float] = (), top_k: int = 0, rows: int = ROWS, stretch: int = STRETCH) -> dict[str, np.ndarray]:  # fmt: skip
     """Statistics of the tokens of some pieces of text, each scored from ``first_token`` and its own piece's earlier tokens.
 
     Parameters
@@ -42,6 +43,8 @@ def score_pieces(model: LanguageModel, pieces: Sequence[np.ndarray], skips: Sequ
         The reference, its share of uniform, and the smoothings to compute the centre for.
     top_k
         Also give ``top_log_p`` float32 and ``top_ids`` int32, (top_k, N): the likeliest tokens of each prediction, likeliest first.
+    rows, stretch
+        Predictions and vocabulary of one piece of logits.
 
     Returns
     -------
@@ -55,26 +58,26 @@ def score_pieces(model: LanguageModel, pieces: Sequence[np.ndarray], skips: Sequ
     for row, (piece, skip) in enumerate(zip(pieces, skips, strict=True)):
         padded[row, : len(piece)], wanted[row, skip : len(piece)] = piece, True
     with torch.inference_mode():
-        targets_BT = torch.from_numpy(padded).to(model.device)
+        targets_BT = moved(torch.from_numpy(padded), model.device)
         inputs_BT = F.pad(targets_BT[:, :-1], (1, 0), value=first_token)
-        where = torch.from_numpy(wanted).to(model.device)
-        hidden_ND, targets_N = _chosen(model, inputs_BT, where), targets_BT[where]
-        table = token_statistics(model, hidden_ND, targets_N)
+        where_N = None if wanted.all() else moved(torch.from_numpy(np.flatnonzero(wanted)), model.device)
+        hidden_ND, targets_N = _chosen(model.hidden(inputs_BT), where_N), _chosen(targets_BT, where_N)
+        table = token_statistics(model, hidden_ND, targets_N, rows=rows, stretch=stretch)
         if anchor is not None:
-            other_ND = _chosen(anchor, inputs_BT, where)
-            parts = [_against(model, anchor, hidden_ND[start : start + ROWS], other_ND[start : start + ROWS], targets_N[start : start + ROWS], eps, alphas, STRETCH)
-                     for start in range(0, len(targets_N), ROWS)]  # fmt: skip
+            other_ND = _chosen(anchor.hidden(inputs_BT), where_N)
+            parts = [_against(model, anchor, hidden_ND[start : start + rows], other_ND[start : start + rows], targets_N[start : start + rows], eps, alphas, stretch)
+                     for start in range(0, len(targets_N), rows)]  # fmt: skip
             table = torch.cat([table, torch.cat(parts, dim=1)])
         found = table.cpu().numpy()
-        top = [part.cpu().numpy() for part in top_tokens(model, hidden_ND, top_k)] if top_k else []
+        top = [part.cpu().numpy() for part in top_tokens(model, hidden_ND, top_k, rows=rows, stretch=stretch)] if top_k else []
     out = {"nll": found[0], "entropy": found[1], "varentropy": found[2]} | dict(zip(("top_log_p", "top_ids"), top, strict=False))
     return out if anchor is None else out | {"reference_nll": found[3], "centre": found[4:]}
 
 
-def _chosen(model: LanguageModel, inputs_BT: Tensor, where_BT: Tensor) -> Tensor:
-    """Hidden states that predict the tokens ``where_BT``; no copy when that is all of them."""
-    hidden_BTD = model.hidden(inputs_BT)
-    return hidden_BTD.flatten(0, 1) if bool(where_BT.all()) else hidden_BTD[where_BT]
+def _chosen(values_BT: Tensor, where_N: Tensor | None) -> Tensor:
+    """What belongs to the scored tokens, of (B, T, ...) by their numbers; no copy when that is all of them."""
+    values = values_BT.flatten(0, 1)
+    return values if where_N is None else values[where_N]
 
 
 def _against(model: LanguageModel, anchor: LanguageModel, own_RD: Tensor, other_RD: Tensor, targets_R: Tensor, eps: float, alphas: Sequence[float], stretch: int) -> Tensor:

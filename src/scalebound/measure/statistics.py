@@ -44,14 +44,13 @@ def _rows(model: LanguageModel, hidden_RD: Tensor, targets_R: Tensor, stretch: i
         found = z_RV.gather(1, (targets_R - start).clamp(0, stop - start - 1)[:, None])[:, 0]
         hit_R = torch.where(inside, found, hit_R)
         top_R = z_RV.amax(1, keepdim=True).clamp_min(-1e30)  # a stretch may hold nothing but minus infinity
-        x_RV = z_RV.sub_(top_R)  # at most 0
-        weight_RV = x_RV.exp()
-        total_R = weight_RV.sum(1).clamp_min(1e-30)  # at least 1 wherever the stretch holds a finite logit
-        # a logit of minus infinity has probability 0 and must add 0
-        mean_R = (weight_RV * x_RV.clamp_min_(-1e4)).sum(1) / total_R
-        variance_R = x_RV.sub_(mean_R[:, None]).square_().mul_(weight_RV).sum(1) / total_R
+        x_RV = z_RV.sub_(top_R).clamp_min_(-1e4)  # at most 0; a logit of minus infinity has probability 0 and must add 0
+        p_RV = torch.softmax(x_RV, dim=1)  # in one pass; its largest entry is exp(0) over the sum
+        log_sum_R = -p_RV.amax(1).double().log()
+        mean_R = (p_RV * x_RV).sum(1)
+        variance_R = x_RV.sub_(mean_R[:, None]).square_().mul_(p_RV).sum(1)
         top_R = top_R[:, 0].double()
-        columns.append(torch.stack([top_R + total_R.double().log(), top_R + mean_R.double(), variance_R.double()]))
+        columns.append(torch.stack([top_R + log_sum_R, top_R + mean_R.double(), variance_R.double()]))
     log_total_CR, mean_CR, variance_CR = torch.stack(columns, dim=1)
     log_total_R = log_total_CR.logsumexp(0)
     weight_CR = (log_total_CR - log_total_R).exp()

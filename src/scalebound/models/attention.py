@@ -35,7 +35,8 @@ def by_stretches(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, stretch: int | 
     R = H // G
     stretch = stretch or (STRETCH if T > 512 else STRETCH // 2)
     q_XRTK = (q_BHTK * K**-0.5).reshape(B * G, R, T, K)
-    k_XKT, v_XTK = k_BGTK.reshape(B * G, T, K).transpose(1, 2), v_BGTK.reshape(B * G, T, K)
+    k_XKT = k_BGTK.reshape(B * G, T, K).transpose(1, 2).contiguous()  # turned once: each product copies what it reads
+    v_XTK = v_BGTK.reshape(B * G, T, K)
     out_XRTK = torch.empty_like(q_XRTK)
     ahead = torch.ones(stretch, stretch, dtype=torch.bool, device=q_BHTK.device).triu(1)
     for start in range(0, T, stretch):

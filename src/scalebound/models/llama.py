@@ -1,8 +1,8 @@
 """The decoder of Llama and its relatives (Mistral, Qwen2, Qwen3), computed here instead of by ``transformers``.
 
 Pre-norm, rotary positions, grouped keys, gated feed-forward; optionally biases and normalised queries and keys. It exists because a model of
-this shape then loads tensor by tensor into its final precision, needs 150 MB less than with ``transformers`` imported, and runs with fused
-projections and :mod:`~scalebound.models.attention`. A test holds it to ``transformers``' numbers for every family; a configuration with
+this shape then loads tensor by tensor into its final precision, needs 150 MB less than with ``transformers`` imported, and runs with
+:mod:`~scalebound.models.matrix` and :mod:`~scalebound.models.attention`. A test holds it to ``transformers``' numbers for every family; a configuration with
 anything else in it (scaled rotary angles, a sliding window, other activations) is left to ``transformers``.
 
 Letters: B batch, T tokens, D width, H query heads, G key heads, K head width, F feed-forward width, V vocabulary.
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from scalebound.models.attention import causal_attention
 from scalebound.models.language_model import Past
+from scalebound.models.matrix import Matrix
 from scalebound.models.ranks import ALONE, Ranks
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
@@ -105,7 +106,7 @@ class Llama:
             self.slots[name] = Slot(values, (size,))
             return values
 
-        def joined(*parts: tuple[str, int]) -> tuple[Tensor, Tensor | None]:
+        def joined(*parts: tuple[str, int]) -> Matrix:
             """Matrices that read the same input, one below the other, of each this process's rows."""
             total = sum(rows for _, rows in parts)
             weight = torch.empty(total, D, dtype=dtype, device=device)
@@ -116,14 +117,14 @@ class Llama:
                 if bias is not None:
                     self.slots[f"{part}.bias"] = Slot(bias[start : start + rows], (rows * ranks.world,), ranks.rank * rows)
                 start += rows
-            return weight, bias
+            return Matrix(weight, bias)
 
-        def back(name: str, columns: int) -> tuple[Tensor, Tensor | None]:
+        def back(name: str, columns: int) -> Matrix:
             """A matrix that writes to the residual stream: of it this process's columns; its bias is added by the first process."""
             weight = torch.empty(D, columns, dtype=dtype, device=device)
             self.slots[f"{name}.weight"] = Slot(weight, (D, columns * ranks.world), 0, ranks.rank * columns)
             bias = vector(f"{name}.bias", D) if f"{name}.bias" in wanted else None
-            return weight, bias if ranks.first else None
+            return Matrix(weight, bias if ranks.first else None)
 
         self.embedding = torch.empty(shape.vocab_size, D, dtype=dtype, device=device)
         self.slots["model.embed_tokens.weight"] = Slot(self.embedding, (shape.vocab_size, D))
@@ -140,11 +141,18 @@ class Llama:
             normed = tuple(vector(f"{at}self_attn.{name}_norm.weight", K) for name in "qk") if f"{at}self_attn.q_norm.weight" in wanted else None
             self.layers.append(_Layer(
                 shape, ranks, vector(at + "input_layernorm.weight", D), joined((q, rows_q), (k, rows_k), (v, rows_k)), normed, back(o, rows_q),
-                vector(at + "post_attention_layernorm.weight", D), joined((gate, rows_f), (up, rows_f)), back(down, rows_f),
+                vector(at + "post_attention_layernorm.weight", D), joined((gate, rows_f)), joined((up, rows_f)), back(down, rows_f),
             ))  # fmt: skip
         frequency = 1.0 / shape.theta ** (torch.arange(0, K, 2, dtype=torch.int64).float() / K)
         angle = torch.outer(torch.arange(shape.context, dtype=torch.float32), frequency)
         self.cos, self.sin = (wave.to(device, dtype)[:, None, :] for wave in (angle.cos(), angle.sin()))  # (context, 1, K/2)
+
+    def settle(self) -> None:
+        """All weights are in place: pack the layers' matrices, one at a time, so that little more than the weights is ever in memory."""
+        self.slots.clear()  # their views would keep the plain weights
+        for layer in self.layers:
+            for matrix in (layer.qkv, layer.attention_out, layer.gate, layer.up, layer.down):
+                matrix.pack()
 
     def hidden(self, tokens_BT: Tensor) -> Tensor:
         """Normalised final hidden states, (B, T, D)."""
@@ -173,19 +181,20 @@ class _Layer:
     shape: LlamaShape
     ranks: Ranks
     attention_norm: Tensor
-    qkv: tuple[Tensor, Tensor | None]
+    qkv: Matrix
     qk_norms: tuple[Tensor, ...] | None
-    attention_out: tuple[Tensor, Tensor | None]
+    attention_out: Matrix
     feed_forward_norm: Tensor
-    gate_up: tuple[Tensor, Tensor | None]
-    down: tuple[Tensor, Tensor | None]
+    gate: Matrix
+    up: Matrix
+    down: Matrix
 
     def projected(self, x_BTD: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, H, T, K), keys and values (B, G, T, K), the first two turned by their positions."""
         s = self.shape
         B, T, D = x_BTD.shape
         heads, key_heads = s.heads // self.ranks.world, s.key_heads // self.ranks.world
-        all_BTJK = F.linear(F.rms_norm(x_BTD, (D,), self.attention_norm, s.eps), *self.qkv).view(B, T, heads + 2 * key_heads, s.head_width)
+        all_BTJK = self.qkv(F.rms_norm(x_BTD, (D,), self.attention_norm, s.eps)).view(B, T, heads + 2 * key_heads, s.head_width)
         q, k, v = all_BTJK.split([heads, key_heads, key_heads], dim=2)
         if self.qk_norms is not None:
             qk = torch.cat([F.rms_norm(part, (s.head_width,), norm, s.eps) for part, norm in zip((q, k), self.qk_norms, strict=True)], dim=2)
@@ -197,12 +206,16 @@ class _Layer:
     def mixed(self, x_BTD: Tensor, mixed_BHTK: Tensor) -> Tensor:
         """The rest of the layer: the attention's output and the feed-forward part, each added."""
         B, T, D = x_BTD.shape
-        x_BTD = x_BTD + self.ranks.sum(F.linear(mixed_BHTK.transpose(1, 2).reshape(B, T, -1), *self.attention_out))
+        x_ND = self._added(self.attention_out, mixed_BHTK.transpose(1, 2).reshape(B * T, -1), x_BTD.flatten(0, 1))
         pieces = []
-        for rows in x_BTD.flatten(0, 1).split(ROWS):  # the widest arrays of the model, a few rows at a time
-            gate, up = F.linear(F.rms_norm(rows, (D,), self.feed_forward_norm, self.shape.eps), *self.gate_up).chunk(2, dim=-1)
-            pieces.append(rows + self.ranks.sum(F.linear(F.silu(gate) * up, *self.down)))
-        return torch.cat(pieces).view(B, T, D) if len(pieces) > 1 else pieces[0].view(B, T, D)
+        for rows in x_ND.split(ROWS):  # the widest arrays of the model, a few rows at a time
+            normed = F.rms_norm(rows, (D,), self.feed_forward_norm, self.shape.eps)
+            pieces.append(self._added(self.down, self.up.times(normed, self.gate.silu(normed)), rows))
+        return (torch.cat(pieces) if len(pieces) > 1 else pieces[0]).view(B, T, D)
+
+    def _added(self, matrix: Matrix, x_NF: Tensor, to_ND: Tensor) -> Tensor:
+        """What a matrix writes to the residual stream, added to it: of several processes, by the first one before the sum over all."""
+        return self.ranks.sum(matrix.plus(x_NF, to_ND) if self.ranks.first else matrix(x_NF))
 
 
 def _turned(x_BTJK: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

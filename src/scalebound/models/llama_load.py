@@ -121,6 +121,7 @@ class _Filling:
     def done(self, name: str, sha256: str, params: int, config: dict[str, Any], tokenizer: str) -> LanguageModel:
         assert self.model is not None
         model, shape = self.model, self.shape
+        model.settle()
         part = linear_head(model.output)
         first = next((token for token in (config.get("bos_token_id"), config.get("eos_token_id")) if token is not None), 0)
         first = first[0] if isinstance(first, list) else first

@@ -61,6 +61,8 @@ def join_ranks(device: str = "cpu") -> Ranks:
     if not started_by_torchrun():
         return ALONE
     try:
+        if device.startswith("cuda"):  # nccl wants to know before it begins
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
         if not torch.distributed.is_initialized():
             torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
             atexit.register(torch.distributed.destroy_process_group)

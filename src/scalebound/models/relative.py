@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from scalebound.compress import QuantizedModel
@@ -15,7 +16,8 @@ from scalebound.compress.delta import apply_delta, is_delta, pack_delta
 from scalebound.compress.package import read_package
 from scalebound.core.errors import InputError, UsageError
 from scalebound.core.io import atomic_write
-from scalebound.models.folder import hash_tensors, save_folder
+from scalebound.models.folder import hash_tensors, read_config, save_folder
+from scalebound.models.load import model_folder
 from scalebound.models.start import open_trainable
 
 ADAPTER = "adapter.safetensors"  # of a run: the trained numbers, in its folder
@@ -23,13 +25,18 @@ ADAPTER = "adapter.safetensors"  # of a run: the trained numbers, in its folder
 
 @dataclass(frozen=True)
 class Rebuilt:
-    """``base + delta``: configuration, float32 tensors, their SHA-256, and that of the base."""
+    """``base + delta``: configuration, float32 tensors, their SHA-256, and that of the base.
+
+    ``base_file`` is the one file from which the independent checker rebuilds the same model: a package, or the ``model.safetensors`` of a
+    folder; None for a ``.gguf``, for weights in several files or behind a symbolic link, or stored under other names than they are computed.
+    """
 
     config: dict
     tensors: dict[str, Tensor]
     sha256: str
     base_sha256: str
     files: dict[str, bytes]
+    base_file: Path | None
 
 
 def rebuild(package: str | os.PathLike, base: str | os.PathLike) -> Rebuilt:
@@ -42,8 +49,26 @@ def rebuild(package: str | os.PathLike, base: str | os.PathLike) -> Rebuilt:
         raise InputError("stands alone: it is no delta", where=str(package), expected="a package of `scalebound compress --base`")
     start = open_trainable(base)
     arrays = apply_delta(header, numbers, {name: tensor.numpy() for name, tensor in start.model.tensors().items()})
-    config, tensors = start.model.config(), {name: torch.from_numpy(array) for name, array in arrays.items()}
-    return Rebuilt(config, tensors, hash_tensors(config, tensors), start.sha256, start.files)
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    config, file = _stored(base, set(tensors))
+    config = start.model.config() if config is None else config | {key: "float32" for key in ("torch_dtype", "dtype") if key in config}
+    return Rebuilt(config, tensors, hash_tensors(config, tensors), start.sha256, start.files, file)
+
+
+def _stored(base: str | os.PathLike, names: set[str]) -> tuple[dict | None, Path | None]:
+    """The configuration beside a base's weights, and the file that holds exactly the tensors of these names."""
+    path = Path(base)
+    if path.suffix == ".gguf":
+        return None, None
+    if path.suffix == ".sbz":
+        config, arrays = read_package(path)
+        return config, path if set(arrays) == names else None
+    folder = model_folder(path)
+    file = folder / "model.safetensors"
+    if [file] != sorted(folder.glob("model*.safetensors")) or file.is_symlink() or (folder / "config.json").is_symlink():
+        return read_config(folder), None
+    with safe_open(file, framework="np") as opened:
+        return read_config(folder), file if set(opened.keys()) == names else None
 
 
 def delta_of(model: str | os.PathLike, base: str | os.PathLike, *, step: float = 0.3) -> QuantizedModel:

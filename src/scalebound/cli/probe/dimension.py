@@ -62,7 +62,7 @@ def dimension(
     """
     import torch
 
-    from scalebound.cli.numbers import parse_numbers
+    from scalebound.cli.numbers import parse_counts
     from scalebound.cli.probe.show import show
     from scalebound.probe import dimension_record, probe_dimension
     from scalebound.probe.dimension import DIMENSIONS
@@ -75,7 +75,7 @@ def dimension(
         case, usual = planted(seed), PLANTED
     else:
         case, usual = own_case(model, items, seed=seed), {"dimensions": DIMENSIONS, "steps": 200, "batch": 16, "lr": None, "full_lr": None}
-    asked = {"dimensions": None if dims is None else tuple(int(number) for number in parse_numbers(dims, "--dims")), "steps": steps, "batch": batch, "lr": lr, "full_lr": full_lr}
+    asked = {"dimensions": None if dims is None else parse_counts(dims, "--dims"), "steps": steps, "batch": batch, "lr": lr, "full_lr": full_lr}
     chosen = usual | {name: value for name, value in asked.items() if value is not None}
     with progress_bar("training", "runs") as progress:
         found = probe_dimension(case.model, case.train, case.held, params=case.params, width=case.width, share=share, level=level, seed=seed, progress=progress, **chosen)

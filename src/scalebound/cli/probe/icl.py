@@ -57,9 +57,12 @@ def icl(
     """
     import torch
 
+    from scalebound.cli.numbers import parse_counts
     from scalebound.cli.probe.show import show
     from scalebound.probe import icl_record, labels_record, probe_icl, probe_labels, random_mixture
     from scalebound.probe.icl import EXAMPLES, KINDS
+
+    asked = tuple(sorted(set(parse_counts(examples, "--examples")))) if examples else ()
 
     if model is not None:
         if (epsilon, concepts, steps) != (0.05, 8, 800):
@@ -68,7 +71,7 @@ def icl(
 
         loaded = load_model(model)
         with progress_bar("asking", "prompts") as progress:
-            rows = probe_labels(loaded, examples=counts(examples or "0,16"), prompts=40 if prompts is None else prompts, level=level, seed=seed, progress=progress)
+            rows = probe_labels(loaded, examples=asked or (0, 16), prompts=40 if prompts is None else prompts, level=level, seed=seed, progress=progress)
         return show(labels_record(rows, model=str(model), sha256=loaded.sha256, settings={"prompts": rows[0].n}, level=level, seed=seed), out)
     if concepts < 1:
         raise UsageError(f"concepts is {concepts}", where="--concepts", expected="at least 1")
@@ -80,17 +83,9 @@ def icl(
             epsilon=epsilon,
             steps=max(steps, 1),
             prompts=500 if prompts is None else prompts,
-            examples=counts(examples) if examples else EXAMPLES,
+            examples=asked or EXAMPLES,
             level=level,
             seed=seed,
             progress=progress,
         )
     return show(icl_record(found, settings={"concepts": concepts, "steps": steps}, level=level, seed=seed), out)
-
-
-def counts(text: str) -> tuple[int, ...]:
-    """``"0,4"`` as numbers."""
-    words = [word.strip() for word in text.split(",")]
-    if not all(word.isdigit() for word in words):
-        raise UsageError(f"examples is {text!r}", where="--examples", expected="whole numbers separated by commas, such as 0,4,16")
-    return tuple(sorted({int(word) for word in words}))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from scalebound.cli.output import Result, progress_bar
-from scalebound.core.errors import UsageError
 
 
 def length(
@@ -57,15 +56,11 @@ def length(
 
     next: scalebound report --probes probes/length.json
     """
+    from scalebound.cli.numbers import parse_counts, parse_words
     from scalebound.cli.probe.show import show
     from scalebound.probe import length_record, probe_length
 
-    try:
-        asked = [int(word) for word in lengths.split(",")]
-    except ValueError:
-        raise UsageError(f"lengths {lengths!r}", where="--lengths", expected="whole numbers separated by commas, as 10,20,30") from None
-    names, schemes = ([word.strip() for word in text.split(",")] for text in (tasks, positions))
     with progress_bar("training", "steps") as progress:
-        found = probe_length(names, schemes, seeds=seeds, train_length=train_length, lengths=asked, steps=steps, tests=tests, level=level, seed=seed,
+        found = probe_length(parse_words(tasks), parse_words(positions), seeds=seeds, train_length=train_length, lengths=parse_counts(lengths, "--lengths"), steps=steps, tests=tests, level=level, seed=seed,
                              workers=workers, progress=progress)  # fmt: skip
     return show(length_record(*found, seeds=seeds, train_length=train_length, steps=steps, level=level, seed=seed), out)

@@ -53,6 +53,7 @@ def patch(
     """
     import torch
 
+    from scalebound.cli.numbers import parse_words
     from scalebound.cli.probe.show import show
     from scalebound.core.io import sha256_file
     from scalebound.probe import patch_record, probe_patch, read_llama, read_pairs, repeated_pairs, repeating_model, words_of
@@ -66,11 +67,7 @@ def patch(
     words = words_of(model, config)
     asked = repeated_pairs(words.pool, repeats, seed, first=words.first) if pairs is None else read_pairs(pairs, words)
     with progress_bar("patching", "layers") as progress:
-        found = probe_patch(config, weights, asked, sites=_split(sites), directions=_split(directions), level=level, progress=progress)
+        found = probe_patch(config, weights, asked, sites=parse_words(sites), directions=parse_words(directions), level=level, progress=progress)
     settings: dict[str, str | int] = {"model": str(model or ""), "task": "random tokens said twice" if pairs is None else pairs.name, "sites": sites}
     inputs = {} if pairs is None else {pairs.name: sha256_file(pairs)}
     return show(patch_record(found, asked, level=level, seed=seed, settings=settings, inputs=inputs), out)
-
-
-def _split(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",")]

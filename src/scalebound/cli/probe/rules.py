@@ -47,11 +47,12 @@ def rules(
     """
     import torch
 
+    from scalebound.cli.numbers import parse_words
     from scalebound.cli.probe.show import show
     from scalebound.core.io import sha256_file
     from scalebound.probe import GRAMMARS, probe_rules, read_grammar, rules_record
 
-    chosen = [word.strip() for word in grammar.split(",")] if grammar is not None else [] if grammar_file is not None else list(GRAMMARS)
+    chosen = list(parse_words(grammar)) if grammar is not None else [] if grammar_file is not None else list(GRAMMARS)
     for word in chosen:
         if word not in GRAMMARS:
             raise UsageError(f"unknown grammar {word!r}", where="--grammar", expected=f"of {', '.join(GRAMMARS)}, separated by commas")

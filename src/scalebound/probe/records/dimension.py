@@ -90,7 +90,7 @@ def _gains(found: Dimension, level: float) -> ProbeFigure:
         y="gain in held-out loss over that of training all weights",
         band=f"Whiskers: normal intervals, paired by item, all together {100 * level:g}%.",
         series=(
-            Series(label="random subspace", x=x, value=tuple(r.gain for r in found.rows), low=tuple(r.low for r in found.rows), high=tuple(r.high for r in found.rows)),
+            Series.of("random subspace", x, [(r.gain, r.low, r.high) for r in found.rows]),
             Series(label=f"{found.share:.0%}", x=(x[0], x[-1]), value=(found.share, found.share)),
         ),
     )

@@ -26,8 +26,7 @@ def finetune_record(rows: Sequence[Row], *, seeds: int, steps: int, strength: fl
     series = []
     for optimizer in optimizers:
         of = [r for r in rows if r.optimizer == optimizer]
-        mean, low, high = zip(*(r.difference for r in of), strict=True)
-        series.append(Series(label=optimizer, x=tuple(float(names.index(r.transformation)) for r in of), value=mean, low=low, high=high))
+        series.append(Series.of(optimizer, [names.index(r.transformation) for r in of], [r.difference for r in of]))
     figure = ProbeFigure(
         id="difference",
         kind="points",

@@ -89,7 +89,7 @@ def _figure(found: InContext, length: int, level: float) -> ProbeFigure:
 
 
 def _series(label: str, rows: Sequence[AccuracyRow | LabelRow]) -> Series:
-    return Series(label=label, x=tuple(float(r.examples) for r in rows), value=tuple(r.accuracy for r in rows), low=tuple(r.low for r in rows), high=tuple(r.high for r in rows))
+    return Series.of(label, [r.examples for r in rows], [(r.accuracy, r.low, r.high) for r in rows])
 
 
 def labels_record(rows: Sequence[LabelRow], *, model: str, sha256: str, settings: dict[str, Value], level: float, seed: int) -> ProbeRecord:

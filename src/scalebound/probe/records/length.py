@@ -67,12 +67,10 @@ def _figure(task: str, rows: Sequence[LengthRow], train_length: int, level: floa
     for positions, planted in kinds:
         at = [[row for row in rows if row.length == n and row.positions == positions and (row.model == BY_HAND) == planted] for n in lengths]
         series.append(
-            Series(
-                label="none, weights set by hand" if planted else positions,
-                x=tuple(map(float, lengths)),
-                value=tuple(sum(row.right for row in group) / sum(row.n for row in group) for group in at),
-                low=tuple(min(row.low for row in group) for group in at),
-                high=tuple(max(row.high for row in group) for group in at),
+            Series.of(
+                "none, weights set by hand" if planted else positions,
+                lengths,
+                [(sum(row.right for row in group) / sum(row.n for row in group), min(row.low for row in group), max(row.high for row in group)) for group in at],
             )
         )
     return ProbeFigure(

@@ -72,7 +72,6 @@ def _span_table(spans: Sequence[SpanRow]) -> ProbeTable:
 
 
 def _span_figure(spans: Sequence[SpanRow], level: float) -> ProbeFigure:
-    places = tuple(float(k) for k in range(len(spans)))
     most = max(spans, key=lambda row: row.exact)
     return ProbeFigure(
         id="extraction",
@@ -84,8 +83,8 @@ def _span_figure(spans: Sequence[SpanRow], level: float) -> ProbeFigure:
         band=f"Whiskers: Clopper-Pearson intervals, all together {100 * level:g}%.",
         names=tuple(row.kind for row in spans),
         series=(
-            Series(label="exactly", x=places, value=tuple(r.exact for r in spans), low=tuple(r.exact_low for r in spans), high=tuple(r.exact_high for r in spans)),
-            Series(label="nearly", x=places, value=tuple(r.near for r in spans), low=tuple(r.near_low for r in spans), high=tuple(r.near_high for r in spans)),
+            Series.of("exactly", range(len(spans)), [(r.exact, r.exact_low, r.exact_high) for r in spans]),
+            Series.of("nearly", range(len(spans)), [(r.near, r.near_low, r.near_high) for r in spans]),
         ),
         span=(0.0, 1.0),
     )
@@ -98,7 +97,6 @@ def _group_table(groups: Sequence[InfluenceRow]) -> ProbeTable:
 
 def _group_figure(groups: Sequence[InfluenceRow], level: float) -> ProbeFigure:
     most, least = max(groups, key=lambda row: row.influence), min(groups, key=lambda row: row.influence)
-    places = tuple(float(k) for k in range(len(groups)))
     return ProbeFigure(
         id="influence",
         kind="points",
@@ -108,5 +106,5 @@ def _group_figure(groups: Sequence[InfluenceRow], level: float) -> ProbeFigure:
         y="influence (difference of scores)",
         band=f"Whiskers: Welch's intervals over runs, all groups together {100 * level:g}%.",
         names=tuple(row.group for row in groups),
-        series=(Series(label="influence", x=places, value=tuple(r.influence for r in groups), low=tuple(r.low for r in groups), high=tuple(r.high for r in groups)),),
+        series=(Series.of("influence", range(len(groups)), [(r.influence, r.low, r.high) for r in groups]),),
     )

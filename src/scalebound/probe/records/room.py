@@ -59,8 +59,8 @@ def _figure(found: Room, sets: Sequence[str], names: tuple[str, ...], pick: tupl
     series = []
     for name in sets:
         rows = [row for row in found.rows if row.items == name and row.model in names]
-        value, low, high = (tuple(float(getattr(row, field)) for row in rows) for field in pick)
-        series.append(Series(label=name, x=tuple(float(names.index(row.model)) for row in rows), value=value, low=low, high=high))
+        value, low, high = pick
+        series.append(Series.of(name, [names.index(row.model) for row in rows], [(getattr(row, value), getattr(row, low), getattr(row, high)) for row in rows]))
     return ProbeFigure(kind="points", x="model", names=names, series=tuple(series), span=(0.0, 1.0) if words["id"] == "rates" else None, **words)  # type: ignore[arg-type]
 
 

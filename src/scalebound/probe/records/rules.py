@@ -73,7 +73,6 @@ def _sentences(grammar: Grammar, pairs: Sequence[PairRow], exact: Exact) -> list
 
 
 def _figure(grammar: Grammar, rows: Sequence[RuleRow], pairs: Sequence[PairRow], level: float) -> ProbeFigure:
-    places = tuple(float(k) for k in range(len(rows)))
     best, worst = max(rows, key=lambda r: r.kept), min(rows, key=lambda r: r.kept)
     return ProbeFigure(
         id=f"rules-{grammar.name.lower().replace('_', '-')}",
@@ -85,8 +84,8 @@ def _figure(grammar: Grammar, rows: Sequence[RuleRow], pairs: Sequence[PairRow],
         band=f"Whiskers: Clopper-Pearson intervals, all of the grammar together with {100 * level:g}%.",
         names=tuple(r.model for r in rows),
         series=(
-            Series(label=f"“{grammar.kept_words}” kept, off the support", x=places, value=tuple(r.kept for r in rows), low=tuple(r.low for r in rows), high=tuple(r.high for r in rows)),
-            Series(label="in the language, on the support", x=places, value=tuple(r.on_support for r in rows), low=tuple(r.on_support_low for r in rows), high=tuple(r.on_support_high for r in rows)),
+            Series.of(f"“{grammar.kept_words}” kept, off the support", range(len(rows)), [(r.kept, r.low, r.high) for r in rows]),
+            Series.of("in the language, on the support", range(len(rows)), [(r.on_support, r.on_support_low, r.on_support_high) for r in rows]),
         ),
         span=(0.0, 1.0),
     )
