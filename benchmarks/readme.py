@@ -1,4 +1,4 @@
-"""Render the tables of the README and the gallery from the JSON that benchmarks and the demo wrote; ``--check`` only says whether they match.
+"""Render the tables of the README and of the gallery's page on compression from the JSON that benchmarks and the demo wrote; ``--check`` only says whether they match.
 
     python benchmarks/readme.py
 """
@@ -107,18 +107,62 @@ def train(bench: dict) -> str:
     if "loss" in bench:
         found = bench["loss"]
         rows.append([f"loss, {found['params']:,} parameters, {found['tokens']:,} tokens", f"{found['ours']:.3f}", f"{found['loop_best']:.3f}, best of {len(found['loop'])} rates", f"{found['ours'] - found['loop_best']:+.3f} nats"])
+    for one in bench.get("compile", ()):
+        speed = one["tokens_per_second"]
+        rows.append([f"passes compiled, {one['params']:,} parameters", f"{speed['compiled']:,.0f} tokens/s", f"ours, not compiled: {speed['plain']:,.0f} tokens/s", f"{one['ratio']:.2f} times; over five minutes, compiling included, {one['five_minutes']:.2f}"])
     return markdown(["", "scalebound train", "plain loop", ""], rows)
 
 
-TABLES = {"compression": ("compress/results.json", compression), "train": ("train/results.json", train), "measure": ("measure/results.json", measure), "scaling": ("scaling/results.json", scaling), "ladder": ("demo/demo.json", ladder), "bounds": ("demo/demo.json", bounds), "forecasts": ("demo/demo.json", forecasts)}
+def peers(bench: dict) -> str:
+    """Quantizers people use, on the body of one model; those that do not run here with their reason."""
+    rows = []
+    for row in bench["rows"]:
+        if "absent" in row:
+            rows.append([row["way"], "", "", f"not run: {row['absent'].partition(':')[2].strip()}"])
+        else:
+            d = row["difference"]
+            rows.append([row["way"], f"{row['bits']:.2f}", f"{row['added']:+.3f}", f"{d['low']:+.3f} to {d['high']:+.3f}"])
+    return markdown(["quantizer", "bits per parameter, all of them", "added loss", "95% interval, mixed with 1% of each other"], rows)
 
 
-# page: its tables
-PAGES = {"README.md": TABLES, "docs/gallery/compression.md": {"formats": ("compress/formats.json", formats)}}
+def sparsity(bench: dict) -> str:
+    """Zeros made in time and after: a row a way and share, a column a length of file."""
+    lengths = [file["target_bits"] for file in bench["rows"][0]["files"]]
+    rows = [[row["way"], f"{row['sparsity']:.0%}", "" if row["loss"] is None else f"{row['loss']:.3f}", *[f"{file['loss']:.3f} ({file['bits']:.2f})" for file in row["files"]]] for row in bench["rows"]]
+    return markdown(["zeros made", "share", "loss before rounding", *[f"loss at {bits:g} bits (of the file)" for bits in lengths]], rows)
 
 
-def render(page: str, text: str) -> str:
+def structure(bench: dict) -> str:
+    """Choices of levels, shares and modules, each file of the same length: a row a file."""
+    rows = []
+    for name, model in bench["models"].items():
+        for k, row in enumerate(model["rows"]):
+            rows.append([name if k == 0 else "", row["way"], f"{row['bits']:.3f}", f"{row['file_bytes']:,}", f"{row['added']:+.3f}", f"{row['calibration_loss']:.3f}" if "calibration_loss" in row else "", f"{row['search_s']:.0f} s" if "search_s" in row else ""])
+    return markdown(["searched", "way", "bits per parameter", "file (bytes)", "added loss, unseen text", "loss of the choice, calibration text", "search"], rows)
+
+
+def blind(tries: dict) -> str:
+    """Largest rungs forecast before they were trained, every try of them."""
+    rows = []
+    for one in tries.values():
+        found, known = one["forecast"]["largest"], sorted({row["params"] for row in one["forecast"]["rows"]})
+        rows.append([f"{found['params']:,}", f"{len(one['forecast']['rows'])} runs of {known[0]:,} to {known[-1]:,}", f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]", one["stamp"]["at"], f"{one['truth']:.3f}", f"{one['error']:+.2%}", "yes" if one["inside"] else "no"])
+    return markdown(["parameters", "forecast from", "forecast, 95% interval", "made at", "held-out loss", "error", "inside"], rows)
+
+
+PAGES = {
+    "README.md": {
+        "compression": ("compress/results.json", compression), "train": ("train/results.json", train), "measure": ("measure/results.json", measure), "scaling": ("scaling/results.json", scaling),
+        "ladder": ("demo/demo.json", ladder), "bounds": ("demo/demo.json", bounds), "forecasts": ("demo/demo.json", forecasts),
+    },
+    "docs/training.md": {"blind": ("train/blind.json", blind)},
+    "docs/gallery/compression.md": {"sparsity": ("compress/sparsity.json", sparsity), "formats": ("compress/formats.json", formats)},
+}  # fmt: skip
+
+
+def render(page: str) -> str:
     """A page with every table drawn anew."""
+    text = (ROOT / page).read_text()
     for name, (source, draw) in PAGES[page].items():
         content = draw(json.loads((ROOT / "benchmarks" / source).read_text()))
         text, count = re.subn(rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", lambda found, content=content: f"{found[1]}{content}\n{found[2]}", text, flags=re.DOTALL)
@@ -129,9 +173,8 @@ def render(page: str, text: str) -> str:
 
 if __name__ == "__main__":
     for page in PAGES:
-        before = (ROOT / page).read_text()
-        drawn = render(page, before)
+        drawn = render(page)
         if "--check" not in sys.argv:
             (ROOT / page).write_text(drawn)
-        elif drawn != before:
+        elif drawn != (ROOT / page).read_text():
             sys.exit(f"{page} does not match its data: run python benchmarks/readme.py")

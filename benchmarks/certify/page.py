@@ -25,15 +25,17 @@ def price() -> list[str]:
     held, rows = r["heldout"], []
     for x in r["rows"]:
         terms = [f"{x['terms'][name]:+.3f}" for name in ("quantization", "smoothing", "complexity", "variance")]
-        rows.append([percent(x["data_share"]), percent(x["compute_share"]), f"{x['anchor_params']:,}", f"{x['anchor_loss']:.3f}", f"{x['bits_per_parameter']:.2f}", *terms, f"{x['bound']:.3f}", f"**{x['distance']:+.3f}**"])
+        rows.append([percent(x["data_share"]), percent(x["compute_share"]), f"{x['anchor_params']:,}", f"{x['anchor_loss']:.3f}", f"{x['bits_per_parameter']:.2f}", *terms, f"{x['bound']:.3f}", f"**{x['distance']:+.3f}**", f"{x['anchor_bound'] - x['loss']:+.3f}"])
     return [
         "## The price of certainty (`train --anchor-slice`)",
         f"The rung of {held['params']:,} parameters on {held['tokens']:,} tokens, full-precision training loss {r['rows'][0]['loss']:.3f}. For each row an anchor was trained on a share of as many tokens, from documents apart "
         "(`python benchmarks/certify/price.py runs/demo`), the rounding was trained for the bound against that anchor (`compress --finetune --reference`), and the best certificate of a predictor that can be deployed was taken. Nats per byte at 99%.",
-        table(["data", "compute", "anchor's parameters", "its loss", "bits a parameter", "quantization", "smoothing", "complexity", "variance", "bound", "bound minus loss"], rows),
+        table(["data", "compute", "anchor's parameters", "its loss", "bits a parameter", "quantization", "smoothing", "complexity", "variance", "bound", "bound minus loss", "anchor alone"], rows),
         "![Distance from training loss to bound against the share of data spent on the anchor](price.svg)",
-        f"Without an anchor the product certificate of the demo's package is {held['product_distance']:+.3f} above. The model's own loss on fresh documents is {held['heldout_loss'] - r['rows'][0]['loss']:+.3f} above its training loss "
-        "(quantization may be negative: training the rounding goes on training the model). An anchor as good as the model brings the certificate to where a held-out test of it is. Below a fifth no model of this rung's recipe is small enough.",
+        f"Without an anchor the product certificate of the demo's package is {held['product_distance']:+.3f} above. *Anchor alone* is the certificate of the anchor without the model: it never saw the tokens and pays for no code, so it is a held-out test of the smaller model, "
+        f"{rows[0][-1]} at the least share and {rows[-1][-1]} at the end, where the anchor is as good as the model. There the mixture is still {r['rows'][-1]['anchor_bound'] - r['rows'][-1]['bound']:.3f} below it: two models of equal size predict better together than either. "
+        f"The model's own loss on fresh documents is {held['heldout_loss'] - r['rows'][0]['loss']:+.3f} above its training loss, certified {held['heldout_bound'] - r['rows'][0]['loss']:+.3f}: those documents are harder than the stream, on which the anchor of equal size loses {r['rows'][-1]['anchor_loss'] - r['rows'][0]['loss']:+.3f} unseen. Quantization may be negative, because training the rounding goes on training the model. "
+        "Below a fifth no model of this rung's recipe is small enough.",
     ]
 
 
@@ -42,16 +44,35 @@ def intrinsic() -> list[str]:
     if not (HERE / "intrinsic.json").is_file():
         return []
     r = json.loads((HERE / "intrinsic.json").read_text())
-    rows = []
+
+    def found(x: dict, value: int | None) -> str:
+        return f"{value:,}" if value is not None else f"above {x['rows'][-1]['dimension']:,}" if x["rows"] else "-"
+
+    def said(value: float, vacuous: bool) -> str:
+        return f"{value:.3f}{', vacuous' if vacuous else ''}"
+
+    tasks = [
+        [f"{x['params']:,}", x["task"], f"{x['items_trained']:,}; {x['steps']:,}", f"{x['loss_before']:.3f} ({x['accuracy_before']:.2f})", f"{x['loss_full']:.3f} ({x['accuracy_full']:.2f})",
+         "; ".join(f"{y['dimension']:,}: {y['gain']:.2f} ± {y['high'] - y['gain']:.2f}" for y in x["rows"]), f"**{found(x, x['dimension'])}**", f"{x['above']:,}" if x["above"] is not None else "-", found(x, x["by_accuracy"])]
+        for x in r["rows"]
+    ]  # fmt: skip
+    bounds = []
     for x in r["rows"]:
-        c = x.get("certificate")
-        rows.append([f"{x['params']:,}", x["task"], f"{x['loss_first']:.3f}", f"{x['loss_full']:.3f}", *[f"{x['subspace'][str(d)]:.3f}" if str(d) in x["subspace"] else "-" for d in r["dims"]],
-                     str(x["d90"] or f"above {r['dims'][-1]:,}"), *([f"{c['loss']:.3f}", f"{c['code_bits']:,}", f"{c['bound']:.3f}", f"{c['bound_from_d']:.3f}"] if c else ["-"] * 4)])  # fmt: skip
+        at = next((y for y in x["rows"] if y["dimension"] == x["dimension"]), None)
+        least = min(x["rows"], key=lambda y: y["ours"], default=None)
+        for what, y in ((f"d90 = {at['dimension']:,}" if at else "", at), (f"{least['dimension']:,}" if least else "", least)):
+            if y is not None and (y is at or at is None or y["dimension"] != at["dimension"]):
+                bounds.append([f"{x['params']:,}", x["task"], what, f"{y['items']:,}", f"{y['file_bytes']:,} ({y['header_bytes']})", f"{y['error']:.3f}", said(y["ours"], y["vacuous"]), said(y["from_dimension"], y["from_dimension_vacuous"]), f"{y['held_out']:.3f}", f"{y['guessing']:.3f}"])
     return [
-        "## Intrinsic dimension of small tasks (`train --adapter subspace:DIM`)",
-        f"Rungs of the demo fine-tuned in one pass over {r['rows'][0]['tokens']:,} tokens of another text: online loss of the first hundredth, of the last tenth with all weights, and with a vector in a random subspace. d90 is the smallest dimension tried that gains 90% of what all weights gain. "
-        "Its vector, rounded and packaged, is certified relative to the base and anchored on it; beside, the compression bound from d of Aghajanyan et al. (`python benchmarks/certify/intrinsic.py runs/demo`).",
-        table(["parameters", "task", "before", "all weights", *[f"d = {d:,}" for d in r["dims"]], "d90", "loss at d90", "code bits", "our bound", "bound from d"], rows),
+        "## Intrinsic dimension of small tasks (`probe dimension`)",
+        "Multiple-choice items drawn from the lines of the standard library: which module a line is from, which word it begins with, how the next line is indented (`python benchmarks/certify/intrinsic.py`, which says how the models were trained). "
+        "Each model is trained on two thirds of the items with all of its weights and in random subspaces of growing dimension, with the same steps and batches; r(d) is the share of the gain in held-out loss (nats an item; accuracy in parentheses), d90 the smallest dimension tried with r of at least 0.9, "
+        "*shown above* the largest whose interval (95%, all of a row together) lies below. By accuracy: the smallest with 0.9 times the accuracy of all weights, the papers' measure.",
+        table(["parameters", "task", "items; steps", "before", "all weights", "d: r(d)", "d90", "shown above", "by accuracy"], tasks),
+        "![Share of the gain against the dimension of the subspace](intrinsic.svg)",
+        "What the rounded vectors prove about the error on new items, 95%: ours is the binomial bound that pays for every byte of the file, header included, and holds for all files at once; *from d* is Theorem 1 of Aghajanyan et al. (arXiv 2012.13255) with the constants of Hoeffding's inequality, "
+        "`error + sqrt((d log r + log 20)/(2 m))`, for r levels and m items, r and the scale not paid for; *held out* sees the other third. Shown are d90 and the dimension with the least bound of ours, which costs nothing to pick. At or above the error of guessing a bound says nothing.",
+        table(["parameters", "task", "d", "items", "bytes (header)", "error", "ours", "from d", "held out", "guessing"], bounds),
     ]
 
 
@@ -68,6 +89,17 @@ def relative() -> list[str]:
     ]
 
 
+def surveyed(r: dict) -> list[str]:
+    """Published bounds beside ours, each with what it is about and what it assumes."""
+    rows = [[x["name"], *([f"{x['value']:.3f}", f"{x['above_the_loss']:+.3f}"] if x["value"] is not None else ["-", "-"]), x["reason"] or ("vacuous" if x["vacuous"] else ""), x["target"], x["assumes"], str(x["seconds"])]
+            for x in r["lines"]]  # fmt: skip
+    return [
+        "## What others promise (`certify --survey`)",
+        f"The rung of {r['params']:,} parameters, {r['tokens']:,} tokens, the demo's package; nats per byte at 99%, each above the measured loss of the package. Bounds of weights are for the run itself (`--weights RUN`: 768 passes with noise, which their seconds leave out).",
+        table(["bound", "nats", "above the loss", "", "about", "assumes", "seconds"], rows),
+    ]
+
+
 def percent(share: float) -> str:
     return f"{100 * share:.1f}%"
 
@@ -79,21 +111,19 @@ def page(r: dict) -> str:
     ]
     if "ladder" in r:
         parts += ["## Every form on the demo ladder (`certify --best`)", "Same package and tokens; alpha picked from the same list of 8 and paid. Bounds in nats per byte at 99%.",
-                  table(["parameters", "loss", "package's loss", "published form", "product", "best of all", "product's gap below the published", "best minus loss", "published minus loss"],
+                  table(["parameters", "loss", "package's loss", "published form", "product", "best of all", "product's gap below the published", "the same, 4-bit rounding", "best minus loss", "published minus loss"],
                         [[f"{x['params']:,}", f"{x['full_precision_loss']:.3f}", f"{x['package_loss']:.3f}", f"{x['freedman']:.3f}", f"{x['product']:.3f}", f"{x['best']:.3f} ({x['best_method']})",
-                          percent(x["product_gap_below_freedman"]), f"{x['best_above_full_precision']:+.3f}", f"{x['freedman_above_full_precision']:+.3f}"] for x in r["ladder"]]),
-                  "A bound below the loss is no error: the certified predictor is mixed with the anchor, which at small sizes is the better of the two."]  # fmt: skip
+                          percent(x["product_gap_below_freedman"]), percent(x["product_gap_below_freedman_rounded"]), f"{x['best_above_full_precision']:+.3f}", f"{x['freedman_above_full_precision']:+.3f}"] for x in r["ladder"]]),
+                  "The two forms differ by terms of second order in the code length per token: on plainly rounded packages (the published way, 4 bits a parameter and more) the product form saves the more, on the short packages trained for their certificates the less. A bound below the loss is no error: the certified predictor is mixed with the anchor, which at small sizes is the better of the two."]  # fmt: skip
     parts += price() + intrinsic() + relative()
     if "survey" in r:
-        parts += ["## What others promise for the largest rung (`certify --survey`)",
-                  table(["bound", "nats", "above the loss", "", "seconds"], [[x["name"], f"{x['value']:.3f}" if x["value"] is not None else "-", f"{x['above_the_loss']:+.3f}" if x["value"] is not None else "-",
-                        x["reason"] or ("vacuous" if x["vacuous"] else ""), str(x["seconds"])] for x in r["survey"]])]  # fmt: skip
+        parts += surveyed(r["survey"])
     if "quantized" in r:
         q = r["quantized"]
         parts += ["## Float against quantized (`compare`)", f"Over {q['n']:,} tokens the float model loses {-q['difference']:.4f} nats less than its package, 95% interval [{-q['high']:.4f}, {-q['low']:.4f}], e-value exp({q['log_e_value']:.0f})."]
     if "speed" in r:
         rows = [[f"{v['tokens']:,}", str(v["one alpha"]), str(v["list of 8"])] for v in (r["speed"], r.get("speed_large")) if v]
-        parts += ["## Speed of a certificate", "Seconds on one thread for the product form with four centres, measured while both cores were busy with other work: upper limits.", table(["tokens", "one alpha", "list of 8"], rows)]
+        parts += ["## Speed of a certificate", "Processor seconds on one thread for the product form with four centres (`run.py --only speed,speed_large --large`). With the list, alpha is chosen on a sample of the tokens, so it costs little more.", table(["tokens", "one alpha", "list of 8"], rows)]
     if "intervals" in r:
         x = r["intervals"]
         names = list(next(iter(x["widths"].values())))

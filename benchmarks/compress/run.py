@@ -43,12 +43,12 @@ WAYS = {
     "gptq, fisher steps": {"allocation": "fisher", "penalty": 0.0},
     "gptq, fisher steps, priced": {"allocation": "fisher"},
 }
+SEARCHES = {"fisher": "fisher", "dynamic programming": "additive", "evolution": "evolution"}
 OTHERS: dict[str, dict] = {
     "levels": {"levels by evolution": {"method": "evolution"}, "levels by dynamic programming": {"method": "additive"}},
     "pruning": {f"half pruned, {rule}": {"prune": rule, "sparsity": 0.5} for rule in ("magnitude", "wanda", "sparsegpt")},
-    "shares": {f"sparsegpt, {share:.0%} zeros{words}": {"prune": "sparsegpt", "sparsity": share} | more for share in (0.5, 0.75) for words, more in (
-        ("", {}), (", shares by fisher", {"shares": "fisher"}), (", shares by dynamic programming", {"shares": "additive"}), (", shares by evolution", {"shares": "evolution"}))},
-    "blocks": {f"{share:.1%} of modules' parameters out, by {words}": {"drop": share, "by": by} for share in (0.125, 0.25) for words, by in (("fisher", "fisher"), ("dynamic programming", "additive"), ("evolution", "evolution"))},
+    "shares": {"half pruned, sparsegpt": {"prune": "sparsegpt", "sparsity": 0.5}} | {f"half pruned, shares by {name}": {"prune": "sparsegpt", "sparsity": 0.5, "shares": method} for name, method in SEARCHES.items()},
+    "blocks": {f"an eighth left out, by {name}": {"drop": 0.125, "by": method} for name, method in SEARCHES.items()},
 }
 HERE = Path(__file__).parent
 

@@ -1,6 +1,6 @@
 """How fast is ``train`` beside a plain loop on the same shapes, for single runs and for a whole ladder, and is its loss as good?
 
-    python benchmarks/train/run.py [--sizes 0.2M,1M,3M] [--rounds 2] [--seconds 8] [--out benchmarks/train/results.json]
+    python benchmarks/train/run.py [--sizes 0.2M,1M,3M,10M] [--rounds 2] [--seconds 8] [--out benchmarks/train/results.json]
 
 The peer stands in this file: the loop people start from (nanoGPT's): ``nn.Linear`` for every projection, ``scaled_dot_product_attention``, PyTorch's default
 AdamW, the same sequences of a memory-mapped text in the same order, float32, gradient clipping, a loss read every ten steps, nothing else kept. Ours is ``train_run`` as a user gets it:
@@ -9,6 +9,8 @@ every token's loss, a log line a step, the watch, atomic files, the precision it
 * single: one thread each, taken in turn, the same tokens; tokens per second of *processor* time, best of the rounds (the machine may be shared);
 * ladder: six rungs; ours with a process per core, the loop rung after rung with a thread per core; wall clock, start-up included for both;
 * loss: one rung, ours at its derived rate, the loop at five rates around it, mean loss of the last tenth of equal tokens;
+* compile: ours with the passes compiled and not, steps in turn, processor time of the median step; the time until the first compiled pass is done (nothing cached, wall clock), and how much
+  faster five minutes of training become with it counted;
 * peak: a large matrix product of the same run in float32 and bfloat16, one thread; the share of it is 6 x parameters x tokens per second.
 """
 
@@ -195,17 +197,60 @@ def loss(stream: Path, folder: Path) -> dict:
     return out
 
 
+def compiled(sizes: list[float], *, seconds: float) -> list[dict]:
+    """Steps with compiled passes and without, at the precision of the whole run and batches of at most 16 sequences."""
+    from scalebound.train import derive_recipe
+    from scalebound.train.parametrization import build
+    from scalebound.train.passes import backward, compiled_losses, plain_losses
+
+    torch.set_num_threads(1)
+    torch._inductor.config.force_disable_caches = True  # type: ignore[attr-defined]
+    out = []
+    for size in sizes:
+        torch._dynamo.reset()
+        recipe = derive_recipe(int(size))
+        rows = min(recipe.batch_sequences, 16)
+        model, optimizer = build(recipe, torch.Generator().manual_seed(0))
+        batch = np.random.default_rng(0).integers(0, 255, size=(rows, CONTEXT))
+        ways = {"plain": plain_losses(model, recipe.precision), "compiled": compiled_losses(model, recipe.precision, rows)}
+
+        def step(way, model=model, optimizer=optimizer, batch=batch) -> float:
+            start = time.process_time()
+            backward(model, batch, SEPARATOR, 1, losses_of=way)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            return time.process_time() - start
+
+        step(ways["plain"])
+        start = time.perf_counter()
+        step(ways["compiled"])
+        waited = time.perf_counter() - start
+        spent: dict[str, list[float]] = {name: [] for name in ways}
+        began = time.process_time()
+        while len(spent["compiled"]) < 5 or time.process_time() - began < seconds:
+            for name, way in ways.items():
+                spent[name].append(step(way))
+        medians = {name: float(np.median(values)) for name, values in spent.items()}
+        ratio = medians["plain"] / medians["compiled"]
+        entry = {"params": recipe.params, "precision": recipe.precision, "batch": rows, "steps": len(spent["compiled"]), "tokens_per_second": {name: rows * CONTEXT / s for name, s in medians.items()},
+                 "ratio": ratio, "first_pass_s": waited, "five_minutes": (300 - waited) * ratio / 300}  # fmt: skip
+        out.append(entry)
+        print(json.dumps(entry), flush=True)
+    return out
+
+
 def main() -> None:
     from scalebound.cli.numbers import parse_numbers
     from scalebound.data import build_stream, load_tokenizer, read_corpus
     from scalebound.data.stream import SourceRef
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", default="0.2M,1M,3M")
+    parser.add_argument("--sizes", default="0.2M,1M,3M,10M")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=8.0, help="of one single run")
     parser.add_argument("--text", default=None, help="default: the text of scalebound train")
-    parser.add_argument("--only", choices=("single", "ladder", "loss"), default=None, help="this part alone; the others of OUT stay")
+    parser.add_argument("--only", choices=("single", "ladder", "loss", "compile"), default=None, help="this part alone; the others of OUT stay")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results.json")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -221,7 +266,9 @@ def main() -> None:
             results["ladder"] = ladder(stream, folder)
         if given.only in (None, "loss"):
             results["loss"] = loss(stream, folder)
-        results["runs"] |= {part: about for part in ((given.only,) if given.only else ("single", "ladder", "loss"))}
+        if given.only in (None, "compile"):
+            results["compile"] = compiled(list(parse_numbers(given.sizes, "--sizes")), seconds=given.seconds)
+        results["runs"] |= {part: about for part in ((given.only,) if given.only else ("single", "ladder", "loss", "compile"))}
     given.out.write_text(json.dumps(results, indent=1) + "\n")
 
 

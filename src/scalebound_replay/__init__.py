@@ -1,5 +1,5 @@
 """``--replay m``: m random blocks scored again with the decoded model, through plain transformers: the only part that would notice
-statistics invented together with their hash. References are not replayed."""
+statistics invented together with their hash. References are not replayed. (:mod:`scalebound_replay.base`: models rebuilt from a base.)"""
 
 import secrets
 from typing import Any

@@ -134,7 +134,7 @@ def recompute(c, stats, reference=None):
     N, ragged = divmod(n, size)
     m = (c.tokens.evaluated - ragged) // size
     count = len(grid) * sum(len(p[1]) for p in parts) + sum(ce[5] != "zero" for p in parts for ce in p[1])
-    d = c.delta * c.delta_shares.subsampling / count if m < N and c.method != "trajectory" else None
+    d = c.delta * c.delta_shares.subsampling / (count * math.prod([ch.options for ch in c.code.choices])) if m < N and c.method != "trajectory" else None
 
     def radius(g, width):
         rho = 1 - (m - 1) / N if m <= N / 2 else (1 - m / N) * (1 + 1 / m)

@@ -150,6 +150,14 @@ def test_bare_losses_and_samples_of_tokens():
         certify(bare, code_bits=10, vocab_size=64, stream_tokens=2000)
 
 
+def test_losses_without_a_model_are_no_deployable_reference():
+    """Whose losses a bare array holds nobody knows: an online reference's, perhaps, so the mixture is not said to be runnable."""
+    losses = np.random.default_rng(0).gamma(2.0, 0.5, 3000).astype("f4")
+    bare = Stats(StatsInfo(kind="bare", tokens=3000, window=(0, 3000), vocab_size=64), {"nll": losses}, path="l.npy")
+    c = certify(bare, method="anchored", code_bits=10, alpha=0.3, reference=Stats(bare.info, {"nll": losses + 0.1}, path="r.npy"), predictable="as stated")
+    assert c.anchor.kind == "online" and not c.anchor.deployable and "a fixed model" not in c.statement
+
+
 def with_arrays(stats, info=None, **changes):
     arrays = {**{name: stats.read(name) for name in stats._arrays}, **changes}
     return Stats(

@@ -1,6 +1,7 @@
 """``scalebound compress``: the record others rely on, several settings at once, losses, and refusals with their exit status."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -74,6 +75,29 @@ def test_calibrated(capsys, folder, tmp_path):
     assert not (tmp_path / "m.sbz.state").exists()
     assert run(capsys, folder, "--quantizer", "gptq", "--bits", "3,4", "--allocation", "uniform", "--sequences", "4", "--stream", text, "--tokens", "500", "--out", tmp_path / "u.sbz")[0] == 0
     assert (tmp_path / "u-3bit.sbz").is_file() and (tmp_path / "u-4bit.sbz").is_file()
+
+
+def test_structure_is_searched_and_said(capsys, folder, tmp_path, monkeypatch):
+    """--drop leaves zeros in a module's place, evolution of shares keeps their sum, --prune kept keeps what is zero; the record says what was chosen."""
+    pytest.importorskip("torch")
+    from scalebound.train import dropping, evolution
+
+    monkeypatch.setattr(dropping, "drop_blocks", partial(dropping.drop_blocks, generations=2))
+    monkeypatch.setattr(evolution, "sparsity_levels", partial(evolution.sparsity_levels, generations=2))
+    text = tmp_path / "text.txt"
+    text.write_bytes(np.random.default_rng(0).choice(np.frombuffer(b"abcdefgh \n", dtype=np.uint8), 3000).tobytes())
+    common = ("--quantizer", "gptq", "--sequences", "2", "--stream", text, "--tokens", "500")
+    status, record = run(capsys, folder, *common, "--bits", "4", "--drop", "0.3", "--out", tmp_path / "d.sbz")
+    decoded = read_package(tmp_path / "d.sbz")[1]
+    gone = tuple(record["dropping"]["dropped"])
+    assert status == 0 and gone and all(not data.any() for name, data in decoded.items() if name.startswith(gone) and name.endswith("weight"))
+    assert all(data.any() for name, data in decoded.items() if not name.startswith(gone)), "control"
+    status, record = run(capsys, tmp_path / "d.sbz", *common, "--bits", "4", "--prune", "kept", "--out", tmp_path / "k.sbz")
+    assert status == 0 and all(not np.any(data[decoded[name] == 0]) for name, data in read_package(tmp_path / "k.sbz")[1].items() if name.endswith("proj.weight"))
+    status, record = run(capsys, folder, *common, "--bits", "5", "--prune", "magnitude", "--sparsity", "0.6", "--allocation", "evolution", "--out", tmp_path / "s.sbz")
+    assert status == 0 and len(record["evolution"]["shares"]) == 7 and record["gptq"]["sparsity"] == 0.6
+    for wrong in (("--drop", "0.3"), ("--quantizer", "gptq", "--bits", "3", "--stream", text, "--prune", "kept", "--sparsity", "0.5"), ("--quantizer", "gptq", "--bits", "3", "--stream", text, "--drop", "1.5")):
+        assert run(capsys, folder, *wrong, "--out", tmp_path / "w.sbz")[0] == 2
 
 
 def test_the_measured_model_is_the_package(folder, tmp_path, capsys):

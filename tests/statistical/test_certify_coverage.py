@@ -163,6 +163,21 @@ def test_both_forms_of_sampling_inequality():
         assert (gap > radius / 8).mean() > 0.1  # the check can see: an eighth of the radius does not cover
 
 
+def test_a_setting_picked_on_the_sample_is_paid_in_what_the_sample_says():
+    """The best of 200 settings by the sample: its true mean is covered when each statement holds at a 200th of delta, and not otherwise."""
+    rng, total, m, settings, delta, trials = np.random.default_rng(12), 2_000, 100, 200, 0.2, 300
+    paid = unpaid = 0
+    for _ in range(trials):
+        values = rng.random((total, settings)) < 0.5  # a value for every block and setting; the first m rows are a sample like any other
+        seen = values[:m].mean(axis=0)
+        best = int(seen.argmin())
+        truth = values[:, best].mean()
+        unpaid += truth > seen[best] + serfling_radius(0.5, 1.0, m=m, total=total, delta=delta)
+        paid += truth > seen[best] + serfling_radius(0.5, 1.0, m=m, total=total, delta=delta / settings)
+    assert within_level(paid, trials, delta)
+    assert unpaid > 0.9 * trials  # the control
+
+
 def test_a_model_chosen_on_its_sample_is_violated_and_a_fresh_sample_is_not():
     rng, blocks, size, drawn, trials = np.random.default_rng(6), 400, 8, 200, 60
     n, found = blocks * size, {"chosen": 0, "fresh": 0}

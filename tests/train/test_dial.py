@@ -70,7 +70,7 @@ def test_memory_counts_what_it_should():
 def test_memory_is_what_a_process_takes():
     """The estimate against the peak of a process that trains, within a quarter."""
     code = (
-        "import numpy as np, torch; from scalebound.train import derive_recipe; from scalebound.train.loop import backward\n"
+        "import numpy as np, torch; from scalebound.train import derive_recipe; from scalebound.train.passes import backward\n"
         "from scalebound.train.parametrization import build\n"
         "torch.set_num_threads(1); r = derive_recipe(200_000, overrides={'batch_sequences': 16}); model, optimizer = build(r, torch.Generator().manual_seed(0))\n"
         "for _ in range(2): backward(model, np.zeros((16, 256), dtype=np.int64), 255, 1, precision=r.precision); optimizer.step(); optimizer.zero_grad(set_to_none=True)\n"

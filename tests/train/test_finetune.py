@@ -16,7 +16,7 @@ from scalebound.data import build_stream, load_tokenizer, read_corpus
 from scalebound.data.stream import SourceRef
 from scalebound.models import Transformer, load_model
 from scalebound.train import derive_recipe, finetune, train_run
-from scalebound.train.latent import Latent, geometric_bits, geometric_ratio, laplace_bits
+from scalebound.train.latent import Latent, geometric_bits, geometric_ratio, relaxed_slope
 
 module = importlib.import_module("scalebound.train.finetune")  # the package's attribute of this name is the function
 RECIPE = msgspec.structs.replace(derive_recipe(15_000, context=32), tokens=32 * 4 * 150, batch_sequences=4, warmup=0.1)
@@ -44,17 +44,18 @@ def test_bits_of_the_geometric_distribution(t):
 
 
 @pytest.mark.parametrize("scale", [0.15, 1.0, 30.0])
-def test_bits_of_an_interval(scale):
-    """Against the distribution function, and its masses over the integers sum to 1."""
+def test_slope_of_an_interval(scale):
+    """Against autograd of the distribution function's difference, on both sides of the middle."""
     b = torch.tensor(scale, dtype=torch.float64)
-    x = torch.linspace(0, 8, 101, dtype=torch.float64)
+    x = torch.linspace(0, 8, 102, dtype=torch.float64, requires_grad=True)  # no point at 1/2, where the two forms meet
+
     def below(y):  # the distribution function, from its lower end, where it keeps its digits
         return torch.where(y < 0, 0.5 * torch.exp(-y.abs() / b), 1 - 0.5 * torch.exp(-y.abs() / b))
 
-    mass = below(0.5 - x) - below(-0.5 - x)
-    torch.testing.assert_close(laplace_bits(x, b), -torch.log2(mass), rtol=1e-9, atol=1e-12)
-    q = torch.arange(-2000, 2001, dtype=torch.float64)
-    assert float((2 ** -laplace_bits(q.abs(), b)).sum()) == pytest.approx(1, abs=1e-12)
+    (expected,) = torch.autograd.grad(-torch.log2(below(0.5 - x) - below(-0.5 - x)).sum(), x)
+    for sign in (1, -1):
+        found = relaxed_slope(sign * x.detach(), 1 / b.expand(len(x)), torch.exp(0.5 / b))
+        torch.testing.assert_close(sign * found, expected, rtol=1e-9, atol=1e-12)
 
 
 def test_fused_parameters_compute_the_same_function():
@@ -68,8 +69,7 @@ def test_the_tensors_trained_are_those_the_package_decodes_to():
     model = Transformer(RECIPE.shape, 32, torch.Generator().manual_seed(0))
     latent = Latent(model.tensors())
     with torch.no_grad():
-        for part in latent.log_steps:
-            part.add_(torch.randn(part.shape, generator=torch.Generator().manual_seed(1)) * 0.5)
+        latent.log_steps.add_(torch.randn(latent.log_steps.shape, generator=torch.Generator().manual_seed(1)) * 0.5)
     tensors, _ = latent()
     stored = latent.quantized({}).dequantized()
     assert tensors.keys() == stored.keys() and all(np.array_equal(tensors[name].detach().numpy(), stored[name]) for name in tensors)
@@ -81,11 +81,55 @@ def test_gradients_of_weights_pass_and_those_of_steps_are_the_rounding_error():
     tensors, _ = latent()
     upstream = torch.randn(3, 5)
     (tensors["w"] * upstream).sum().backward()
-    assert torch.equal(latent.weights[0].grad, upstream)
-    step = latent._on_grid(latent.log_steps[0])
-    ratio = latent.weights[0].detach() / step
-    expected = ((ratio.round() - ratio) * upstream).sum(1, keepdim=True) * latent.log_steps[0].detach().exp()
-    torch.testing.assert_close(latent.log_steps[0].grad, expected)
+    assert torch.equal(latent.weights.grad.view(3, 5), upstream)
+    ratios = latent.ratios()[0].view(3, 5)
+    expected = ((ratios.round() - ratios) * upstream).sum(1) * latent.log_steps.detach().exp()
+    torch.testing.assert_close(latent.log_steps.grad, expected)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_bits_and_their_gradient_against_a_loop(axis):
+    """Two matrices and two vectors, one matrix shorter by its columns and one by its rows."""
+    rng = torch.Generator().manual_seed(4)
+    sizes = torch.tensor([4.0, 1.0, 0.1, 0.02, 0.3, 2.0])
+    wide = torch.randn(6, 6, generator=rng) * (sizes if axis else sizes[:, None])
+    tensors = {"a": wide, "v": torch.rand(6, generator=rng) + 1, "b": wide.T.contiguous(), "u": torch.rand(3, generator=rng)}
+    latent = Latent(tensors)
+    with torch.no_grad():
+        latent.log_steps.fill_(math.log(0.5))
+    _, bits = latent()
+    bits.backward()
+    ratios, steps = latent.ratios()
+    parts = dict(zip(tensors, ratios.double().split([36, 6, 36, 3]), strict=True))
+    vectors = torch.cat([parts["v"], parts["u"]])
+    pooled = vectors - vectors.round().median()
+    groups = {"vectors": [pooled]}
+    for name in "ab":
+        matrix = parts[name].view(6, 6)
+        groups[name] = min(([*matrix], [*matrix.T]), key=lambda lines: sum(_bits(line) for line in lines))
+    total = sum(_bits(line) for lines in groups.values() for line in lines)
+    assert float(bits.detach()) == pytest.approx(total, rel=1e-5)
+    for name in "ab":
+        expected = torch.stack([_slope(line) for line in groups[name]])
+        rows = torch.equal(groups[name][0], parts[name].view(6, 6)[0])
+        assert rows == ((name == "a") ^ bool(axis))  # the planted axis
+        found = dict(zip(tensors, (latent.weights.grad * steps[latent.step_of]).split([36, 6, 36, 3]), strict=True))[name].view(6, 6)
+        torch.testing.assert_close(found.double(), expected if rows else expected.T, rtol=1e-4, atol=1e-5)
+    by_step = -(latent.weights.grad * latent.weights.detach())
+    torch.testing.assert_close(latent.log_steps.grad, torch.stack([part.sum() for n, part in zip(latent.num_steps, by_step.split(latent.sizes), strict=True) for part in part.chunk(n)]), rtol=1e-4, atol=1e-4)
+
+
+def _mean(line):
+    return (line.round().abs().sum() + 0.5) / (len(line) + 1)
+
+
+def _bits(line) -> float:
+    return len(line) * float(geometric_bits(_mean(line)))
+
+
+def _slope(line):
+    steepness = -torch.log(geometric_ratio(_mean(line)))
+    return relaxed_slope(line, steepness.expand(len(line)), torch.exp(0.5 * steepness))
 
 
 def test_the_stand_in_is_near_the_bits_of_the_file(made):
@@ -101,19 +145,19 @@ def test_the_stand_in_is_near_the_bits_of_the_file(made):
 def test_fewer_bits_at_a_better_loss_than_rounding(made, tmp_path):
     """What it is for: against the start, and against plain rounding to 3 bits on the same tokens. And the price matters."""
     run, stream = made
-    done = finetune(run, stream.path, steps=100, price=3.0)
+    done = finetune(run, stream.path, steps=200, price=3.0)
     assert done.bits_after < 0.8 * done.bits_start and done.tokens == RECIPE.tokens
     config, tensors = read_checkpoint(run)
     plain = quantize(config, tensors, bits=3)
     work = module._Work(Transformer(RECIPE.shape, 32), config, stream, (0, RECIPE.tokens), 32, None, "")
     judged = work.sequences[module.generator(0, "finetune judged").permutation(len(work.sequences))[: module.JUDGED_SEQUENCES]]
     assert done.loss_before < done.loss_after < work._judge(plain.dequantized(), judged) and done.bits_after < code_bits(len(encode(plain))) / RECIPE.params
-    free = finetune(run, stream.path, steps=100, price=0.0)
+    free = finetune(run, stream.path, steps=200, price=0.0)
     assert free.loss_after < done.loss_after and free.bits_after > done.bits_after
     save_package(tmp_path / "m.sbz", done.model)
     assert load_package(tmp_path / "m.sbz").sha256() == done.model.sha256() == load_model(tmp_path / "m.sbz").sha256
     assert done.loss_after == work._judge(load_package(tmp_path / "m.sbz").dequantized(), judged)
-    assert json.loads(json.dumps(done.record()))["steps"] == 100
+    assert json.loads(json.dumps(done.record()))["steps"] == 200
 
 
 def test_an_interrupted_call_equals_an_uninterrupted_one(made, tmp_path):

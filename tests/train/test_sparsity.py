@@ -95,8 +95,7 @@ def test_spdf_is_sparse_at_first_and_dense_at_last(stream, tmp_path):
     assert any(not np.array_equal(other.keep[name].numpy(), ended[name] != 0) for name in ended), "control: another seed, another mask"
 
 
-@pytest.mark.parametrize("recipe", [GRADUAL, SPDF], ids=["gradual", "spdf"])
-@pytest.mark.parametrize("share", [0.3, 0.7])
+@pytest.mark.parametrize(("recipe", "share"), [(GRADUAL, 0.3), (SPDF, 0.3), (SPDF, 0.7)], ids=["gradual", "spdf", "spdf, dense"])
 def test_an_interrupted_run_equals_an_uninterrupted_one(stream, tmp_path, recipe, share):
     right = train_run(recipe, stream.path, tmp_path / "a")
 

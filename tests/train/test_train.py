@@ -156,6 +156,6 @@ def test_precision_follows_from_the_size(monkeypatch):
     import scalebound.train.recipe as module
 
     for has, size, found in ((True, 1_000_000, "bfloat16"), (True, 200_000, "bfloat16"), (True, 150_000, "float32"), (False, 1_000_000, "float32")):
-        monkeypatch.setattr(module, "has_bfloat16", lambda has=has: has)
+        monkeypatch.setattr(module, "has_bfloat16", lambda device, has=has: has)
         assert derive_recipe(size).precision == found
     assert derive_recipe(1_000_000, overrides={"precision": "bfloat16"}).precision == "bfloat16"

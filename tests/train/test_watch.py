@@ -17,7 +17,7 @@ from scalebound.models import Transformer, load_model
 from scalebound.models.transformer import own_shape
 from scalebound.scaling.laws.lr_sensitivity import best_rate, forecast_onset, onset
 from scalebound.train import derive_recipe, train_run, watch
-from scalebound.train.loop import backward
+from scalebound.train.passes import backward
 from scalebound.train.sweep import sweep_recipe, train_sweep
 
 RECIPE = msgspec.structs.replace(derive_recipe(15_000, context=32), tokens=32 * 4 * 40, batch_sequences=4, warmup=0.1, watch=10)

@@ -251,7 +251,8 @@ class _Job:
         quantities = (
             len(self.grid) * len(main.centres) + sum(c.kind != "zero" for c in main.centres) + (len(self.grid) if self.reference else 0)
         )
-        each = self.delta * self.shares.subsampling / quantities
+        # a setting picked after looking was picked on the sample too: every alternative's sampling statements must hold at once
+        each = self.delta * self.shares.subsampling / (quantities * math.prod(choice.options for choice in self.choices))
         return evaluate(part, self.grid, self.layout, start=self.start, delta_each=each)
 
 

@@ -1,8 +1,8 @@
 """The best certificate that given artefacts allow, with everything that was tried, and every choice paid.
 
 What is searched: which package (bit width), which form (uniform smoothing, or anchored on one of several references), alpha, and eps. The
-theorem holds for all models of the code at once, so choosing among packages costs nothing beyond each one's own length; all the rest is
-listed in ``code.choices``.
+theorem holds for all models of the code at once, so choosing among packages costs nothing beyond each one's own length (except on a sample of
+the tokens, where it is a choice like the others); all the rest is listed in ``code.choices``.
 """
 
 from __future__ import annotations
@@ -110,8 +110,8 @@ def certify_best(
         raise UsageError("no model to certify", where="certify_best", expected="at least one artefact")
     if not epsilons or len(set(epsilons)) != len(epsilons):
         raise UsageError(f"eps is picked from {list(epsilons)}", where="epsilons", expected="at least one value, each once")
-    if any(choice.setting in ("alpha", "eps", "reference", "centres") for choice in choices):
-        raise UsageError("alpha, eps, reference and centres are counted already", where="--choice", expected="other settings")
+    if any(choice.setting in ("alpha", "eps", "reference", "centres", "package") for choice in choices):
+        raise UsageError("alpha, eps, reference, centres and package are counted already", where="--choice", expected="other settings")
     for other in artefacts[1:]:
         check_same_tokens(artefacts[0].stats, other.stats, "another package")
     own = [artefact.stats.info.anchor is not None and "reference_nll" in artefact.stats for artefact in artefacts]
@@ -124,6 +124,8 @@ def certify_best(
     # forms that could be chosen: plain, with the measured anchor, with each reference
     forms = 1 + (bool(anchors) and (runs or not deployable)) + (sum(fixed) if deployable else len(references))
     paid = [*choices, *([Choice(setting="reference", options=forms)] if forms > 1 else [])]
+    if len(artefacts) > 1 and not artefacts[0].stats.complete:  # the code pays for packages in (3), nothing does in what a sample says of the rest
+        paid.append(Choice(setting="package", options=len(artefacts)))
     paid_anchored = [*paid, *([Choice(setting="eps", options=len(epsilons))] if len(epsilons) > 1 else []), Choice(setting="centres", options=2)]
 
     found: list[tuple[Certificate, Tried, Artefact, Stats | None]] = []

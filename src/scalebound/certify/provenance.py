@@ -108,10 +108,10 @@ def anchor_of(stats: Stats, reference: Stats | None, *, mean_loss: float, certif
         known = stats.info.anchor
         return Anchor(kind=known.kind, deployable=known.deployable, sha256=known.sha256, mean_loss=mean_loss, certified=certified)
     assert reference is not None
-    online = reference.info.kind == "online"
+    fixed = reference.info.kind == "model"  # losses without a model may be anyone's: nothing to deploy
     return Anchor(
-        kind="online" if online else "model",
-        deployable=not online,
+        kind="model" if fixed else "online",
+        deployable=fixed,
         sha256=reference.info.model.sha256,
         mean_loss=mean_loss,
         certified=certified,

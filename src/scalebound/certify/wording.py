@@ -10,7 +10,7 @@ REFERENCES = {
     "model": "a fixed model",
     "checkpoint": "an earlier checkpoint",
     "ngram": "an n-gram model updated online",
-    "online": "the run's own online predictions",
+    "online": "predictions of a reference known before each token, which need not be one model",
     "none": "a reference",
 }
 

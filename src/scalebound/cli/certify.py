@@ -138,8 +138,8 @@ def certify(
     if package is not None and code_bits is not None:
         raise UsageError("a package and a code length were given", where="--package and --code-bits", expected="one of them")
     package_sha256, based, base_file = "", None, None
-    if base is not None and (package is None or best or survey):
-        raise UsageError("belongs to a package", where="--base", expected="--package M.sbz, without --best and --survey")
+    if base is not None and (package is None or survey):
+        raise UsageError("belongs to a package", where="--base", expected="--package M.sbz, without --survey")
     if package is not None:
         package_sha256 = sha256_file(package)
         based, base_file = check_package(package, losses, base)
@@ -156,7 +156,7 @@ def certify(
                 raise UsageError("is what --best looks for itself, or has no place in it", where=flag, expected="--best without it")
         return certify_best_of(
             stats, package, code_bits, losses, also=also, references=[*([reference] if reference else []), *also_reference], delta=delta, full=full,
-            vocab_size=vocab_size, choice=choice, require=require, out=out, deployable=deployable,
+            vocab_size=vocab_size, choice=choice, require=require, out=out, deployable=deployable, based=based, base_file=base_file,
         )  # fmt: skip
     if deployable:
         raise UsageError("belongs to --best", where="--deployable", expected="--best")
@@ -220,8 +220,10 @@ def certify_best_of(
     require: float | None,
     out: Path | None,
     deployable: bool,
+    based: Base | None,
+    base_file: Path | None,
 ) -> Result:
-    """``certify --best``: the search, and the table of what was tried."""
+    """``certify --best``: the search, and the table of what was tried. ``based``: the base of ``package``, and the file of its numbers."""
     from dataclasses import asdict
 
     import msgspec
@@ -250,7 +252,8 @@ def certify_best_of(
 
     def inputs(artefact: Artefact, reference: Stats | None, kept: Inputs) -> Inputs:
         own, file = paths[artefact.name]
-        named = {"stats": own, "package": file, "full": full, "stream": find_stream(artefact.stats), "reference": Path(reference.path) if reference else None}
+        named = {"stats": own, "package": file, "full": full, "stream": find_stream(artefact.stats), "reference": Path(reference.path) if reference else None,
+                 "base": base_file if file == package else None}  # fmt: skip
         return msgspec.structs.replace(kept, **{key: file_ref(path, folder) for key, path in named.items()})
 
     certificate, tried = certify_best(
@@ -258,6 +261,8 @@ def certify_best_of(
         full=open_losses(full, vocab_size=vocab_size) if full else None, vocab_size=vocab_size, choices=[parse_choice(text) for text in choice], inputs=inputs,
         deployable=deployable,
     )  # fmt: skip
+    if based is not None and package is not None and certificate.code.package_sha256 == sha256_file(package):
+        certificate = msgspec.structs.replace(certificate, base=based)
     if out is not None:
         certificate.save(out)
     rows = [
@@ -311,14 +316,19 @@ def survey_of(losses: Stats, code_bits: int, delta: float, heldout: Path | None,
 
 
 def decoded_sha256(package: Path) -> str | None:
-    """The hash of the model a package decodes to; None when this installation cannot decode (the ``lm`` extra is missing)."""
+    """The hash of the model a package decodes to; None when this installation cannot decode (the ``lm`` extra is missing). A delta is refused."""
     import importlib.util
 
     if importlib.util.find_spec("constriction") is None:
         return None
     from scalebound.compress import load_package
+    from scalebound.compress.delta import is_delta
+    from scalebound.core.errors import InputError
 
-    return load_package(package).sha256()
+    model = load_package(package)
+    if is_delta(model.config):
+        raise InputError("holds how a model differs from its base, and no model", where=str(package), expected="its base, on which it decodes to the measured model", hint="--base MODEL")
+    return model.sha256()
 
 
 def check_package(package: Path, stats: Stats, base: Path | None = None) -> tuple[Base | None, Path | None]:

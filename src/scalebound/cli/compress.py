@@ -66,7 +66,7 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
         Of --finetune: losses of a reference on the run's tokens (a stats file with reference_nll or nll). The anchored bound itself is
         then minimised, which suits a certificate relative to that reference.
     alpha
-        Of --reference: the share mixed in that training assumes. Default 0.4.
+        Of --reference: the share mixed in that training assumes. Default 0.2.
     seed
         Of --finetune: the order of its sequences. Of gptq: the labels its Fisher information draws.
     base

@@ -84,9 +84,11 @@ def _machine() -> list[Finding]:
         import torch
 
         from scalebound.models.load import has_bfloat16
+        from scalebound.train.recipe import has_compiler
 
-        fast, gpus = has_bfloat16(), torch.cuda.device_count() if torch.cuda.is_available() else 0
+        there, fast, gpus = has_compiler(), has_bfloat16(), torch.cuda.device_count() if torch.cuda.is_available() else 0
         found.append(Finding("bfloat16", fast, "multiplied by the processor" if fast else "not in this processor: float32 is used"))
+        found.append(Finding("C++ compiler", there, "long training runs are compiled" if there else "training runs are not compiled", "" if there else "apt-get install g++"))
         found.append(Finding("CUDA", gpus > 0, f"{gpus} of {torch.cuda.get_device_name(0)}" if gpus else "no device, or a build of torch without it"))
     return found
 

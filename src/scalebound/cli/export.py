@@ -24,7 +24,7 @@ def export(package: Path, *, out: Path, anchor: Path | None = None, base: Path |
     anchor
         Of an anchored certificate: the anchor (a run, a model folder or a package). Its hash must be the certificate's.
     base
-        Of a package of `compress --base`: the model it is relative to.
+        Of a package of `compress --base`, or a certificate of one: the model it is relative to.
     tokenizer
         A tokenizer.json, or a folder that holds one, to copy beside the weights.
 
@@ -47,7 +47,7 @@ def export(package: Path, *, out: Path, anchor: Path | None = None, base: Path |
         from scalebound.core.certificate import load_certificate
 
         certificate = load_certificate(package)
-        made, mixture = export_certified(certificate, package, package.parent / certificate.inputs.package.path, out, anchor=anchor, tokenizer=tokenizer)
+        made, mixture = export_certified(certificate, package, package.parent / certificate.inputs.package.path, out, anchor=anchor, base=base, tokenizer=tokenizer)
         terms = certificate.terms
         loss = terms.full_precision_loss + terms.quantization + terms.smoothing  # empirical loss of the smoothed predictor
         kept = {"folder": str(out), "certificate": str(package), "model_sha256": mixture.sha256(), "alpha": mixture.alpha, "eps": mixture.eps, "params": made.params, "loss": loss, "bound": certificate.bound}

@@ -14,7 +14,7 @@ from scalebound.core.progress import Progress
 
 
 def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flops: str | None = None, time: str | None = None, rungs: int = 1, text: Path | None = None, tokens_per_param: float = 20.0, recipe: Path | None = None,
-          base: Annotated[Path | None, Parameter(name="--from")] = None, adapter: str | None = None, anchor_slice: str | None = None, threads: int = 1, tokenizer: str = "byte", context: int = 256, seed: int = 0, workers: int | None = None, mix: Path | None = None, against_flat: bool = False, cooldown_from: Path | None = None, cooldown: float = 0.2, sweep: Literal["lr", "batch"] | None = None, widths: str | None = None, rates: str | None = None, dry_run: bool = False, fresh: bool = False) -> Result:  # fmt: skip
+          base: Annotated[Path | None, Parameter(name="--from")] = None, adapter: str | None = None, anchor_slice: str | None = None, threads: int = 1, tokenizer: str = "byte", context: int = 256, seed: int = 0, workers: int | None = None, mix: Path | None = None, against_flat: bool = False, cooldown_from: Path | None = None, cooldown: float = 0.2, sweep: Literal["lr", "batch"] | None = None, widths: str | None = None, rates: str | None = None, on_divergence: Literal["stop", "backoff"] | None = None, device: Literal["cpu", "cuda", "auto"] = "cpu", shard: bool = False, ray_address: str = "", dry_run: bool = False, fresh: bool = False) -> Result:  # fmt: skip
     """Train one model or a ladder of them, in a single pass over a text, and keep the loss of every token.
 
     Give exactly one of --sizes, --tokens, --flops and --time; width, depth, heads, batch, learning rate, warmup and schedule follow from the number
@@ -79,6 +79,16 @@ def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flo
         Of the sweep, multiples of 16; default 32,64,128,256 (batch: 32,64).
     rates
         Of the sweep, separated by commas; default 0.000625 to 0.16 in factors of two.
+    on_divergence
+        A run has diverged when half of what it had gained over guessing is lost for 20 steps, or a loss is no number. stop (the default): it
+        ends with status 5, naming the last good checkpoint. backoff: it goes on from there with the rest of the stream at half the rate.
+    device
+        cpu, cuda, or auto: CUDA where there is a device. The recipe's precision follows.
+    shard
+        Under torchrun: spread weights, gradients and optimizer state over the processes, for a model that does not fit one of them.
+    ray_address
+        Give the rungs to a Ray cluster: HOST:PORT, auto, or local. Needs scalebound[ray], and --out where all its machines see it: a rung
+        whose machine is lost goes on elsewhere from its last checkpoint.
     dry_run
         Print what would be trained, its time, memory and disk, and what finished rungs predict for the next; write nothing.
     fresh
@@ -103,12 +113,22 @@ def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flo
     from scalebound.train import derive_recipe, parallel, seconds_for, train_ladder
     from scalebound.train.anchor_slice import anchor_recipe
     from scalebound.train.budget import disk_of, memory_of
+    from scalebound.train.device import find_device
+    from scalebound.train.ladder import check_ladder
     from scalebound.train.recipe import read_toml
 
     if parallel.rank() > 0:  # the first process speaks for all
         sys.stdout = open(os.devnull, "w")
     budget = {"--tokens": tokens, "--flops": flops, "--time": time}
     overrides = read_toml(recipe) if recipe is not None else {}
+    if on_divergence is not None:
+        overrides = {**overrides, "on_divergence": on_divergence}
+    if shard:
+        overrides = {"compile": False, **overrides}
+    kind = find_device(device).type
+    whole_runs = base is not None or sweep is not None or cooldown_from is not None or mix is not None
+    if whole_runs and (kind != "cpu" or shard or ray_address):
+        raise UsageError("--device cuda, --shard or --ray-address with --from, --sweep, --cooldown-from or --mix", expected="none of them: these train on the processor, in this process or beside it")
     if sweep is not None:
         if base is not None or sizes is not None or any(value is not None for value in budget.values()) or anchor_slice is not None or dry_run:
             raise UsageError("--sweep has its own sizes and length", expected="no --from, --sizes, --tokens, --flops, --time, --anchor-slice or --dry-run beside it")
@@ -134,13 +154,14 @@ def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flo
     words = load_tokenizer(tokenizer)
 
     def derive(params: int):
-        return derive_recipe(params, tokens_per_param=tokens_per_param, vocab_size=words.vocab_size, context=context, seed=seed, overrides=overrides, where=str(recipe))
+        return derive_recipe(params, tokens_per_param=tokens_per_param, vocab_size=words.vocab_size, context=context, seed=seed, overrides=overrides, where=str(recipe), device=kind)
 
-    wanted = _wanted(sizes, tokens, flops, time, rungs=rungs, tokens_per_param=tokens_per_param, workers=workers, derive=derive)
+    wanted = _wanted(sizes, tokens, flops, time, rungs=rungs, tokens_per_param=tokens_per_param, workers=workers, derive=derive, device=kind)
     recipes = [derive(int(n)) for n in sorted(wanted)]
     if len({r.params for r in recipes}) < len(recipes):
         fixed = [key for key in ("width", "depth", "heads", "feed_forward") if key in overrides]
         raise UsageError(f"--sizes {sizes} gives the same shape twice", expected=f"a recipe without {fixed[0]}" if fixed else "sizes further apart")
+    check_ladder(recipes, workers=workers, ray_address=ray_address, shard=shard)
     if mix is not None:
         if len(recipes) != 1 or text is not None or dry_run or anchor_slice is not None:
             raise UsageError("--mix trains one model on its own sources", expected="one size, and no --text, --dry-run or --anchor-slice beside it")
@@ -159,7 +180,7 @@ def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flo
         anchor = anchor_recipe(share, needed, tokens_per_param=tokens_per_param, vocab_size=words.vocab_size, context=recipes[0].context, seed=recipes[0].seed + 1)
         shown.append(f"Anchor: {anchor.params:,} parameters on {anchor.tokens:,} tokens of documents kept apart ({anchor.flops / sum(r.flops for r in recipes):.1%} of the compute).")
     if dry_run:
-        times, memory, disk = [seconds_for(r) for r in recipes], [memory_of(r).total for r in recipes], disk_of(recipes, needed)
+        times, memory, disk = [seconds_for(r, device=kind) for r in recipes], [memory_of(r).total for r in recipes], disk_of(recipes, needed)
         record: dict[str, Any] = {"rungs": [_record(r) | {"estimated_s": s, "memory_bytes": m} for r, s, m in zip(recipes, times, memory, strict=True)], "disk_bytes": disk}
         known = _finished(out)
         rows = [[f"{r.params:,}", f"{s:,.0f} s", f"{m / 1e6:,.0f} MB"] for r, s, m in zip(recipes, times, memory, strict=True)]
@@ -175,12 +196,14 @@ def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flo
     jobs: list[tuple] = [(r, _kept_stream(folder, stream), folder) for r, folder in zip(recipes, folders, strict=True)]
     every = folders + ([out / "anchor"] if anchor else [])
     with progress_bar("train") as bar, following(bar, every) as progress:
-        infos = train_ladder(jobs + ([(anchor, out / "streams" / "anchor.json", out / "anchor")] if anchor else []), workers=workers, fresh=fresh, progress=progress)
+        infos = train_ladder(jobs + ([(anchor, out / "streams" / "anchor.json", out / "anchor")] if anchor else []), workers=workers, ray_address=ray_address, device=kind, shard=shard, fresh=fresh, progress=progress)
     anchored = infos.pop() if anchor else None
     smaller = [(i.params, i.tokens, i.train_loss) for i in infos]
     predicted = [_predict(smaller[:k], i.params, i.tokens) for k, i in enumerate(infos)]
-    record = {"rungs": [_record(r) | {"run": str(f), "train_loss": i.train_loss, "trajectory": standings(f)[-1:], "predicted_loss": p, "model_sha256": i.model_sha256} for r, i, f, p in zip(recipes, infos, folders, predicted, strict=True)], "stream": str(stream)}
+    record = {"rungs": [_record(r) | {"run": str(f), "train_loss": i.train_loss, "trajectory": standings(f)[-1:], "predicted_loss": p, "model_sha256": i.model_sha256, "back_offs": len(i.back_offs)} for r, i, f, p in zip(recipes, infos, folders, predicted, strict=True)], "stream": str(stream)}
     view = [*shown, _trained(infos, folders, predicted)]
+    for i, f in zip(infos, folders, strict=True):
+        view += [f"{f}: diverged at step {b.step:,}, went on with the weights of step {b.to:,} at {b.rate:g} times the rate." for b in i.back_offs]
     if anchored is not None:
         record["anchor"] = {"run": str(out / "anchor"), "params": anchored.params, "tokens": anchored.tokens, "train_loss": anchored.train_loss, "model_sha256": anchored.model_sha256}
         view.append(f"Anchor: loss {anchored.train_loss:.4f} nats/token. Use it: scalebound measure M.sbz {stream} --window 0 {infos[-1].tokens} --anchor {out / 'anchor'} --out S.safetensors")
@@ -215,7 +238,7 @@ def _sweep(kind: str, out: Path, text: Path | None, widths: str | None, rates: s
     return sweep_learning_rate(out, stream, widths=sizes, rates=chosen, overrides=overrides, seed=seed, workers=workers, fresh=fresh)
 
 
-def _wanted(sizes: str | None, tokens: str | None, flops: str | None, time: str | None, *, rungs: int, tokens_per_param: float, workers: int | None, derive) -> Sequence[float]:
+def _wanted(sizes: str | None, tokens: str | None, flops: str | None, time: str | None, *, rungs: int, tokens_per_param: float, workers: int | None, derive, device: str) -> Sequence[float]:
     """Numbers of parameters that the one dial asks for."""
     from scalebound.cli.numbers import parse_number, parse_numbers, parse_seconds
     from scalebound.core.workers import cores
@@ -229,7 +252,7 @@ def _wanted(sizes: str | None, tokens: str | None, flops: str | None, time: str 
     elif flops is not None:
         largest = largest_for_flops(parse_number(flops, "--flops"), tokens_per_param=tokens_per_param, rungs=rungs)
     else:
-        largest = largest_for_seconds(parse_seconds(time or "", "--time"), lambda n: seconds_for(derive(n)), rungs=rungs, workers=workers or cores())
+        largest = largest_for_seconds(parse_seconds(time or "", "--time"), lambda n: seconds_for(derive(n), device=device), rungs=rungs, workers=workers or (cores() if device == "cpu" else 1))
     return rung_sizes(largest, rungs) if rungs > 1 else [largest]
 
 

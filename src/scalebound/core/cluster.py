@@ -14,15 +14,15 @@ from scalebound.core.errors import MachineError, ScaleboundError, require_extra
 RETRIES = 5
 
 
-def run_on_ray(function: Callable[..., Any], tasks: Sequence[tuple], *, address: str, threads: int = 1, watch: Callable[[], None] = lambda: None) -> list[Any]:
+def run_on_ray(function: Callable[..., Any], tasks: Sequence[tuple], *, address: str, threads: int = 1, gpus: int = 0, watch: Callable[[], None] = lambda: None) -> list[Any]:
     """Call ``function(*task)`` for every task on the cluster at ``address`` and return the results in order.
 
     Parameters
     ----------
     address
         ``HOST:PORT`` or ``ray://HOST:PORT`` of a running cluster, ``auto`` for the one this machine belongs to, ``local`` for one made for this call.
-    threads
-        Cores that a task takes.
+    threads, gpus
+        Cores and CUDA devices that a task takes. Tasks start in the order given as these become free: put the longest first.
     watch
         Called about every second, to report progress.
 
@@ -46,7 +46,7 @@ def run_on_ray(function: Callable[..., Any], tasks: Sequence[tuple], *, address:
             raise MachineError(f"no Ray cluster answers ({' '.join(str(error).split())[:150]})", where=address, expected="the address of a running cluster", hint="ray start --head") from error
     waiting: list[Any] = []
     try:
-        remote = ray.remote(function).options(num_cpus=threads, max_retries=RETRIES)
+        remote = ray.remote(function).options(num_cpus=threads, num_gpus=gpus, max_retries=RETRIES)
         found = [remote.remote(*task) for task in tasks]
         waiting = list(found)
         while waiting:

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from scalebound.compress import load_package
+from scalebound.compress.delta import is_delta
 from scalebound.core.errors import InputError, UsageError
 from scalebound.core.io import atomic_write, read_bytes
 from scalebound.models.folder import save_folder
@@ -57,6 +58,8 @@ def export_package(package: str | os.PathLike, out: str | os.PathLike, *, tokeni
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError("exists and is not an empty folder", where=str(out), expected="a new folder", hint="name another one with --out")
     model = load_package(package)
+    if is_delta(model.config):
+        raise InputError("holds how a model differs from its base, and no model", where=str(package), expected="the base beside it", hint="--base MODEL")
     of_bytes = model.config.get("vocab_size") == BYTE_VOCABULARY
     if tokenizer is not None and of_bytes:
         raise UsageError("--tokenizer was given for a model of bytes", where=str(package), hint="leave it out: the byte tokenizer is written")

@@ -89,7 +89,7 @@ def load_mixture(folder: Path, load: Callable[[Path], LanguageModel]) -> Languag
 
 
 def export_certified(certificate: Certificate, path: str | os.PathLike, package: str | os.PathLike, out: str | os.PathLike, *, anchor: str | os.PathLike | None = None,
-                     tokenizer: str | os.PathLike | None = None) -> tuple[Exported, Mixture]:  # fmt: skip
+                     base: str | os.PathLike | None = None, tokenizer: str | os.PathLike | None = None) -> tuple[Exported, Mixture]:  # fmt: skip
     """Write the predictor that a certificate bounds as a folder.
 
     Parameters
@@ -100,6 +100,8 @@ def export_certified(certificate: Certificate, path: str | os.PathLike, package:
         The package it names.
     anchor
         Anchored certificates: the anchor as a model folder, a checkpoint or a package; its hash must be the certificate's.
+    base
+        Certificates relative to a base: the base; likewise.
     out, tokenizer
         As in :func:`~scalebound.models.export.export_package`.
 
@@ -108,7 +110,7 @@ def export_certified(certificate: Certificate, path: str | os.PathLike, package:
     UsageError
         A certificate of a predictor that cannot be deployed (online losses, n-grams updated online, a trajectory), an anchor missing or too many.
     InputError
-        Another package or anchor than the certificate's.
+        Another package, anchor or base than the certificate's.
     """
     from scalebound.models.load import model_folder
 
@@ -119,6 +121,8 @@ def export_certified(certificate: Certificate, path: str | os.PathLike, package:
         raise InputError("is not the package that was certified", where=str(package), expected=f"{certificate.inputs.package.sha256[:12] or 'a certificate with a package'}..")
     if (anchor is not None) != (kind != "none"):
         raise UsageError("an anchor was given" if anchor is not None else "the anchor is needed", where="--anchor", expected="none for this certificate" if anchor is not None else f"the model {certificate.anchor.sha256[:12]}..")
+    if (base is not None) != (certificate.base.kind != "none"):
+        raise UsageError("a base was given" if base is not None else "the base is needed", where="--base", expected="none for this certificate" if base is not None else f"the model {certificate.base.sha256[:12]}..")
     info = Mixture(alpha=certificate.smoothing.alpha, eps=certificate.smoothing.eps, model_sha256=certificate.inputs.model_sha256, anchor_sha256=certificate.anchor.sha256, certificate_sha256=sha256_file(path))
     whole = None
     if anchor is not None and Path(anchor).suffix != ".sbz":
@@ -129,7 +133,7 @@ def export_certified(certificate: Certificate, path: str | os.PathLike, package:
     try:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UsageError("exists and is not an empty folder", where=str(out), expected="a new folder", hint="name another one with --out")
-        done = export_package(package, out / "model", tokenizer=tokenizer)
+        done = export_package(package, out / "model", tokenizer=tokenizer) if base is None else _rebuilt(certificate, package, base, out / "model")
         if anchor is not None and whole is None:
             _same(export_package(anchor, out / "anchor", tokenizer=tokenizer).sha256, certificate.anchor.sha256, anchor)
         elif whole is not None:
@@ -142,6 +146,18 @@ def export_certified(certificate: Certificate, path: str | os.PathLike, package:
     return done, info
 
 
-def _same(found: str, certified: str, where: str | os.PathLike) -> None:
+def _rebuilt(certificate: Certificate, package: str | os.PathLike, base: str | os.PathLike, out: Path) -> Exported:
+    from scalebound.models.relative import export_relative
+
+    made = export_relative(package, base, out)
+    try:
+        _same(made.base_sha256, certificate.base.sha256, base, "base")
+    except InputError:
+        shutil.rmtree(out)
+        raise
+    return Exported(made.sha256, sum(tensor.numel() for tensor in made.tensors.values()), (out / "model.safetensors").stat().st_size, "the base's" if made.files else "")
+
+
+def _same(found: str, certified: str, where: str | os.PathLike, what: str = "anchor") -> None:
     if found != certified:
-        raise InputError("is not the anchor of the certificate", where=str(where), expected=f"{certified[:12]}..")
+        raise InputError(f"is not the {what} of the certificate", where=str(where), expected=f"{certified[:12]}..")

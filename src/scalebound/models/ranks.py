@@ -69,3 +69,18 @@ def join_ranks(device: str = "cpu") -> Ranks:
     except (RuntimeError, ValueError) as error:
         raise MachineError(f"the processes of torchrun do not find each other ({' '.join(str(error).split())[:150]})") from error
     return Ranks(torch.distributed.get_rank(), torch.distributed.get_world_size())
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor whose rows are spread over the processes, gathered (all of them must call this); any other as it is."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def share_of(tensor: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor that every process has, spread over them as ``like`` is."""
+    if not hasattr(like, "full_tensor"):
+        return tensor
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(like, DTensor)
+    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)

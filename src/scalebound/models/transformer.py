@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from scalebound.core.hashing import canonical_config
 from scalebound.models.language_model import Past
+from scalebound.models.ranks import share_of, whole
 from scalebound.models.shape import Shape
 from scalebound.models.trainable import Trainable
 
@@ -154,8 +155,13 @@ class Transformer(Trainable):
         """Logits of hidden states: (..., D) to (..., V)."""
         return F.linear(hidden, self.embedding)
 
-    def forward(self, tokens_BT: Tensor) -> Tensor:
-        return self.head(self.hidden(tokens_BT))
+    def forward(self, tokens_BT: Tensor, rounded: bool = False) -> Tensor:
+        """Logits; ``rounded``: the matrix products before the head in bfloat16, everything else in float32."""
+        if not rounded:
+            return self.head(self.hidden(tokens_BT))
+        with torch.autocast(tokens_BT.device.type, dtype=torch.bfloat16):
+            hidden = self.hidden(tokens_BT)
+        return self.head(hidden.float())
 
     def config(self) -> dict:
         """``config.json`` of a checkpoint."""
@@ -170,21 +176,21 @@ class Transformer(Trainable):
         return "gain" if name.endswith("_norm") else "hidden"
 
     def tensors(self) -> dict[str, Tensor]:
-        """The weights under the names of a Llama-style folder."""
-        out: dict[str, Tensor] = {"model.embed_tokens.weight": self.embedding, "model.norm.weight": self.norm}
+        """The weights under the names of a Llama-style folder; of a model in shards, gathered by all processes together."""
+        out: dict[str, Tensor] = {"model.embed_tokens.weight": whole(self.embedding), "model.norm.weight": whole(self.norm)}
         for number, layer in enumerate(self.layers):
             assert isinstance(layer, Layer)
             prefix = f"model.layers.{number}."
-            q, k, v = layer.qkv.chunk(3)
-            gate, up = layer.gate_up.chunk(2)
+            q, k, v = whole(layer.qkv).chunk(3)
+            gate, up = whole(layer.gate_up).chunk(2)
             out |= {
-                prefix + "input_layernorm.weight": layer.attention_norm, prefix + "self_attn.q_proj.weight": q,
+                prefix + "input_layernorm.weight": whole(layer.attention_norm), prefix + "self_attn.q_proj.weight": q,
                 prefix + "self_attn.k_proj.weight": k, prefix + "self_attn.v_proj.weight": v,
-                prefix + "self_attn.o_proj.weight": layer.attention_out, prefix + "post_attention_layernorm.weight": layer.feed_forward_norm,
-                prefix + "mlp.gate_proj.weight": gate, prefix + "mlp.up_proj.weight": up, prefix + "mlp.down_proj.weight": layer.down,
+                prefix + "self_attn.o_proj.weight": whole(layer.attention_out), prefix + "post_attention_layernorm.weight": whole(layer.feed_forward_norm),
+                prefix + "mlp.gate_proj.weight": gate, prefix + "mlp.up_proj.weight": up, prefix + "mlp.down_proj.weight": whole(layer.down),
             }  # fmt: skip
             if layer.q_norm is not None and layer.k_norm is not None:
-                out |= {prefix + "self_attn.q_norm.weight": layer.q_norm, prefix + "self_attn.k_norm.weight": layer.k_norm}
+                out |= {prefix + "self_attn.q_norm.weight": whole(layer.q_norm), prefix + "self_attn.k_norm.weight": whole(layer.k_norm)}
         return {name: tensor.detach() for name, tensor in out.items()}
 
     @staticmethod
@@ -204,10 +210,11 @@ class Transformer(Trainable):
         return out
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Copy the weights of a Llama-style folder into this model."""
+        """Copy the weights of a Llama-style folder into this model, or this process's share of them."""
+        given = self.fused(tensors, self.shape.depth)
         with torch.no_grad():
-            for name, own in self.tensors().items():  # chunks are views, so copying into them fills the fused matrices
-                own.copy_(tensors[name])
+            for name, own in self.named_parameters():
+                own.copy_(share_of(given[name], own))
 
 
 def own_shape(config: dict) -> Shape | None:

@@ -21,8 +21,8 @@ from scalebound.measure.choices import encode_pair
 from scalebound.measure.items import Item
 from scalebound.models.load import has_bfloat16
 from scalebound.models.trainable import Trainable
-from scalebound.train.loop import logits_of
 from scalebound.train.optim.adamw import adamw
+from scalebound.train.passes import logits_of
 from scalebound.train.recipe import ROUNDED_FROM
 
 PIECE = 64  # items scored at once

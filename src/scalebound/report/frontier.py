@@ -25,7 +25,7 @@ def draw_frontier(found: Frontier) -> str:
     best = next(point for point in found.points if point.name == found.best)
     for column, (title, up, values, extra) in enumerate((("loss on the training stream", "nats/token", losses, found.full_loss), ("certified bound", "nats/token", bounds, None))):
         span = [*values] if extra is None else [*values, extra]
-        axes = _Axes(column * WIDTH, (min(bits), max(bits)), (min(span), max(span)))
+        axes = Axes(column * WIDTH, (min(bits), max(bits)), (min(span), max(span)))
         out += axes.frame(title, up)
         if extra is not None:
             out.append(f'<path d="M{axes.left} {axes.y(extra):.1f}h{axes.width}" stroke="{GREY}" stroke-dasharray="5 4"/><text x="{axes.left + 6}" y="{axes.y(extra) - 4:.1f}" fill="#555">full precision {extra:.3f}</text>')
@@ -55,7 +55,7 @@ def _height(point: FrontierPoint, column: int) -> float:
     return point.bound if column else point.loss
 
 
-class _Axes:
+class Axes:
     """A panel's axes, linear both ways."""
 
     def __init__(self, left: float, x_range: tuple[float, float], y_range: tuple[float, float]) -> None:

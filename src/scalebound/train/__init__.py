@@ -13,6 +13,7 @@ from scalebound.train.budget import disk_of as disk_of
 from scalebound.train.budget import memory_of as memory_of
 from scalebound.train.calibrate import seconds_for as seconds_for
 from scalebound.train.coordinates import coordinates as coordinates
+from scalebound.train.divergence import Diverged as Diverged
 from scalebound.train.explain import commented_recipe as commented_recipe
 from scalebound.train.explain import formulas as formulas
 from scalebound.train.finetune import Finetuned as Finetuned

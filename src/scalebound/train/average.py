@@ -12,6 +12,7 @@ from torch import Tensor
 from scalebound.models.trainable import Trainable
 
 PREFIX = "average."
+STEPS = "averaged"  # updates behind the sums
 
 
 class WeightAverage:
@@ -45,11 +46,11 @@ class WeightAverage:
 
     def state(self) -> dict[str, Tensor]:
         """Tensors from which :meth:`load` goes on."""
-        return {PREFIX + name: total for name, total in self._sums.items()}
+        return {STEPS: torch.tensor(self.steps)} | {PREFIX + name: total for name, total in self._sums.items()}
 
-    def load(self, stored: dict[str, Tensor], steps: int) -> None:
-        """Take back what :meth:`state` gave after ``steps`` updates."""
-        self.steps = steps
+    def load(self, stored: dict[str, Tensor]) -> None:
+        """Take back what :meth:`state` gave."""
+        self.steps = int(stored[STEPS])
         for name, total in self._sums.items():
             total.copy_(stored[PREFIX + name])
 

@@ -19,8 +19,9 @@ from scalebound.core.io import atomic_write, canonical_json, read_json, relative
 from scalebound.core.progress import Progress, silent
 from scalebound.core.stats import Stats
 from scalebound.train.checkpoint import STATE, checkpoint_folder, complete_checkpoints, step_of
-from scalebound.train.loop import ONLINE_PART, RunInfo, train_run
+from scalebound.train.loop import RunInfo, train_run
 from scalebound.train.recipe import Recipe, load_recipe
+from scalebound.train.record import ONLINE_PART
 from scalebound.train.schedule import SCHEDULES
 from scalebound.train.schedule.warmup import rising_steps
 

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 
 from scalebound.core.errors import UsageError
 from scalebound.models.trainable import Trainable
-from scalebound.train.loop import logits_of
 from scalebound.train.parametrization import build
+from scalebound.train.passes import logits_of
 from scalebound.train.recipe import Recipe
 
 STATE = {"adamw": 2, "muon": 1, "lion": 1, "sgd": 1}  # numbers of state a parameter (Muon: of a hidden one)

@@ -17,6 +17,7 @@ from torch import Tensor
 from scalebound.core.errors import InputError
 from scalebound.core.io import atomic_write
 from scalebound.models.folder import save_folder
+from scalebound.models.ranks import share_of, whole
 from scalebound.models.trainable import Trainable
 
 STATE = "training.safetensors"
@@ -39,8 +40,10 @@ def complete_checkpoints(run: Path, *, resumable: bool = False) -> list[Path]:
 
 
 def write_checkpoint(run: Path, step: int, model: Trainable, *, optimizer: torch.optim.Optimizer | None, extra: dict[str, Tensor] | None = None,
-                     files: dict[str, bytes] | None = None) -> str:  # fmt: skip
+                     files: dict[str, bytes] | None = None, write: bool = True) -> str:  # fmt: skip
     """Write ``checkpoints/step-N`` and return the model's SHA-256.
+
+    Of a model in shards, all processes call this together and gather it; with ``write`` false, that is all a process does.
 
     Parameters
     ----------
@@ -53,12 +56,13 @@ def write_checkpoint(run: Path, step: int, model: Trainable, *, optimizer: torch
     """
     from safetensors.torch import save
 
-    folder = checkpoint_folder(run, step)
+    folder, tensors = checkpoint_folder(run, step), model.tensors()
     if optimizer is not None:
-        state = {f"{number}.{key}": value for number, entry in optimizer.state_dict()["state"].items() for key, value in entry.items()}
+        state = {f"{number}.{key}": whole(value) for number, entry in optimizer.state_dict()["state"].items() for key, value in entry.items()}
         state |= {BESIDE + name: tensor for name, tensor in model.beside().items()} | (extra or {})
-        atomic_write(folder / STATE, save({name: tensor.detach().contiguous() for name, tensor in state.items()}))
-    return save_model(folder, model.config(), model.tensors(), files)
+        if write:
+            atomic_write(folder / STATE, save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}))
+    return save_model(folder, model.config(), tensors, files) if write else ""
 
 
 def save_model(folder: Path, config: dict, tensors: dict[str, Tensor], files: dict[str, bytes] | None) -> str:
@@ -103,8 +107,11 @@ def read_state(folder: Path, model: Trainable, optimizer: torch.optim.Optimizer)
     for name in [name for name in stored if name.split(".", 1)[0].isdigit()]:
         number, key = name.split(".", 1)
         state.setdefault(int(number), {})[key] = stored.pop(name)
-    count = sum(len(group["params"]) for group in optimizer.param_groups)
-    if state and max(state) >= count:
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if state and max(state) >= len(parameters):
         raise InputError("holds the state of another optimizer", where=str(folder))
+    for index, entry in state.items():
+        own = parameters[index]
+        entry |= {key: share_of(value, own) for key, value in entry.items() if value.shape == own.shape}
     optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
     return stored

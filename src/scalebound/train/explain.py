@@ -39,6 +39,8 @@ KEYS: dict[str, tuple[str, str]] = {
     "accumulation": ("passes a batch is split into: the same update in less memory", ""),
     "base": ("SHA-256 of the model to start from (--from)", "the model's"),
     "precision": ("of the passes; weights, head, losses and updates are float32", "bfloat16 from 0.19M parameters where the processor has its products, else float32"),
+    "compile": ("the passes by torch.compile", "from 1e13 FLOPs where there is a C++ compiler"),
+    "on_divergence": ("when half of what was gained over guessing is lost for 20 steps, or the loss is no number (ignore: only then, and it stops)", ""),
     "adapter": ("lora:RANK or subspace:DIM: train these numbers on top of the base and nothing else (--adapter)", ""),
     "qk_norm": ("queries and keys normalized: attention logits stay bounded (a Qwen3-style folder)", ""),
     "z_loss": ("coefficient of mean(log Z ^ 2), 1e-4 where it is used; keeps the output's log-normalizer near 0", ""),
@@ -78,7 +80,7 @@ def formulas(recipes: list[Recipe], *, tokens_per_param: float | None, given: Co
             values = [f"{r.width} / {r.width // r.heads} = {r.heads}" for r in recipes]
         else:
             found = [getattr(r, key) for r in recipes]
-            values = [value if isinstance(value, str) else f"{value:,}" for value in found]
+            values = [value if isinstance(value, str) else toml(value) if isinstance(value, bool) else f"{value:,}" for value in found]
         rows.append([key, "given" if key in given else formula, *values])
     return rows
 

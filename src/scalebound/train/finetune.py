@@ -6,6 +6,10 @@ over the training stream, L the bits of the integers (:mod:`scalebound.train.lat
 section 3 (docs/mathematics.md) grows by about ``Delta/s`` times the nats of code per token, so with ``lambda`` equal to that slope the
 objective is, to first order, the bound. What is left out: scales and header, and that the variance term moves with the loss.
 
+Bits are what takes the time. A weight moves by about the learning rate a step whatever its gradient, and beside the noise of the loss the
+bits' part of it is small, so they are still falling when a short training ends. Hence twice the price at the start, falling evenly to the
+price itself at the end, and small batches: many steps (benchmarks/LOG.md).
+
 The trained model was fitted to the stream it is certified on, twice over. That is sound: the bound holds for every model of the code at
 once, and the file pays for this one.
 
@@ -42,12 +46,14 @@ from scalebound.models.transformer import Transformer, own_shape
 from scalebound.train.anchored_objective import ALPHA, AnchoredObjective
 from scalebound.train.latent import Latent
 from scalebound.train.loop import CHECKPOINT_S, RunInfo
+from scalebound.train.recipe import batch_for
 from scalebound.train.schedule.warmup_stable_decay import warmup_stable_decay
 
 PRICE = 8.0  # d bound / d (nats of code per token) of the product form, measured at 20 tokens a parameter: 6.9 to 8.4 at one bit
-BATCH_SEQUENCES = 4
-SHARE, MOST_STEPS = 0.3, 3000  # of the window's sequences that default steps see, and their limit
-RATE = 0.3  # over the width: the rate the model was trained with
+OVERPRICE = 2.0  # times the price at the first step
+BATCH_SEQUENCES = 2
+SHARE, MOST_STEPS = 0.3, 6000  # of the window's sequences that default steps see, and their limit
+RATE = 0.3  # over the width: the rate the model was trained with, at its batch
 STEP_RATE = 0.003  # of log steps
 BETAS = (0.9, 0.95)
 WARMUP, DECAY, CLIP = 0.02, 0.5, 1.0
@@ -75,12 +81,21 @@ class Finetuned:
 
 
 def default_steps(tokens: int, context: int) -> int:
-    """Steps of :data:`BATCH_SEQUENCES` sequences that see 0.3 of the window, at most 3000: a formula, so nothing is picked after looking.
+    """Steps of :data:`BATCH_SEQUENCES` sequences that see 0.3 of the window, at most 6000: a formula, so nothing is picked after looking.
 
     >>> default_steps(760_832, 256), default_steps(20_000_000, 256)
-    (222, 3000)
+    (445, 6000)
     """
     return max(1, min(MOST_STEPS, int(SHARE * tokens / (context * BATCH_SEQUENCES))))
+
+
+def price_at(step: int, steps: int, price: float) -> float:
+    """Price of a step, the first being 0.
+
+    >>> [price_at(step, 3, 8.0) for step in range(3)]
+    [16.0, 12.0, 8.0]
+    """
+    return price * (OVERPRICE - (OVERPRICE - 1) * step / max(1, steps - 1))
 
 
 def finetune(run: str | os.PathLike, stream: str | os.PathLike, *, window: tuple[int, int] | None = None, steps: int | None = None, price: float | None = None,
@@ -98,7 +113,7 @@ def finetune(run: str | os.PathLike, stream: str | os.PathLike, *, window: tuple
     steps : >= 1
         Default :func:`default_steps`.
     price : >= 0, nats of bound per nat of code and token
-        lambda. Default: 8, the slope of the product form there; with a reference the anchored form's own, ``log(1/alpha)/s``.
+        lambda, that of the last step. Default: 8, the slope of the product form there; with a reference the anchored form's own, ``log(1/alpha)/s``.
     reference, alpha
         Losses of a predictable reference on every token of the window: the anchored bound itself is minimised
         (:mod:`scalebound.train.anchored_objective`), at this alpha.
@@ -124,9 +139,9 @@ def finetune(run: str | os.PathLike, stream: str | os.PathLike, *, window: tuple
 
     Notes
     -----
-    About 120 s of one busy core for the 1,745 steps of a model of 149k parameters (benchmarks/LOG.md). The learning rate is 0.3 / width,
-    with warmup over 2% of the steps and linear decay over the last half. Price, steps and seed tried several times on one stream count as
-    a choice in the certificate (`--choice`).
+    About 25 ms of one busy core a step at 149k parameters, 16 ms at 38k (benchmarks/LOG.md). The learning rate is 0.3 / width times the root
+    of the batch over that of a recipe for this window, with warmup over 2% of the steps and linear decay over the last half. Price, steps and
+    seed tried several times on one stream count as a choice in the certificate (`--choice`).
 
     Examples
     --------
@@ -182,8 +197,9 @@ class _Work:
         latent = Latent(given)
         loss_before = self._judge({name: tensor.numpy() for name, tensor in given.items()}, judged)
         loss_start, bits_start = self._package(latent, judged)
-        rates = (RATE / self.model.shape.width, STEP_RATE)
-        groups = [{"params": list(part), "lr": rate} for part, rate in zip((latent.weights, latent.log_steps), rates, strict=True)]
+        usual = batch_for(self.tokens, self.sequences.shape[1])
+        rates = (RATE / self.model.shape.width * math.sqrt(min(1.0, batch_sequences / usual)), STEP_RATE)
+        groups = [{"params": [part], "lr": rate} for part, rate in zip((latent.weights, latent.log_steps), rates, strict=True)]
         optimizer = torch.optim.AdamW(groups, betas=BETAS, weight_decay=0.0, fused=True)
         last_saved = time.monotonic()
         for step in range(self._resume(latent, optimizer), steps):
@@ -192,7 +208,7 @@ class _Work:
             tensors, bits = latent()
             losses_BT = self._losses(tensors, self.sequences[order[at]])
             loss = losses_BT.mean() if self.bound is None or self.references is None else self.bound(losses_BT, self.references[order[at]])
-            objective = loss + price * math.log(2) / self.tokens * bits
+            objective = loss + price_at(step, steps, price) * math.log(2) / self.tokens * bits
             if not math.isfinite(objective.item()):
                 raise MachineError(f"the objective is {objective.item()} at step {step + 1} of {steps}", where="finetune", hint="lower the price")
             objective.backward()

@@ -51,7 +51,7 @@ def look(model: Trainable, batch: np.ndarray, separator: int) -> dict[str, float
     total = [torch.zeros_like(parameter) for parameter in parameters]
     small_sq = 0.0
     for piece in np.split(batch, parts):
-        targets_BT = torch.from_numpy(piece.astype(np.int64))
+        targets_BT = torch.from_numpy(piece.astype(np.int64)).to(parameters[0].device)
         loss = F.cross_entropy(model(F.pad(targets_BT[:, :-1], (1, 0), value=separator)).flatten(0, 1), targets_BT.flatten())
         grads = torch.autograd.grad(loss, parameters, allow_unused=True)
         for sum_, grad in zip(total, grads, strict=True):

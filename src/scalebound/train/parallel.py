@@ -30,15 +30,10 @@ def size() -> int:
     return int(os.environ["WORLD_SIZE"]) if started_by_torchrun() else 1
 
 
-def join() -> None:
-    """Meet the other processes, once; they part when the program ends."""
-    join_ranks("cuda" if torch.cuda.is_available() and torch.cuda.device_count() >= size() else "cpu")
-
-
 @contextlib.contextmanager
-def first_alone() -> Iterator[None]:
-    """A block that process 0 goes through before the others: what it writes is there when they look."""
-    join()
+def first_alone(device: str = "cpu") -> Iterator[None]:
+    """A block that process 0 goes through before the others: what it writes is there when they look. The first such block makes them meet."""
+    join_ranks(device)
     if size() > 1 and rank() > 0:
         dist.barrier()
     yield
@@ -77,3 +72,12 @@ def join_losses(mean: float, losses: bytes) -> tuple[float, bytes]:
     found: list = [None] * size()
     dist.all_gather_object(found, (mean, losses))
     return sum(part[0] for part in found), b"".join(part[1] for part in found)
+
+
+def agreed(flag: bool, needed: bool = True) -> bool:
+    """What process 0 says, where every process must do the same; its own ``flag`` where that is not ``needed``."""
+    if size() <= 1 or not needed:
+        return flag
+    said = [flag]
+    dist.broadcast_object_list(said, src=0)
+    return said[0]

@@ -11,6 +11,7 @@ optimizer           AdamW, betas 0.9 and 0.95, weight decay 0.1 on matrices, gra
                     the derived rate is AdamW's: Muon shares it, Lion wants 3 to 10 times less, SGD its own)
 from a given model  its shape and vocabulary; learning rate 0.03 / width (:func:`derive_continuation`)
 precision           float32; from 0.19M parameters, on processors with bfloat16 products, those (weights, head, losses and updates stay float32)
+compile             on from 1e13 FLOPs of a run (some minutes on a core), where there is a C++ compiler: the time it takes comes back
 accumulation        1: a batch is one forward and backward pass; k splits it into k, for the same update in less memory
 ==================  =====================================================================================================
 
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import shutil
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,6 +39,7 @@ from scalebound.models.start import Start
 
 BASE_WIDTH = 64
 MUP_HEAD_WIDTH = 16
+COMPILED_FROM = 1e13  # FLOPs of a run that is so long that compiling pays (benchmarks/LOG.md)
 ROUNDED_FROM = 190_000  # parameters from which matrix products in bfloat16 pay on processors that have them
 ADAPTER_RATE = 0.01  # of low-rank factors and subspace coordinates, whatever the width: their scale is in their definition
 
@@ -74,6 +77,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     average: float = 0.0  # decay of the weights' moving average, kept beside the run; 0: none
     noise_scale: int = 0  # steps between looks at the gradient noise; 0: never
     watch: int = 20  # steps between looks at what precedes an instability; 0: never
+    compile: bool = False  # the passes by torch.compile: other kernels, so another order of additions
+    on_divergence: Literal["stop", "backoff", "ignore"] = "stop"  # what a diverged run does (train/divergence.py)
     checkpoints: tuple[float, ...] = ()  # shares of the run after which a checkpoint is kept, with the state to go on from it
     pruning: Literal["none", "gradual", "spdf"] = "none"  # zeros in hidden matrices: :mod:`scalebound.train.sparsity`
     sparsity: float = 0.0  # their share
@@ -180,11 +185,18 @@ def check_recipe(recipe: Recipe, *, where: str = "recipe") -> None:
         raise InputError(f"params = {recipe.params:,} contradicts the shape, which has {recipe.shape.num_params:,}", where=where, hint="leave params out: it follows from the shape")
     if recipe.tokens % recipe.context:
         raise InputError(f"tokens = {recipe.tokens:,} is no multiple of the context {recipe.context}", where=where, expected=f"{max(1, recipe.tokens // recipe.context) * recipe.context:,}")
+    if recipe.compile and recipe.base:
+        raise InputError("compile = true with a model to start from", where=where, expected="false: only models made here are compiled")
     if recipe.accumulation > recipe.batch_sequences:
         raise InputError(f"accumulation = {recipe.accumulation} with batch_sequences = {recipe.batch_sequences}", where=where, expected="at most one part a sequence")
     _check_pruning(recipe, where)
     if recipe.parametrization == "mup" and recipe.optimizer == "sgd":
         raise InputError('parametrization = "mup" with optimizer = "sgd"', where=where, expected="adamw, muon or lion")
+
+
+def has_compiler() -> bool:
+    """Whether ``torch.compile`` finds the C++ compiler it needs."""
+    return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
 
 
 def _check_pruning(recipe: Recipe, where: str) -> None:
@@ -194,11 +206,18 @@ def _check_pruning(recipe: Recipe, where: str) -> None:
         raise InputError(f"pruning_until = {recipe.pruning_until}", where=where, expected="a share of the run, above 0 and at most 1")
     if recipe.pruning != "none" and (recipe.adapter or recipe.average):
         raise InputError(f"pruning = {recipe.pruning!r} with {'adapter' if recipe.adapter else 'average'}", where=where, expected="one of them: zeros are of the trained weights themselves")
+    if recipe.pruning != "none" and recipe.on_divergence == "backoff":
+        raise InputError(f"pruning = {recipe.pruning!r} with on_divergence = 'backoff'", where=where, expected="'stop': masks that change on the way would be skipped")
     if recipe.pruning == "spdf" and recipe.base:
         raise InputError("pruning = 'spdf' with a model to start from", where=where, expected="random weights: a random mask would cut what the model has learned", hint="pruning = 'gradual'")
 
 
-def _batch(tokens: int, context: int) -> int:
+def batch_for(tokens: int, context: int) -> int:
+    """Sequences of a step by the formula of the module.
+
+    >>> batch_for(760_832, 256), batch_for(2_978_560, 256)
+    (4, 8)
+    """
     batch = 4
     while batch < 256 and tokens / (context * 1000) > batch * 1.5:
         batch *= 2
@@ -206,7 +225,7 @@ def _batch(tokens: int, context: int) -> int:
 
 
 def derive_recipe(params: int, *, tokens_per_param: float = 20.0, vocab_size: int = 256, context: int = 256, seed: int = 0,
-                  overrides: Mapping[str, Any] | None = None, where: str = "overrides") -> Recipe:  # fmt: skip
+                  overrides: Mapping[str, Any] | None = None, where: str = "overrides", device: str = "cpu") -> Recipe:  # fmt: skip
     """The recipe of a rung of about ``params`` parameters, by the formulas of the module docstring.
 
     Parameters
@@ -221,6 +240,8 @@ def derive_recipe(params: int, *, tokens_per_param: float = 20.0, vocab_size: in
         Keys of :class:`Recipe` with the values they shall have; what depends on them is derived from them.
     where
         How errors name the source of the overrides.
+    device
+        "cpu" or "cuda": precision and compilation depend on what it can do.
 
     Raises
     ------
@@ -249,13 +270,14 @@ def derive_recipe(params: int, *, tokens_per_param: float = 20.0, vocab_size: in
         shape = Shape(vocab_size, width, shape.depth, heads_for(width, MUP_HEAD_WIDTH if mup else None), round(8 * width / 3 / 4) * 4)
     shape = Shape(vocab_size, *(given.get(key, getattr(shape, key)) for key in ("width", "depth", "heads", "feed_forward", "qk_norm")))
     tokens = given.get("tokens", max(1, int(tokens_per_param * shape.num_params) // context) * context)
-    batch = given.get("batch_sequences", _batch(tokens, context))
+    batch = given.get("batch_sequences", batch_for(tokens, context))
     steps = -(-tokens // (batch * context))
     derived = {
         "params": shape.num_params, "vocab_size": vocab_size, "width": shape.width, "depth": shape.depth, "heads": shape.heads, "feed_forward": shape.feed_forward,
         "context": context, "tokens": tokens, "batch_sequences": batch, "learning_rate": 0.3 / (given.get("base_width", BASE_WIDTH) if mup else shape.width),
         "warmup": max(0.02, min(0.1, 10 / steps)), "decay": 0.5, "seed": seed,
-        "precision": "bfloat16" if shape.num_params >= ROUNDED_FROM and has_bfloat16() else "float32",
+        "precision": "bfloat16" if shape.num_params >= ROUNDED_FROM and has_bfloat16(device) else "float32",
+        "compile": 6.0 * shape.num_params * tokens >= COMPILED_FROM and has_compiler(),
     }  # fmt: skip
     recipe = to_struct(derived | given, Recipe, where=where)
     check_recipe(recipe, where=where)
@@ -296,7 +318,7 @@ def derive_continuation(start: Start, tokens: int, *, context: int = 256, seed: 
     if tokens < context and "tokens" not in given:
         raise InputError(f"{tokens:,} tokens are shorter than one sequence of {context:,}", where=where, expected="at least one sequence", hint="give more text, or a shorter context")
     tokens = given.get("tokens", tokens // context * context)
-    batch = given.get("batch_sequences", _batch(tokens, context))
+    batch = given.get("batch_sequences", batch_for(tokens, context))
     steps = -(-tokens // (batch * context))
     derived = fixed | {
         "context": context, "tokens": tokens, "batch_sequences": batch, "learning_rate": rate, "warmup": max(0.02, min(0.1, 10 / steps)), "decay": 0.5, "seed": seed,

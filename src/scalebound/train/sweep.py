@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import scalebound
-from scalebound.core.errors import MachineError
 from scalebound.core.io import save_struct
 from scalebound.core.progress import Progress, silent
 from scalebound.core.sweep import Sweep, SweepRun
 from scalebound.core.workers import run_tasks
 from scalebound.data.stream import Stream
+from scalebound.train.divergence import Diverged
 from scalebound.train.loop import train_run
 from scalebound.train.recipe import Recipe, derive_recipe
 
@@ -38,7 +38,8 @@ def sweep_recipe(width: int, rate: float, parametrization: str, *, base_width: i
     keys = {
         "width": width, "depth": DEPTH, "heads": width // HEAD_WIDTH, "feed_forward": round(8 * width / 3 / 4) * 4, "tokens": steps * sequences * context,
         "batch_sequences": sequences, "learning_rate": rate, "parametrization": parametrization, "base_width": base_width, "warmup": 0.1,
-        "precision": "float32",  # the same at every width
+        "precision": "float32", "compile": False,  # the same at every width
+        "on_divergence": "ignore",  # how bad a rate is, is what is asked
     }  # fmt: skip
     return derive_recipe(100_000, context=context, seed=seed, overrides=keys | dict(overrides or {}))
 
@@ -97,9 +98,7 @@ def _name(recipe: Recipe) -> str:
 def _one(recipe: Recipe, stream: str, out: str, fresh: bool, *, progress: Progress) -> SweepRun:
     try:
         loss: float | None = train_run(recipe, stream, out, fresh=fresh, progress=progress).train_loss
-    except MachineError as error:
-        if "the loss is" not in error.what:
-            raise
+    except Diverged:
         loss = None
         progress(recipe.tokens, recipe.tokens)
     return SweepRun(

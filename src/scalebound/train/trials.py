@@ -87,15 +87,19 @@ class Trials:
         if method == "additive":
             return additive(bits, self.alone(), budget), bits.size
         done, total = 0, generations * (OFFSPRING + 5)
+        known: dict[tuple[int, ...], float] = {}  # few units have few choices, which come again
 
         def damage(levels: np.ndarray, stage: int) -> float:
             nonlocal done
             done += 1
             progress(min(done, total), total)
-            return self.loss(levels, STAGES[stage])
+            key = (stage, *map(int, levels))
+            if key not in known:
+                known[key] = self.loss(levels, STAGES[stage])
+            return known[key]
 
         found = evolve(bits, damage, start, budget, generator(seed, "evolution"), generations=generations, offspring=OFFSPRING)
-        return found.levels, found.evaluations
+        return found.levels, len(known)
 
     @torch.inference_mode()
     def _mean(self, inputs_ST: np.ndarray) -> float:

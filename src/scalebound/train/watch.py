@@ -52,7 +52,7 @@ class Look:
 @torch.no_grad()
 def before(model: Trainable, batch: np.ndarray, separator: int) -> Look:
     """Look at the weights before a step, on the first sequence of its batch."""
-    tokens_BT = torch.from_numpy(batch[:1].astype(np.int64))
+    tokens_BT = torch.from_numpy(batch[:1].astype(np.int64)).to(next(model.parameters()).device)
     inputs_BT = F.pad(tokens_BT[:, :-1], (1, 0), value=separator)
     seen: dict[str, Any] = {}
     if isinstance(model, Transformer):
@@ -80,7 +80,7 @@ def largest_logit(layer: Layer, x_BTD: Tensor, cos_TK: Tensor, sin_TK: Tensor) -
     q_BHTK, k_BHTK, _ = layer.queries_keys_values(x_BTD, cos_TK, sin_TK)
     products_BHTT = q_BHTK @ k_BHTK.transpose(-1, -2) / math.sqrt(q_BHTK.shape[-1])
     T = products_BHTT.shape[-1]
-    return _round(float(products_BHTT.masked_fill_(torch.ones(T, T, dtype=torch.bool).triu(1), -torch.inf).max()))
+    return _round(float(products_BHTT.masked_fill_(torch.ones(T, T, dtype=torch.bool, device=products_BHTT.device).triu(1), -torch.inf).max()))
 
 
 def _rms(x: Tensor) -> float | None:
