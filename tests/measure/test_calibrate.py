@@ -199,6 +199,22 @@ def test_only_the_full_batch_is_compiled(files, monkeypatch):
     assert made.extend is model.extend and replace(made, hidden=model.hidden) == model
 
 
+def test_a_model_that_cannot_be_compiled_is_measured_without(files, tmp_path, monkeypatch, room):
+    folder, stream = files
+    asked = []
+
+    def refuses(tokens):
+        asked.append(tokens.shape)
+        raise torch._dynamo.exc.TorchDynamoException("no compiler")
+
+    monkeypatch.setattr(torch, "compile", lambda function, **k: refuses)
+    monkeypatch.setattr(shapes, "COMPILE_S", 0.0)
+    monkeypatch.setattr(importlib.import_module("scalebound.measure.measure"), "rule", lambda model: Shapes(batch_tokens=128, rows=256, stretch=4096))
+    measure(folder / "model", stream.path, tmp_path / "a.safetensors", calibrated=True)
+    plan = load_struct(tmp_path / "a.plan.json", Plan)
+    assert asked == [(2, 64)] and plan.trials and not any(trial.shapes.compiled for trial in (plan, *plan.trials))
+
+
 @pytest.mark.nightly
 def test_a_compiled_measurement_gives_the_same_numbers(files, tmp_path, monkeypatch):
     """For real, with its compiler: within rounding of the rule's, byte-identical between one process and two."""
