@@ -246,7 +246,8 @@ def _calibrated(model: LanguageModel, anchor: LanguageModel | None, stream: Stre
     def clock() -> float:
         if model.device == "cuda":
             torch.cuda.synchronize()
-        return float(ranks.sum(torch.tensor(time.perf_counter(), dtype=torch.float64, device=model.device))) / ranks.world  # one answer for all
+        now = time.perf_counter() if model.device == "cuda" else time.process_time() / torch.get_num_threads()
+        return float(ranks.sum(torch.tensor(now, dtype=torch.float64, device=model.device))) / ranks.world  # one answer for all
 
     shapes, trials = calibrate(run, plan.shapes, tokens=tokens, vocab_size=plan.info.vocab_size, workers=workers, compiles=ranks.world == 1, clock=clock)
     return msgspec.structs.replace(plan, shapes=shapes, trials=trials)
@@ -256,7 +257,6 @@ def _work(model_path: str, stream_path: str, out: str, anchor_path: str | None, 
           progress: Progress = silent, models: tuple[LanguageModel, LanguageModel | None] | None = None, ranks: Ranks = ALONE) -> None:  # fmt: skip
     """Score the parts ``worker, worker + workers, ...`` that are not there yet."""
     torch.set_num_threads(threads)
-    keep_freed_memory()
     mine = range(worker, -(-len(blocks) // plan.part_blocks), workers)
     sizes = {k: len(blocks[k * plan.part_blocks : (k + 1) * plan.part_blocks]) * plan.info.block_tokens for k in mine}
     todo = [k for k in mine if not _part(Path(out), k).is_file()]
@@ -268,6 +268,7 @@ def _work(model_path: str, stream_path: str, out: str, anchor_path: str | None, 
     if models is None:
         prepare_device(plan.device, worker)
         models = load_model(model_path, dtype=plan.dtype, device=plan.device), load_model(anchor_path, dtype=plan.dtype, device=plan.device) if anchor_path else None
+    keep_freed_memory()
     stream = Stream(stream_path)
     scorer = _Scorer(*models, stream, stream.tokenizer(), plan)
     for number in todo:
