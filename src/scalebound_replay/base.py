@@ -1,6 +1,7 @@
 """Models written down as a base and a delta, rebuilt from docs/package-format.md section 11 alone: the base's numbers as its file holds
 them, each delta in float64 in the order stated there, their sum rounded once. Loaded only for certificates that name a base; numpy only."""
 
+import math
 import os
 from typing import Any
 
@@ -19,12 +20,14 @@ def floats(dtype: str, raw: np.ndarray) -> np.ndarray:
 
 
 def read_base(path: str, params: int) -> tuple[dict[str, Any], Tensors]:
-    """``(config, tensors as stored)`` of a package or of a folder's one ``.safetensors`` file; of any other file, nothing."""
+    """``(config, tensors as stored)`` of a package or of a folder's one ``.safetensors`` file, with ``params`` numbers in all; of any other
+    file, nothing."""
     if path.endswith(".sbz"):
         return decode(read(path, 1 << 40), params)
     if not path.endswith(".safetensors"):
         return {}, {}
     entries = safetensors_header(path)[0].items()
+    need(sum(math.prod(shape) for _, (_, shape, _) in entries) == params, "has a base with another number of parameters")
     tensors = {name: (entry[0], stored(path, entry).reshape(entry[1])) for name, entry in entries}
     return load(inside(os.path.dirname(path), "config.json", path), "object"), tensors
 

@@ -134,6 +134,8 @@ def test_trained_packaged_certified_exported(world, tmp_path, capsys, kind):
     assert certificate["inputs"]["base"]["path"].endswith("model.safetensors")
     assert main(["verify", str(tmp_path / "c.json"), "--replay", "3", "--seed", "0", "--json"]) == 0
     assert {"base", "package", "replay"} <= {check["name"] for check in json.loads(capsys.readouterr().out)["checks"]}
+    best = ["certify", str(tmp_path / "s.safetensors"), "--package", str(package), "--base", str(base), "--best", "--out", str(tmp_path / "best.json")]
+    assert main(best) == 0 and main(["verify", str(tmp_path / "best.json")]) == 0
     # what is certified is a mixture of the rebuilt model and the anchor, and can be written and scored
     words, mix = ["export", str(tmp_path / "c.json"), "--anchor", str(base)], tmp_path / "mix"
     other = folder / ("lora" if kind != "lora" else "full")
@@ -142,6 +144,30 @@ def test_trained_packaged_certified_exported(world, tmp_path, capsys, kind):
     assert main([*words, "--base", str(base), "--out", str(mix)]) == 0
     loss = measure(mix, streams["new"].path, tmp_path / "m.safetensors", window=window).read("nll").mean(dtype="f8")
     assert float(loss) == pytest.approx(certificate["empirical_loss"] + certificate["terms"]["smoothing"], abs=1e-4)
+
+
+def test_which_bases_a_checker_can_read(world, tmp_path):
+    """One weights file, or a package; the same base in two files, or behind a link, is rebuilt here and named by no file."""
+    from safetensors.numpy import load_file, save_file
+
+    from scalebound.models.load import model_folder
+
+    whole = model_folder(world[0] / "base")
+    save_package(tmp_path / "d.sbz", pack_delta("subspace", {"w": np.array([0.5, -0.25], "f4")}, seed=1))
+    right = rebuild(tmp_path / "d.sbz", whole)
+    assert right.base_file == whole / "model.safetensors"
+    tensors = load_file(right.base_file)
+    for name in ("parts", "linked", "alone"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_bytes((whole / "config.json").read_bytes())
+    half = sorted(tensors)[: len(tensors) // 2]
+    save_file({name: tensors[name] for name in half}, tmp_path / "parts" / "model-00001-of-00002.safetensors")
+    save_file({name: tensors[name] for name in tensors.keys() - set(half)}, tmp_path / "parts" / "model-00002-of-00002.safetensors")
+    (tmp_path / "linked" / "model.safetensors").symlink_to(right.base_file)
+    save_file(tensors, tmp_path / "alone" / "model.safetensors")
+    found = {name: rebuild(tmp_path / "d.sbz", tmp_path / name) for name in ("parts", "linked", "alone")}
+    assert {made.sha256 for made in found.values()} == {right.sha256} and {made.base_sha256 for made in found.values()} == {right.base_sha256}
+    assert {name: made.base_file is not None for name, made in found.items()} == {"parts": False, "linked": False, "alone": True}
 
 
 def test_an_interrupted_run_of_few_numbers_goes_on(world, tmp_path):

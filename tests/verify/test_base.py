@@ -19,6 +19,7 @@ from scalebound_verify.__main__ import main
 from scalebound_verify.package import decode
 
 KINDS = ("full", "lora", "subspace")
+PARAMS = 2712  # of the tiny model
 MATRIX, GAIN = "model.layers.0.mlp.gate_proj.weight", "model.norm.weight"
 
 
@@ -107,7 +108,7 @@ def test_changed_base_and_another_delta(relative):
 def hashed_folder(folder) -> str:
     from scalebound_verify.package import model_sha256 as own
 
-    return own(*read_base(str(folder / "model.safetensors"), 0))
+    return own(*read_base(str(folder / "model.safetensors"), PARAMS))
 
 
 def test_a_package_that_stands_alone_needs_no_base(copy):
@@ -140,6 +141,14 @@ def test_hostile_bases(relative):
         (base / "model.safetensors").write_bytes(data[:cut])
         with pytest.raises(Refused):
             verify(relative.rehash("relative"))
+
+
+def test_a_base_of_another_size_is_not_read(relative):
+    """Its size is known before anything is allocated."""
+    tensors = relative.tensors | {"more": np.zeros(3, "f2")}
+    save_file(tensors, relative.folder / "base" / "model.safetensors")
+    with pytest.raises(Refused, match="another number of parameters"):
+        verify(relative.rehash("relative"))
 
 
 def test_a_package_as_base(relative, tiny):

@@ -138,8 +138,8 @@ def certify(
     if package is not None and code_bits is not None:
         raise UsageError("a package and a code length were given", where="--package and --code-bits", expected="one of them")
     package_sha256, based, base_file = "", None, None
-    if base is not None and (package is None or best or survey):
-        raise UsageError("belongs to a package", where="--base", expected="--package M.sbz, without --best and --survey")
+    if base is not None and (package is None or survey):
+        raise UsageError("belongs to a package", where="--base", expected="--package M.sbz, without --survey")
     if package is not None:
         package_sha256 = sha256_file(package)
         based, base_file = check_package(package, losses, base)
@@ -156,7 +156,7 @@ def certify(
                 raise UsageError("is what --best looks for itself, or has no place in it", where=flag, expected="--best without it")
         return certify_best_of(
             stats, package, code_bits, losses, also=also, references=[*([reference] if reference else []), *also_reference], delta=delta, full=full,
-            vocab_size=vocab_size, choice=choice, require=require, out=out, deployable=deployable,
+            vocab_size=vocab_size, choice=choice, require=require, out=out, deployable=deployable, based=based, base_file=base_file,
         )  # fmt: skip
     if deployable:
         raise UsageError("belongs to --best", where="--deployable", expected="--best")
@@ -220,8 +220,10 @@ def certify_best_of(
     require: float | None,
     out: Path | None,
     deployable: bool,
+    based: Base | None,
+    base_file: Path | None,
 ) -> Result:
-    """``certify --best``: the search, and the table of what was tried."""
+    """``certify --best``: the search, and the table of what was tried. ``based``: the base of ``package``, and the file of its numbers."""
     from dataclasses import asdict
 
     import msgspec
@@ -250,7 +252,8 @@ def certify_best_of(
 
     def inputs(artefact: Artefact, reference: Stats | None, kept: Inputs) -> Inputs:
         own, file = paths[artefact.name]
-        named = {"stats": own, "package": file, "full": full, "stream": find_stream(artefact.stats), "reference": Path(reference.path) if reference else None}
+        named = {"stats": own, "package": file, "full": full, "stream": find_stream(artefact.stats), "reference": Path(reference.path) if reference else None,
+                 "base": base_file if file == package else None}  # fmt: skip
         return msgspec.structs.replace(kept, **{key: file_ref(path, folder) for key, path in named.items()})
 
     certificate, tried = certify_best(
@@ -258,6 +261,8 @@ def certify_best_of(
         full=open_losses(full, vocab_size=vocab_size) if full else None, vocab_size=vocab_size, choices=[parse_choice(text) for text in choice], inputs=inputs,
         deployable=deployable,
     )  # fmt: skip
+    if based is not None and package is not None and certificate.code.package_sha256 == sha256_file(package):
+        certificate = msgspec.structs.replace(certificate, base=based)
     if out is not None:
         certificate.save(out)
     rows = [

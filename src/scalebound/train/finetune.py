@@ -46,13 +46,14 @@ from scalebound.models.transformer import Transformer, own_shape
 from scalebound.train.anchored_objective import ALPHA, AnchoredObjective
 from scalebound.train.latent import Latent
 from scalebound.train.loop import CHECKPOINT_S, RunInfo
+from scalebound.train.recipe import batch_for
 from scalebound.train.schedule.warmup_stable_decay import warmup_stable_decay
 
 PRICE = 8.0  # d bound / d (nats of code per token) of the product form, measured at 20 tokens a parameter: 6.9 to 8.4 at one bit
 OVERPRICE = 2.0  # times the price at the first step
 BATCH_SEQUENCES = 2
 SHARE, MOST_STEPS = 0.3, 6000  # of the window's sequences that default steps see, and their limit
-RATE = 0.3  # over the width: the rate the model was trained with
+RATE = 0.3  # over the width: the rate the model was trained with, at its batch
 STEP_RATE = 0.003  # of log steps
 BETAS = (0.9, 0.95)
 WARMUP, DECAY, CLIP = 0.02, 0.5, 1.0
@@ -138,9 +139,9 @@ def finetune(run: str | os.PathLike, stream: str | os.PathLike, *, window: tuple
 
     Notes
     -----
-    About 25 ms of one busy core a step at 149k parameters, 16 ms at 38k (benchmarks/LOG.md). The learning rate is 0.3 / width,
-    with warmup over 2% of the steps and linear decay over the last half. Price, steps and seed tried several times on one stream count as
-    a choice in the certificate (`--choice`).
+    About 25 ms of one busy core a step at 149k parameters, 16 ms at 38k (benchmarks/LOG.md). The learning rate is 0.3 / width times the root
+    of the batch over that of a recipe for this window, with warmup over 2% of the steps and linear decay over the last half. Price, steps and
+    seed tried several times on one stream count as a choice in the certificate (`--choice`).
 
     Examples
     --------
@@ -196,7 +197,8 @@ class _Work:
         latent = Latent(given)
         loss_before = self._judge({name: tensor.numpy() for name, tensor in given.items()}, judged)
         loss_start, bits_start = self._package(latent, judged)
-        rates = (RATE / self.model.shape.width, STEP_RATE)
+        usual = batch_for(self.tokens, self.sequences.shape[1])
+        rates = (RATE / self.model.shape.width * math.sqrt(min(1.0, batch_sequences / usual)), STEP_RATE)
         groups = [{"params": [part], "lr": rate} for part, rate in zip((latent.weights, latent.log_steps), rates, strict=True)]
         optimizer = torch.optim.AdamW(groups, betas=BETAS, weight_decay=0.0, fused=True)
         last_saved = time.monotonic()

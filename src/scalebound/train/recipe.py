@@ -212,7 +212,12 @@ def _check_pruning(recipe: Recipe, where: str) -> None:
         raise InputError("pruning = 'spdf' with a model to start from", where=where, expected="random weights: a random mask would cut what the model has learned", hint="pruning = 'gradual'")
 
 
-def _batch(tokens: int, context: int) -> int:
+def batch_for(tokens: int, context: int) -> int:
+    """Sequences of a step by the formula of the module.
+
+    >>> batch_for(760_832, 256), batch_for(2_978_560, 256)
+    (4, 8)
+    """
     batch = 4
     while batch < 256 and tokens / (context * 1000) > batch * 1.5:
         batch *= 2
@@ -265,7 +270,7 @@ def derive_recipe(params: int, *, tokens_per_param: float = 20.0, vocab_size: in
         shape = Shape(vocab_size, width, shape.depth, heads_for(width, MUP_HEAD_WIDTH if mup else None), round(8 * width / 3 / 4) * 4)
     shape = Shape(vocab_size, *(given.get(key, getattr(shape, key)) for key in ("width", "depth", "heads", "feed_forward", "qk_norm")))
     tokens = given.get("tokens", max(1, int(tokens_per_param * shape.num_params) // context) * context)
-    batch = given.get("batch_sequences", _batch(tokens, context))
+    batch = given.get("batch_sequences", batch_for(tokens, context))
     steps = -(-tokens // (batch * context))
     derived = {
         "params": shape.num_params, "vocab_size": vocab_size, "width": shape.width, "depth": shape.depth, "heads": shape.heads, "feed_forward": shape.feed_forward,
@@ -313,7 +318,7 @@ def derive_continuation(start: Start, tokens: int, *, context: int = 256, seed: 
     if tokens < context and "tokens" not in given:
         raise InputError(f"{tokens:,} tokens are shorter than one sequence of {context:,}", where=where, expected="at least one sequence", hint="give more text, or a shorter context")
     tokens = given.get("tokens", tokens // context * context)
-    batch = given.get("batch_sequences", _batch(tokens, context))
+    batch = given.get("batch_sequences", batch_for(tokens, context))
     steps = -(-tokens // (batch * context))
     derived = fixed | {
         "context": context, "tokens": tokens, "batch_sequences": batch, "learning_rate": rate, "warmup": max(0.02, min(0.1, 10 / steps)), "decay": 0.5, "seed": seed,
