@@ -156,7 +156,7 @@ PAGES = {
         "ladder": ("demo/demo.json", ladder), "bounds": ("demo/demo.json", bounds), "forecasts": ("demo/demo.json", forecasts),
     },
     "docs/training.md": {"blind": ("train/blind.json", blind)},
-    "docs/gallery/compression.md": {"sparsity": ("compress/sparsity.json", sparsity), "structure": ("compress/structure.json", structure), "formats": ("compress/formats.json", formats)},
+    "docs/gallery/compression.md": {"peers": ("compress/peers.json", peers), "sparsity": ("compress/sparsity.json", sparsity), "structure": ("compress/structure.json", structure), "formats": ("compress/formats.json", formats)},
 }  # fmt: skip
 
 
