@@ -89,6 +89,12 @@ def compression(bench: dict) -> str:
     return markdown(["model", "rounding", "bits per parameter", "file (bytes)", "added loss", "95% interval, mixed with 1% of each other"], rows)
 
 
+def formats(bench: dict) -> str:
+    """A model in other programs' formats, as they store it and in a package that keeps it: a row a format."""
+    rows = [[r["format"], r["quantized"], f"{r['stored_bits']:.3f}", f"{r['bits']:.3f}", f"{r['package_bytes']:,}", f"{r['package_bytes'] / r['stored_bytes'] - 1:+.1%}", f"{r['loss']:.4f}"] for r in bench["rows"]]
+    return markdown(["format", "what is quantized", "bits per parameter as stored", "in the package", "package (bytes)", "change", "loss"], rows)
+
+
 def train(bench: dict) -> str:
     """`train` beside a plain loop on the same shapes; parts that were not run have no row."""
     rows = []
@@ -101,6 +107,9 @@ def train(bench: dict) -> str:
     if "loss" in bench:
         found = bench["loss"]
         rows.append([f"loss, {found['params']:,} parameters, {found['tokens']:,} tokens", f"{found['ours']:.3f}", f"{found['loop_best']:.3f}, best of {len(found['loop'])} rates", f"{found['ours'] - found['loop_best']:+.3f} nats"])
+    for one in bench.get("compile", ()):
+        speed = one["tokens_per_second"]
+        rows.append([f"passes compiled, {one['params']:,} parameters", f"{speed['compiled']:,.0f} tokens/s", f"ours, not compiled: {speed['plain']:,.0f} tokens/s", f"{one['ratio']:.2f} times; over five minutes, compiling included, {one['five_minutes']:.2f}"])
     return markdown(["", "scalebound train", "plain loop", ""], rows)
 
 
@@ -132,12 +141,22 @@ def structure(bench: dict) -> str:
     return markdown(["searched", "way", "bits per parameter", "file (bytes)", "added loss, unseen text", "loss of the choice, calibration text", "search"], rows)
 
 
+def blind(tries: dict) -> str:
+    """Largest rungs forecast before they were trained, every try of them."""
+    rows = []
+    for one in tries.values():
+        found, known = one["forecast"]["largest"], sorted({row["params"] for row in one["forecast"]["rows"]})
+        rows.append([f"{found['params']:,}", f"{len(one['forecast']['rows'])} runs of {known[0]:,} to {known[-1]:,}", f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]", one["stamp"]["at"], f"{one['truth']:.3f}", f"{one['error']:+.2%}", "yes" if one["inside"] else "no"])
+    return markdown(["parameters", "forecast from", "forecast, 95% interval", "made at", "held-out loss", "error", "inside"], rows)
+
+
 PAGES = {
     "README.md": {
         "compression": ("compress/results.json", compression), "train": ("train/results.json", train), "measure": ("measure/results.json", measure), "scaling": ("scaling/results.json", scaling),
         "ladder": ("demo/demo.json", ladder), "bounds": ("demo/demo.json", bounds), "forecasts": ("demo/demo.json", forecasts),
     },
-    "docs/gallery/compression.md": {"sparsity": ("compress/sparsity.json", sparsity)},
+    "docs/training.md": {"blind": ("train/blind.json", blind)},
+    "docs/gallery/compression.md": {"peers": ("compress/peers.json", peers), "sparsity": ("compress/sparsity.json", sparsity), "structure": ("compress/structure.json", structure), "formats": ("compress/formats.json", formats)},
 }  # fmt: skip
 
 

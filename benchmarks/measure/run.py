@@ -9,7 +9,7 @@ same text in blocks of 512 tokens:
 * harness: ``loglikelihood_rolling`` in bfloat16, four blocks at a time, loss only, of about as many tokens from the text's beginning;
 * ours: loss, entropy and variance (``score_pieces``), in float32 and bfloat16.
 
-Per core: one thread each, taken in turn once a round, the median of tokens per second of *processor* time (the machine may be shared). Whole
+Per core: one thread and a process of its own each, taken in turn once a round, the median of tokens per second of *processor* time (the machine may be shared). Whole
 machine: ours with a process per core, the harness with all threads, tokens per second of the clock; only a machine with nothing else to do can
 say (``--no-machine`` leaves it out). The peak is a large bfloat16 matrix product of the same run.
 Peak memory is that of a process that only loads and scores in bfloat16.
@@ -33,6 +33,7 @@ import numpy as np
 import torch
 
 CONTEXT = 512
+WAYS = ("loop float32", "ours float32", "ours bfloat16", "loop bfloat16")
 PEER = """
 import os, sys, time, json
 import torch
@@ -117,8 +118,8 @@ def worker(model: str, tokens_path: str, rounds: int, start: str) -> None:
     from scalebound.models import load_model
 
     torch.set_num_threads(1)
-    keep_freed_memory()  # as the processes of measure do
     loaded, tokens = load_model(model, dtype="bfloat16"), np.load(tokens_path)
+    keep_freed_memory()  # as the processes of measure do
     ours(loaded, tokens[:1], loaded.first_token)
     Path(f"{start}.{os.getpid()}").touch()
     while not Path(start).exists():
@@ -129,6 +130,29 @@ def worker(model: str, tokens_path: str, rounds: int, start: str) -> None:
     status = Path("/proc/self/status")
     peak = next((int(line.split()[1]) / 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM")), 0.0) if status.exists() else 0.0
     print(json.dumps({"clock": rounds * tokens.size / (time.perf_counter() - began), "peak_mib": peak}))
+
+
+def way(name: str, model: str, tokens_path: str, found_path: str) -> None:
+    """One way in a process of its own: a round for every line that comes in, tokens per second of processor time for every line that goes out."""
+    from scalebound.core.heap import keep_freed_memory
+    from scalebound.models import load_model
+    from scalebound.models.load import read_transformers
+
+    torch.set_num_threads(1)
+    tokens, (program, dtype) = np.load(tokens_path), name.split()
+    if program == "loop":
+        run, loaded = loop, read_transformers(Path(model)).to(getattr(torch, dtype)).eval().requires_grad_(False)
+        first = loaded.config.bos_token_id
+    else:
+        run, loaded = ours, load_model(model, dtype=dtype)
+        first = loaded.first_token
+        keep_freed_memory()  # as measure does
+    run(loaded, tokens[:1], first)
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        began = time.process_time()
+        np.save(found_path, run(loaded, tokens, first))
+        print(tokens.size / (time.process_time() - began), flush=True)
 
 
 def whole_machine(model: str, tokens_path: Path, cores: int, rounds: int, folder: Path) -> tuple[float, float]:
@@ -162,13 +186,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--worker", default="")
     parser.add_argument("--start", default="")
+    parser.add_argument("--way", default="")
     given = parser.parse_args()
+    if given.way:
+        way(given.way, given.model, given.worker, given.start)
+        return
     if given.worker:
         worker(given.model, given.worker, given.rounds, given.start)
         return
     from scalebound.data.tokenizer import load_tokenizer
     from scalebound.models import load_model
-    from scalebound.models.load import read_transformers
 
     torch.set_num_threads(1)
     tokenizer, source = load_tokenizer(given.model), Path(__file__).parents[2]
@@ -179,23 +206,26 @@ def main() -> None:
         folder = Path(name)
         np.save(folder / "tokens.npy", tokens)
         spent: dict[str, list[float]] = {}
-        losses, found = {}, {}
-        theirs = read_transformers(Path(given.model)).eval().requires_grad_(False)
-        ways = {"loop float32": (loop, theirs), "ours float32": (ours, load_model(given.model, dtype="float32")), "ours bfloat16": (ours, load_model(given.model, dtype="bfloat16"))}
-        first = ways["ours float32"][1].first_token
-        theirs_16 = read_transformers(Path(given.model)).to(torch.bfloat16).eval().requires_grad_(False)
-        ways["loop bfloat16"] = (loop, theirs_16)
-        for number in range(given.rounds + 1):  # the first round warms up, on one block
-            for way, (run, model) in ways.items():
-                began = time.process_time()
-                found[way] = run(model, tokens if number else tokens[:1], first)
+        command = [sys.executable, __file__, given.model, "--worker", str(folder / "tokens.npy")]
+        running = {name: subprocess.Popen([*command, "--way", name, "--start", str(folder / f"{name}.npy")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) for name in WAYS}
+        for number in range(given.rounds + 1):  # first they get ready, on one block
+            for name, process in running.items():
+                assert process.stdin is not None and process.stdout is not None
                 if number:
-                    spent.setdefault(way, []).append(tokens.size / (time.process_time() - began))
-        losses = {way: float(values[0].mean()) for way, values in found.items()}
-        peak, where = peak_gflops(), shares(ways["ours bfloat16"][1], tokens, first)
-        params = ways["ours bfloat16"][1].num_params
-        shape = ways["ours bfloat16"][1].hidden.__self__.shape  # type: ignore[attr-defined]
-        del theirs, theirs_16, ways
+                    process.stdin.write("go\n")
+                line = process.stdout.readline()
+                if not line:
+                    raise SystemExit(f"{name} failed")
+                if number:
+                    spent.setdefault(name, []).append(float(line))
+        for process in running.values():
+            process.communicate()
+        found = {name: np.load(folder / f"{name}.npy") for name in WAYS}
+        losses = {name: float(values[0].mean()) for name, values in found.items()}
+        model = load_model(given.model, dtype="bfloat16")
+        peak, where = peak_gflops(), shares(model, tokens, model.first_token)
+        params, shape = model.num_params, model.hidden.__self__.shape  # type: ignore[attr-defined]
+        del model
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         machine, peak_mib = {}, 0.0
         together, peak_mib = whole_machine(given.model, folder / "tokens.npy", 1 if given.no_machine else cores, given.rounds, folder)

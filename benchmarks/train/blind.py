@@ -1,10 +1,10 @@
 """Is the loss of a ladder's largest rung known before it is trained? Blind: the forecast is on disk, with its time and hash, before the rung is begun.
 
-    python benchmarks/train/blind.py [--seed 0] [--widths 16,24,32,40,48] [--largest 64] [--out benchmarks/train/blind.json]
+    python benchmarks/train/blind.py [--seed 0] [--widths 16,24,32,40,48] [--runs 2,2,2,1,1] [--largest 64] [--largest-runs 1] [--out benchmarks/train/blind.json]
 
 The ladder: widths times heads of 8, depth 3, feed-forward 8/3 of the width, batches of 4 sequences of 256 bytes, 20 tokens a parameter, everything else as derived.
-Only the width changes from rung to rung: a change of depth or batch is a step in the loss that no law of the size alone knows of. A rung below 60,000 parameters is
-trained twice, with other initial weights on other text; the others once. ``seed`` decides the split and order of the text and with it every try.
+Only the width changes from rung to rung: a change of depth or batch is a step in the loss that no law of the size alone knows of. Every rung is trained as often as ``runs`` says,
+with other initial weights on other text each time; the truth is the mean over ``largest-runs``. ``seed`` decides the split and order of the text and with it every try.
 
 1. The rungs below the largest are trained and measured on 400,000 held-out tokens.
 2. ``scalebound.scaling.fit`` of ``c + a N^-b`` on one row a run, ``forecast`` with its 95% interval for one run of the largest. As a look at the procedure, which may not
@@ -36,7 +36,6 @@ from scalebound.train import Recipe, derive_recipe, train_run
 
 CONTEXT = 256
 HELDOUT = 400_000
-NOISY = 60_000  # parameters below which a rung is trained twice
 
 
 def rung(width: int, seed: int) -> Recipe:
@@ -65,14 +64,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--widths", default="16,24,32,40,48")
+    parser.add_argument("--runs", default="2,2,2,1,1", help="of each width")
     parser.add_argument("--largest", type=int, default=64)
+    parser.add_argument("--largest-runs", type=int, default=1)
     parser.add_argument("--text", default=None, help="default: the text of scalebound train")
     parser.add_argument("--folder", type=Path, default=Path("runs/blind"), help="runs; what is finished there is not trained again")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "blind.json")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    widths, folder = [int(word) for word in given.widths.split(",")], given.folder / f"seed-{given.seed}"
-    name = f"seed {given.seed}, widths {given.widths} to {given.largest}"
+    widths, runs = ([int(word) for word in words.split(",")] for words in (given.widths, given.runs))
+    asked = f"--seed {given.seed} --widths {given.widths} --runs {given.runs} --largest {given.largest} --largest-runs {given.largest_runs}"
+    name, folder = asked.replace("--", ""), given.folder / f"seed-{given.seed}-{max(*runs, given.largest_runs)}-of-{given.largest}"
     tries = json.loads(given.out.read_text()) if given.out.is_file() else {}
 
     def keep(entry: dict) -> None:
@@ -83,13 +85,13 @@ def main() -> None:
     corpus, words = read_corpus(given.text), load_tokenizer()
     parts = split_documents(corpus, {"heldout": HELDOUT}, seed=given.seed)
     source = SourceRef(corpus.name, corpus.sha256)
-    stream = build_stream(parts["train"], words, folder / "train", sequence_tokens=CONTEXT, source=source, split="train", seed=given.seed, max_tokens=2 * largest.tokens).path
+    stream = build_stream(parts["train"], words, folder / "train", sequence_tokens=CONTEXT, source=source, split="train", seed=given.seed, max_tokens=max(*runs, given.largest_runs) * largest.tokens).path
     heldout = build_stream(parts["heldout"], words, folder / "heldout", sequence_tokens=CONTEXT, source=source, split="heldout", max_tokens=HELDOUT).path
 
     if name not in tries:
         rows = []
-        for width in widths:
-            for k in range(2 if rung(width, 0).params < NOISY else 1):
+        for width, count in zip(widths, runs, strict=True):
+            for k in range(count):
                 rows.append(loss_of(rung(width, k), stream, heldout, folder, k * largest.tokens))
         second = max(row["params"] for row in rows)
         truth = float(np.mean([row["loss"] for row in rows if row["params"] == second]))
@@ -97,12 +99,13 @@ def main() -> None:
         forecasted = {"rows": rows, "largest": predict(rows, largest.params), "before": below | {"truth": truth, "error": below["value"] / truth - 1}, "tokens": largest.tokens}
         stamp = {"at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "sha256": hashlib.sha256(json.dumps(forecasted, sort_keys=True).encode()).hexdigest()}
         keep({"forecast": forecasted, "stamp": stamp, "text": corpus.name, "machine": f"{platform.machine()} {platform.system()}", "torch": torch.__version__,
-              "command": f"python benchmarks/train/blind.py --seed {given.seed} --widths {given.widths} --largest {given.largest}"})  # fmt: skip
+              "command": f"python benchmarks/train/blind.py {asked}"})  # fmt: skip
         print(json.dumps(forecasted["largest"]), stamp, flush=True)
     entry = tries[name]
     if "truth" not in entry:
-        found, expected = loss_of(largest, stream, heldout, folder, 0), entry["forecast"]["largest"]
-        keep(entry | {"truth": found["loss"], "error": expected["value"] / found["loss"] - 1, "inside": expected["low"] <= found["loss"] <= expected["high"]})
+        losses = [loss_of(rung(given.largest, k), stream, heldout, folder, k * largest.tokens)["loss"] for k in range(given.largest_runs)]
+        truth, expected = float(np.mean(losses)), entry["forecast"]["largest"]
+        keep(entry | {"losses": losses, "truth": truth, "error": expected["value"] / truth - 1, "inside": expected["low"] <= truth <= expected["high"]})
     print(json.dumps({key: tries[name][key] for key in ("truth", "error", "inside")}))
 
 

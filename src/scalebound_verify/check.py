@@ -69,7 +69,8 @@ class Certificate(Claim):
             "the shorter last block must be evaluated": self.stats.complete or (self.stats.last_there and self.stats.sampled > 0),
             "vocabulary or parameters are others": [info["vocab_size"], info["model"]["params"]] == [c["vocab_size"], c["params"]],
             "reference or full are about other tokens": all(np.array_equal(x.blocks, self.stats.blocks) and all(
-                x.info[key] == info[key] for key in ("stream", "window", "vocab_size", "tokens", "block_tokens")) for x in opened.values()),
+                x.info[key] == info[key] for key in ("window", "vocab_size", "tokens", "block_tokens")) and all(
+                    (x.info["stream"] or {}).get(key) == (info["stream"] or {}).get(key) for key in ("sha256", "num_tokens")) for x in opened.values()),
         }), self.say("anchor", anchor["kind"], {
             "it does not belong to the method": (anchor["kind"] != "none") == anchored and (anchored or not given),
             "it is not the one of the statistics": not anchored or [anchor["kind"], anchor["sha256"]] == [kind, sha],

@@ -13,7 +13,7 @@ from scalebound.core.heap import keep_freed_memory
 if sys.argv[1] == "kept":
     assert keep_freed_memory()
 def touch():
-    return len(b"x" * (16 << 20))  # taken, written and freed
+    return len(b"x" * (8 << 20))  # taken, written and freed
 for _ in range(3): touch()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(5): touch()

@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -42,7 +43,7 @@ class Machine:
         return once
 
     def calibrate(self, tokens, **change):
-        return calibrate(self.run, RULE, clock=lambda: self.now, **{"tokens": tokens, "vocab_size": 50_000, "workers": 1, "compiles": True} | change)
+        return calibrate(self.run, RULE, clock=lambda: self.now, wall=lambda: self.now, **{"tokens": tokens, "vocab_size": 50_000, "workers": 1, "compiles": True} | change)
 
 
 def test_a_run_too_short_is_not_timed():
@@ -65,9 +66,9 @@ def test_the_fastest_of_every_dial_wins_and_slow_ones_lose(tokens):
 
 
 def test_a_gain_within_the_clocks_noise_changes_nothing():
-    machine = Machine(lambda tried: 1e-3 if tried == RULE else 0.985e-3)
+    machine = Machine(lambda tried: 1e-3 if tried == RULE else 0.96e-3)
     assert machine.calibrate(10**7)[0] == RULE
-    assert Machine(lambda tried: 1e-3 if tried == RULE else 0.97e-3).calibrate(10**7)[0] != RULE
+    assert Machine(lambda tried: 1e-3 if tried == RULE else 0.94e-3).calibrate(10**7)[0] != RULE
 
 
 def test_compiling_is_tried_when_the_run_is_long_and_pays_for_itself():
@@ -88,14 +89,14 @@ def test_what_cannot_be_tried_is_left_out():
     machine = Machine(lambda tried: 1e-3 if tried.batch_tokens == 1000 else 1e-4, refused=lambda tried: tried.batch_tokens != 1000)
     assert machine.calibrate(10**7)[0].batch_tokens == 1000
     found, trials = calibrate(lambda tried: (lambda: 1000) if not tried.compiled else (lambda: 0), RULE, tokens=10**9, vocab_size=50_000, workers=1, compiles=True, clock=time.perf_counter)
-    assert not any(trial.shapes.compiled for trial in trials), "a pass of no tokens is one that failed"
+    assert trials and not any(trial.shapes.compiled for trial in trials), "a pass of no tokens is one that failed"
 
 
 def test_pieces_wider_than_the_vocabulary_are_tried_once():
     machine = Machine(lambda tried: 1e-3)
     machine.calibrate(10**8, vocab_size=256)
     rows = [tried.rows for tried in machine.tried if tried.batch_tokens == 1000 and not tried.compiled]
-    assert sorted(rows) == [128, 256, 512, 4096]
+    assert sorted(rows) == [128, 256, 512]
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +119,9 @@ def room(monkeypatch):
     def slow(*a, **k):
         seen.append(k["rows"])
         if k["rows"] == 128:
-            time.sleep(0.1)
+            until = time.process_time() + 0.1
+            while time.process_time() < until:
+                pass
         return whole(*a, **k)
 
     monkeypatch.setattr(module, "score_pieces", slow)
@@ -139,7 +142,7 @@ def test_the_plan_is_kept_by_workers_and_resumed_runs(files, tmp_path, monkeypat
 
     right = measure(folder / "model", stream.path, tmp_path / "a.safetensors", calibrated=True)
     plan = load_struct(tmp_path / "a.plan.json", Plan)
-    assert (plan.shapes.rows, plan.shapes.batch_tokens) == (96, 8192) and [trial.shapes.rows for trial in plan.trials] == [256, 128, 96]
+    assert (plan.shapes.rows, plan.shapes.batch_tokens) == (96, 4096) and [trial.shapes.rows for trial in plan.trials] == [1024, 128, 96]
     slow, quick = plan.trials[1:]
     assert slow.seconds > 0.1 > quick.seconds and not (tmp_path / "a.safetensors.parts").exists()
     assert seen[-1] == 96 and seen.count(128) == shapes.PASSES
@@ -147,7 +150,7 @@ def test_the_plan_is_kept_by_workers_and_resumed_runs(files, tmp_path, monkeypat
     monkeypatch.setattr(module, "calibrate", never)
     seen.clear()
     again = measure(folder / "model", stream.path, tmp_path / "b.safetensors")
-    assert set(seen) == {256} and not plan_path(tmp_path / "b.safetensors").exists(), "the rule, and no file more"
+    assert set(seen) == {1024} and not plan_path(tmp_path / "b.safetensors").exists(), "the rule, and no file more"
 
     shutil.copy(tmp_path / "a.plan.json", tmp_path / "c.plan.json")
     two = measure(folder / "model", stream.path, tmp_path / "c.safetensors", calibrated=True, workers=2)
@@ -196,6 +199,22 @@ def test_only_the_full_batch_is_compiled(files, monkeypatch):
     assert made.extend is model.extend and replace(made, hidden=model.hidden) == model
 
 
+def test_a_model_that_cannot_be_compiled_is_measured_without(files, tmp_path, monkeypatch, room):
+    folder, stream = files
+    asked = []
+
+    def refuses(tokens):
+        asked.append(tokens.shape)
+        raise torch._dynamo.exc.TorchDynamoException("no compiler")
+
+    monkeypatch.setattr(torch, "compile", lambda function, **k: refuses)
+    monkeypatch.setattr(shapes, "COMPILE_S", 0.0)
+    monkeypatch.setattr(importlib.import_module("scalebound.measure.measure"), "rule", lambda model: Shapes(batch_tokens=128, rows=256, stretch=4096))
+    measure(folder / "model", stream.path, tmp_path / "a.safetensors", calibrated=True)
+    plan = load_struct(tmp_path / "a.plan.json", Plan)
+    assert asked == [(2, 64)] and plan.trials and not any(trial.shapes.compiled for trial in (plan, *plan.trials))
+
+
 @pytest.mark.nightly
 def test_a_compiled_measurement_gives_the_same_numbers(files, tmp_path, monkeypatch):
     """For real, with its compiler: within rounding of the rule's, byte-identical between one process and two."""
@@ -206,10 +225,11 @@ def test_a_compiled_measurement_gives_the_same_numbers(files, tmp_path, monkeypa
     one, two = (measure(folder / "model", stream.path, tmp_path / f"{workers}.safetensors", workers=workers) for workers in (1, 2))
     assert Path(one.path).read_bytes() == Path(two.path).read_bytes()
     for name in ("nll", "entropy", "varentropy"):
-        torch.testing.assert_close(torch.from_numpy(one.read(name)), torch.from_numpy(right.read(name)), atol=2e-5, rtol=1e-5)
+        np.testing.assert_allclose(one.read(name), right.read(name), atol=2e-5, rtol=1e-5)
 
 
 def test_the_rule_asks_no_clock(files):
     model = load_model(files[0] / "model")
-    assert rule(model) == Shapes(batch_tokens=8192, rows=256, stretch=4096)
-    assert rule(replace(model, num_params=10**8)).batch_tokens == 1024 and rule(replace(model, num_params=10**8, device="cuda")).batch_tokens == 8192
+    assert rule(model) == Shapes(batch_tokens=4096, rows=1024, stretch=4096)
+    assert rule(replace(model, num_params=10**8, vocab_size=50_000)) == Shapes(batch_tokens=1024, rows=256, stretch=4096)
+    assert rule(replace(model, num_params=10**8, device="cuda")).batch_tokens == 8192

@@ -86,3 +86,30 @@ def test_what_cannot_be_shared_is_refused(files, tmp_path):
     (tmp_path / "other" / "config.json").write_text('{"model_type": "gpt2"}')
     with pytest.raises(UsageError, match="no model that 2 processes can share"):
         load_model(tmp_path / "other", ranks=Ranks(0, 2))
+
+
+CALIBRATED = """
+import sys
+from scalebound.measure import measure, shapes
+from scalebound.models.ranks import join_ranks
+shapes.SHARE, shapes.BATCHES, shapes.TILES = 1e4, (), ((128, 4096), (96, 4096))
+ranks = join_ranks()
+measure(*sys.argv[1:], ranks=ranks, calibrated=True)
+"""
+
+
+@pytest.mark.nightly
+def test_two_processes_agree_on_a_calibrated_plan(files, tmp_path):
+    """Each has its own clock; what decides is the mean of both, so that they try and choose the same (else they would wait for each other forever)."""
+    from scalebound.core.io import load_struct
+    from scalebound.core.stats import Stats
+    from scalebound.measure.plan import Plan
+
+    folder, stream = files
+    right = measure(folder / "model", stream.path, tmp_path / "one.safetensors")
+    (tmp_path / "calibrated.py").write_text(CALIBRATED)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(20_000 + os.getpid() % 20_000), str(tmp_path / "calibrated.py")]
+    subprocess.run([*command, str(folder / "model"), str(stream.path), str(tmp_path / "two.safetensors")], check=True, timeout=300)
+    plan = load_struct(tmp_path / "two.plan.json", Plan)
+    assert plan.ranks == 2 and [trial.shapes.rows for trial in plan.trials] == [1024, 128, 96]
+    np.testing.assert_allclose(Stats.load(tmp_path / "two.safetensors").read("nll"), right.read("nll"), atol=2e-5)

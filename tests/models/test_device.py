@@ -69,7 +69,7 @@ def test_nothing_of_a_forward_pass_needs_the_processor(files, monkeypatch, dtype
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", lambda *a, **k: asked.append(k) or fused(*a, **k))
     hidden = model.hidden(torch.zeros(3, 20, dtype=torch.int64, device="meta"))
     assert hidden.device.type == "meta" and hidden.shape == (3, 20, 32) and hidden.dtype == dtype
-    assert model.logits_of(hidden, 10, 30).shape == (3, 20, 20)
+    assert [z.shape for _, z in model.logits_in(hidden, 200)] == [(3, 20, 200), (3, 20, 56)]
     assert len(asked) == 2 and all(k["is_causal"] and k["enable_gqa"] for k in asked)
     with pytest.raises(RuntimeError):  # a tensor left on the processor would be noticed
         model.hidden.__self__.norm = torch.ones(32, dtype=dtype)

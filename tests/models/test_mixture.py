@@ -16,6 +16,7 @@ from scalebound.core.stats import AnchorRef, Stats
 from scalebound.data import build_stream, load_tokenizer, read_corpus
 from scalebound.data.stream import SourceRef
 from scalebound.measure import Item, measure, score_items
+from scalebound.measure.statistics import token_statistics
 from scalebound.models import Shape, Transformer, load_model, save_folder
 
 
@@ -67,6 +68,12 @@ def test_probabilities_against_a_loop(world, tmp_path):
     assert main(["export", str(folder / "anchored.json"), "--anchor", str(folder / "anchor"), "--out", str(tmp_path / "p")]) == 0
     c = load_certificate(folder / "anchored.json")
     tokens = torch.arange(20)[None]
+    mixture, asked = load_model(tmp_path / "p"), []
+    head = mixture.head
+    mixture.head = lambda hidden: asked.append(len(hidden)) or head(hidden)
+    nll = token_statistics(mixture, mixture.hidden(tokens)[0], tokens[0], rows=16, stretch=64)[0]
+    assert asked == [16, 4], "a head that cannot be cut is computed once a row, not once a stretch"
+    torch.testing.assert_close(nll, -mixture.logits(tokens)[0].log_softmax(-1)[tokens[0], tokens[0]], atol=1e-5, rtol=1e-5)
     p, q, both = (load_model(path).logits(tokens).double().softmax(-1)[0].numpy() for path in (folder / "m.sbz", folder / "anchor", tmp_path / "p"))
     a, e = c.smoothing.alpha, c.smoothing.eps
     for t in range(20):

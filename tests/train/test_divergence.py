@@ -17,6 +17,7 @@ from scalebound.cli import main
 from scalebound.core.stats import Stats
 from scalebound.models import load_model
 from scalebound.train import Diverged, branch_run, cooldown_recipe, derive_recipe, train_run
+from scalebound.train.checkpoint import complete_checkpoints, step_of
 from scalebound.train.divergence import MOST, PATIENCE, Divergence, place_to_return
 from scalebound.train.passes import backward
 
@@ -166,11 +167,11 @@ def test_killed_past_a_back_off(stream, tmp_path, backed):
     """SIGKILL in a process of its own, after the back-off is in the log."""
     msgspec.structs.replace(WILD, on_divergence="backoff", checkpoints=(1.0,)).save(tmp_path / "r.toml")
     [back] = backed[1].back_offs
-    code = f"from scalebound.train.recipe import load_recipe; from scalebound.train import train_run; train_run(load_recipe({str(tmp_path / 'r.toml')!r}), {str(stream.path)!r}, {str(tmp_path / 'run')!r}, checkpoint_s=0.0)"
+    code = f"from scalebound.train.recipe import load_recipe; from scalebound.train import train_run; train_run(load_recipe({str(tmp_path / 'r.toml')!r}), {str(stream.path)!r}, {str(tmp_path / 'run')!r}, checkpoint_s=0.05)"
     process = subprocess.Popen([sys.executable, "-c", code])
     deadline = time.monotonic() + 60
     try:
-        while not list((tmp_path / "run").glob(f"checkpoints/step-{back.step + 2}*")) and process.poll() is None and time.monotonic() < deadline:
+        while not any(step_of(folder) > back.step for folder in complete_checkpoints(tmp_path / "run")) and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.005)
     finally:
         process.send_signal(signal.SIGKILL)

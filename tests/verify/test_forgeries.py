@@ -5,9 +5,11 @@ import json
 import math
 import os
 
+import msgspec
 import numpy as np
 import pytest
 
+from scalebound.core.stats import Stats
 from scalebound_verify import Refused, verify
 from scalebound_verify.__main__ import main
 
@@ -203,6 +205,15 @@ def test_changed_files(copy, what):
     change(copy)
     assert as_they_lie <= failing(copy.path(name))
     assert with_new_hashes <= failing(copy.rehash(name))
+
+
+def test_statistics_that_lie_in_another_folder_than_the_full_ones(copy):
+    """They name the stream by another path, and by the same hash; another hash is another stream."""
+    stream = Stats.load(copy.folder / "full.safetensors").info.stream
+    copy.rewrite_stats(copy.folder / "full.safetensors", stream=msgspec.to_builtins(stream) | {"path": "elsewhere/train.json"})
+    assert verify(copy.rehash("product"))["holds"]
+    copy.rewrite_stats(copy.folder / "full.safetensors", stream=msgspec.to_builtins(stream) | {"sha256": "0" * 64})
+    assert failing(copy.rehash("product")) == {"statistics"}
 
 
 def test_reference_that_is_the_model_itself(copy):

@@ -232,6 +232,8 @@ def _calibrated(model: LanguageModel, anchor: LanguageModel | None, stream: Stre
         if shapes.batch_tokens != plan.shapes.batch_tokens and (given == most or given < plan.info.policy.context):  # a part holds no other batch
             return None
         batch = [spans[k] for k in batches_of(spans, shapes.batch_tokens)[0]]
+        if shapes.compiled and (len(batch), batch[0].stop - batch[0].start) != (full_rows(shapes, plan.info), plan.info.policy.context):
+            return None  # no batch is the one that would be compiled
         scorer = _Scorer(model, anchor, stream, tokenizer, msgspec.structs.replace(plan, shapes=shapes))
 
         def once() -> int:
@@ -246,7 +248,8 @@ def _calibrated(model: LanguageModel, anchor: LanguageModel | None, stream: Stre
     def clock() -> float:
         if model.device == "cuda":
             torch.cuda.synchronize()
-        return float(ranks.sum(torch.tensor(time.perf_counter(), dtype=torch.float64, device=model.device))) / ranks.world  # one answer for all
+        now = time.perf_counter() if model.device == "cuda" else time.process_time() / torch.get_num_threads()
+        return float(ranks.sum(torch.tensor(now, dtype=torch.float64, device=model.device))) / ranks.world  # one answer for all
 
     shapes, trials = calibrate(run, plan.shapes, tokens=tokens, vocab_size=plan.info.vocab_size, workers=workers, compiles=ranks.world == 1, clock=clock)
     return msgspec.structs.replace(plan, shapes=shapes, trials=trials)
@@ -256,7 +259,6 @@ def _work(model_path: str, stream_path: str, out: str, anchor_path: str | None, 
           progress: Progress = silent, models: tuple[LanguageModel, LanguageModel | None] | None = None, ranks: Ranks = ALONE) -> None:  # fmt: skip
     """Score the parts ``worker, worker + workers, ...`` that are not there yet."""
     torch.set_num_threads(threads)
-    keep_freed_memory()
     mine = range(worker, -(-len(blocks) // plan.part_blocks), workers)
     sizes = {k: len(blocks[k * plan.part_blocks : (k + 1) * plan.part_blocks]) * plan.info.block_tokens for k in mine}
     todo = [k for k in mine if not _part(Path(out), k).is_file()]
@@ -268,6 +270,7 @@ def _work(model_path: str, stream_path: str, out: str, anchor_path: str | None, 
     if models is None:
         prepare_device(plan.device, worker)
         models = load_model(model_path, dtype=plan.dtype, device=plan.device), load_model(anchor_path, dtype=plan.dtype, device=plan.device) if anchor_path else None
+    keep_freed_memory()
     stream = Stream(stream_path)
     scorer = _Scorer(*models, stream, stream.tokenizer(), plan)
     for number in todo:
@@ -300,13 +303,17 @@ def _spans(stream: Stream, info: StatsInfo, ids: np.ndarray) -> list[Span]:
     return spans_of(info.policy.name, ids, window=info.window, context=info.policy.context, block_tokens=info.block_tokens, boundaries=boundaries)
 
 
+def full_rows(shapes: Shapes, info: StatsInfo) -> int:
+    """Texts of a batch whose texts are as long as the context."""
+    return max(1, shapes.batch_tokens // info.policy.context)
+
+
 class _Scorer:
     """Models and a stream, scored as a plan says."""
 
     def __init__(self, model: LanguageModel, anchor: LanguageModel | None, stream: Stream, tokenizer: Tokenizer, plan: Plan) -> None:
         if plan.shapes.compiled:
-            rows = max(1, plan.shapes.batch_tokens // plan.info.policy.context)
-            model = compiled(model, rows, plan.info.policy.context)
+            model = compiled(model, full_rows(plan.shapes, plan.info), plan.info.policy.context)
         self.model, self.anchor, self.stream, self.tokenizer, self.plan = model, anchor, stream, tokenizer, plan
 
     def batch(self, spans: list[Span]) -> dict[str, np.ndarray]:

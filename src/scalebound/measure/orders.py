@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from scalebound.core.errors import InputError, UsageError
 from scalebound.core.progress import Progress, silent
 from scalebound.core.seeds import generator
+from scalebound.measure.statistics import token_statistics
 from scalebound.models.language_model import LanguageModel
 
 
@@ -43,5 +44,4 @@ def order_likelihoods(model: LanguageModel, items: Sequence[np.ndarray], *, shar
 def _loss(model: LanguageModel, tokens: np.ndarray) -> float:
     targets_T = torch.from_numpy(tokens).to(model.device)
     inputs_BT = F.pad(targets_T[None, :-1], (1, 0), value=model.first_token)
-    log_p = F.log_softmax(model.head(model.hidden(inputs_BT)[0]).float(), dim=-1)
-    return float(-log_p.gather(1, targets_T[:, None]).sum(dtype=torch.float64))
+    return float(token_statistics(model, model.hidden(inputs_BT)[0], targets_T)[0].sum(dtype=torch.float64))

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from scalebound.core.errors import InputError, UsageError
 from scalebound.core.progress import Progress, silent
+from scalebound.measure.statistics import token_statistics
 from scalebound.measure.text import tokenizer_of
 from scalebound.models.language_model import LanguageModel
 
@@ -60,5 +61,4 @@ def _continuation(model: LanguageModel, given: np.ndarray, ending: np.ndarray) -
         raise InputError(f"prompt and item have {len(tokens):,} tokens", where="prompts", expected=f"at most {model.max_context:,}, the model's context")
     inputs_BT = F.pad(tokens[None, :-1], (1, 0), value=model.first_token).to(model.device)
     hidden = model.hidden(inputs_BT)[0, len(given) :]
-    log_p = F.log_softmax(model.head(hidden).float(), dim=-1).cpu()
-    return float(log_p.gather(1, torch.from_numpy(ending)[:, None]).sum(dtype=torch.float64))
+    return -float(token_statistics(model, hidden, torch.from_numpy(ending).to(model.device))[0].sum(dtype=torch.float64))

@@ -23,12 +23,6 @@ from scalebound.models.device import moved
 from scalebound.models.language_model import LanguageModel
 
 
-def score_blocks(model: LanguageModel, tokens_BT: np.ndarray, first_token: int, *, anchor: LanguageModel | None = None,
-                 eps: float = 0.0, alphas: Sequence[float] = ()) -> dict[str, np.ndarray]:  # fmt: skip
-    """Statistics of every token of some blocks of equal length: :func:`score_pieces` with nothing skipped."""
-    return score_pieces(model, list(tokens_BT), [0] * len(tokens_BT), first_token, anchor=anchor, eps=eps, alphas=alphas)
-
-
 def score_pieces(model: LanguageModel, pieces: Sequence[np.ndarray], skips: Sequence[int], first_token: int, *, anchor: LanguageModel | None = None,
                  eps: float = 0.0, alphas: Sequence[float] = (), top_k: int = 0, rows: int = ROWS, stretch: int = STRETCH) -> dict[str, np.ndarray]:  # fmt: skip
     """Statistics of the tokens of some pieces of text, each scored from ``first_token`` and its own piece's earlier tokens.
@@ -86,11 +80,11 @@ def _against(model: LanguageModel, anchor: LanguageModel, own_RD: Tensor, other_
     totals = [log_totals(m, hidden, stretch) for m, hidden in ((model, own_RD), (anchor, other_RD))]
     hit_R = torch.full(targets_R.shape, float("nan"), device=own_RD.device)
     centres = torch.zeros(len(alphas), len(targets_R), dtype=torch.float64, device=own_RD.device)
-    for start in range(0, V, stretch):
-        stop = min(start + stretch, V)
-        log_p, log_q = (m.logits_of(hidden, start, stop).to(torch.float32, copy=True).sub_(total[:, None]) for m, hidden, total in zip((model, anchor), (own_RD, other_RD), totals, strict=True))
-        inside = (targets_R >= start) & (targets_R < stop)
-        hit_R = torch.where(inside, log_q.gather(1, (targets_R - start).clamp(0, stop - start - 1)[:, None])[:, 0], hit_R)
+    for (start, own_RV), (_, other_RV) in zip(model.logits_in(own_RD, stretch), anchor.logits_in(other_RD, stretch), strict=True):
+        log_p, log_q = (z_RV.to(torch.float32, copy=True).sub_(total[:, None]) for z_RV, total in zip((own_RV, other_RV), totals, strict=True))
+        width = log_q.shape[1]
+        inside = (targets_R >= start) & (targets_R < start + width)
+        hit_R = torch.where(inside, log_q.gather(1, (targets_R - start).clamp(0, width - 1)[:, None])[:, 0], hit_R)
         p, smooth = log_p.exp_(), log_q.exp_().mul_(1 - eps).add_(eps / V)
         log_smooth = smooth.log()
         for row, alpha in enumerate(alphas):

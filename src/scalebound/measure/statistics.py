@@ -34,14 +34,13 @@ def token_statistics(model: LanguageModel, hidden_ND: Tensor, targets_N: Tensor,
 
 
 def _rows(model: LanguageModel, hidden_RD: Tensor, targets_R: Tensor, stretch: int) -> Tensor:
-    V = model.vocab_size
     columns = []
     hit_R = torch.full(targets_R.shape, float("nan"), device=hidden_RD.device)  # every target lies in one stretch
-    for start in range(0, V, stretch):
-        stop = min(start + stretch, V)
-        z_RV = model.logits_of(hidden_RD, start, stop).to(torch.float32, copy=True)
-        inside = (targets_R >= start) & (targets_R < stop)
-        found = z_RV.gather(1, (targets_R - start).clamp(0, stop - start - 1)[:, None])[:, 0]
+    for start, z_RV in model.logits_in(hidden_RD, stretch):
+        z_RV = z_RV.to(torch.float32, copy=True)
+        width = z_RV.shape[1]
+        inside = (targets_R >= start) & (targets_R < start + width)
+        found = z_RV.gather(1, (targets_R - start).clamp(0, width - 1)[:, None])[:, 0]
         hit_R = torch.where(inside, found, hit_R)
         top_R = z_RV.amax(1, keepdim=True).clamp_min(-1e30)  # a stretch may hold nothing but minus infinity
         x_RV = z_RV.sub_(top_R).clamp_min_(-1e4)  # at most 0; a logit of minus infinity has probability 0 and must add 0
@@ -69,9 +68,8 @@ def top_tokens(model: LanguageModel, hidden_ND: Tensor, k: int, *, rows: int = R
     for first in range(0, len(hidden_ND), rows):
         hidden_RD = hidden_ND[first : first + rows]
         best, ids = None, None
-        for start in range(0, model.vocab_size, stretch):
-            z_RV = model.logits_of(hidden_RD, start, min(start + stretch, model.vocab_size)).float()
-            values, places = z_RV.topk(min(k, z_RV.shape[1]), dim=1)
+        for start, z_RV in model.logits_in(hidden_RD, stretch):
+            values, places = z_RV.float().topk(min(k, z_RV.shape[1]), dim=1)
             places = places + start
             if best is not None and ids is not None:
                 values, places = torch.cat([best, values], 1), torch.cat([ids, places], 1)
@@ -85,5 +83,5 @@ def top_tokens(model: LanguageModel, hidden_ND: Tensor, k: int, *, rows: int = R
 
 def log_totals(model: LanguageModel, hidden_RD: Tensor, stretch: int = STRETCH) -> Tensor:
     """The normalizer ``logsumexp z`` of each row's logits, (R,) float32, a stretch of the vocabulary at a time."""
-    parts = [model.logits_of(hidden_RD, start, min(start + stretch, model.vocab_size)).float().logsumexp(1).double() for start in range(0, model.vocab_size, stretch)]
+    parts = [z_RV.float().logsumexp(1).double() for _, z_RV in model.logits_in(hidden_RD, stretch)]
     return torch.stack(parts).logsumexp(0).float()

@@ -2,6 +2,9 @@
 
 Only that shape goes through the compiled code; every other batch is computed as before. So what a batch is computed by depends on its shape
 alone and not on which shapes a process happened to see first, and two processes give the same bits.
+
+Pays for our own small models on a processor (1.3 times as fast; benchmarks/LOG.md). Llama-style models there run on packed matrices
+(:mod:`~scalebound.models.matrix`), which the compiler refuses with a ``TorchDynamoException``; calibration then leaves it out.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ Splitting the forward pass at the head lets measuring turn hidden states into lo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -84,11 +84,26 @@ class LanguageModel:
         """Logits (B, T, V); meant for short inputs, see :mod:`scalebound.measure` for whole streams."""
         return self.head(self.hidden(tokens_BT))
 
-    def logits_of(self, hidden: Tensor, start: int, stop: int) -> Tensor:
-        """Logits of the tokens [start, stop) of the vocabulary: (..., D) to (..., stop - start)."""
-        if self.head_part is not None:
-            return self.head_part(hidden, start, stop)
-        return self.head(hidden)[..., start:stop]
+    def logits_in(self, hidden: Tensor, stretch: int) -> Iterator[tuple[int, Tensor]]:
+        """The logits of hidden states (..., D), a stretch of the vocabulary at a time: its first token and (..., stretch).
+
+        A head that cannot be cut is computed once and its result cut."""
+        part = self.head_part
+        if part is None:
+            whole = self.head(hidden)
+            part = lambda _, start, stop: whole[..., start:stop]  # noqa: E731
+        for start in range(0, self.vocab_size, stretch):
+            yield start, part(hidden, start, min(start + stretch, self.vocab_size))
+
+
+def first_token(bos: int | list[int] | None, eos: int | list[int] | None) -> int:
+    """What a configuration says a text begins with: its first opening token, else its first closing one, else 0.
+
+    >>> first_token(None, [2, 7]), first_token(0, 2), first_token(None, None)
+    (2, 0, 0)
+    """
+    found = eos if bos is None else bos
+    return int(found[0] if isinstance(found, list) else found or 0)
 
 
 def linear_head(weight_VD: Tensor, bias_V: Tensor | None = None, softcap: float | None = None) -> Callable[[Tensor, int, int], Tensor]:

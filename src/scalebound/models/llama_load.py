@@ -19,12 +19,12 @@ from scalebound.core.hashing import model_sha256
 from scalebound.models.folder import DTYPE_NAMES, bytes_of
 from scalebound.models.gguf_file import GgufFile
 from scalebound.models.gguf_llama import folder_config, folder_name, folder_pieces
-from scalebound.models.language_model import LanguageModel, linear_head
+from scalebound.models.language_model import LanguageModel, first_token, linear_head
 from scalebound.models.llama import Llama, LlamaShape
 from scalebound.models.ranks import ALONE, Ranks
 
 # what a .gguf file is identified by beside its numbers: the settings that its configuration in a folder would have
-IDENTITY = ("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "rms_norm_eps", "rope_parameters")
+IDENTITY = ("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "rms_norm_eps", "rope_theta", "rope_parameters")
 
 
 def llama_of_gguf(path: Path, *, dtype: torch.dtype, device: str, ranks: Ranks = ALONE) -> LanguageModel | None:
@@ -123,7 +123,6 @@ class _Filling:
         model, shape = self.model, self.shape
         model.settle()
         part = linear_head(model.output)
-        first = next((token for token in (config.get("bos_token_id"), config.get("eos_token_id")) if token is not None), 0)
-        first = first[0] if isinstance(first, list) else first
-        return LanguageModel(name, sha256, params, shape.vocab_size, shape.context, int(first), model.hidden, lambda hidden: part(hidden, 0, shape.vocab_size), tokenizer, self.device,
+        first = first_token(config.get("bos_token_id"), config.get("eos_token_id"))
+        return LanguageModel(name, sha256, params, shape.vocab_size, shape.context, first, model.hidden, lambda hidden: part(hidden, 0, shape.vocab_size), tokenizer, self.device,
                              str(self.dtype).removeprefix("torch."), part, model.extend)  # fmt: skip

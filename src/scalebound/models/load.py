@@ -1,7 +1,8 @@
 """Whatever people call a model, loaded behind :class:`~scalebound.models.language_model.LanguageModel`.
 
 A Hugging Face folder, a ``.gguf`` file, a run (its newest checkpoint), a checkpoint, a package (``.sbz``), or the folder of a certified
-mixture (:mod:`scalebound.models.mixture`). No code from a model folder is ever run.
+mixture (:mod:`scalebound.models.mixture`). Folders that GPTQ, AWQ or bitsandbytes quantized are dequantized, in float32, by
+:mod:`scalebound.compress.foreign`, and are the same models as the packages that keep their integers. No code from a model folder is ever run.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scalebound.compress.foreign import is_known, keep_folder
 from scalebound.core.errors import InputError, UsageError
 from scalebound.models import mixture
 from scalebound.models.folder import hash_tensors, read_config, read_tensors, stored_dtypes
-from scalebound.models.language_model import LanguageModel, Past, linear_head
-from scalebound.models.llama_load import llama_of_folder, llama_of_gguf, llama_of_tensors
+from scalebound.models.language_model import LanguageModel, Past, first_token, linear_head
+from scalebound.models.llama_load import IDENTITY, llama_of_folder, llama_of_gguf, llama_of_tensors
 from scalebound.models.ranks import ALONE, Ranks
 from scalebound.models.transformer import Transformer, own_shape
 
@@ -62,6 +64,9 @@ def load_model(path: str | os.PathLike, *, dtype: torch.dtype | str = torch.floa
     path = model_folder(path)
     config = read_config(path)
     tokenizer = str(path / "tokenizer.json") if (path / "tokenizer.json").is_file() else "byte"
+    if is_known(config):
+        kept = keep_folder(path)
+        return from_tensors(kept.config, {name: torch.from_numpy(data) for name, data in kept.dequantized().items()}, name=str(path), dtype=dtype, device=device, tokenizer=tokenizer)
     if own_shape(config) is None and (found := llama_of_folder(path, config, dtype=dtype, device=device, tokenizer=tokenizer)):
         return found
     tensors = read_tensors(path)
@@ -193,7 +198,7 @@ def gguf_sha256(model: Any) -> str:
     """The identity of a ``.gguf`` file: the numbers it stands for, once each, and the keys that decide what is computed with them."""
     names = tied_names(model)
     state = {name: tensor for name, tensor in model.state_dict().items() if name not in names}
-    config = {key: value for key, value in model.config.to_dict().items() if key in ("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "rms_norm_eps", "rope_theta", "rope_parameters")}
+    config = {key: value for key, value in model.config.to_dict().items() if key in IDENTITY}
     return hash_tensors(config, state)
 
 
@@ -239,18 +244,17 @@ def _wrap(model: Any, name: str, sha256: str, num_params: int, device: str, toke
     config = model.config
     head = model.get_output_embeddings()
     decoder = getattr(model, model.base_model_prefix, None)
-    part = None
     if config.model_type in PLAIN_HEADS and head is not None and decoder is not None:
         hidden = lambda tokens_BT: decoder(tokens_BT, use_cache=False).last_hidden_state  # noqa: E731
         part = linear_head(head.weight, head.bias, getattr(config, "final_logit_softcapping", None))
-        head = lambda hidden: part(hidden, 0, config.vocab_size)  # noqa: E731
     else:  # logits are whatever the model makes of them
-        hidden, head = (lambda tokens_BT: model(tokens_BT, use_cache=False).logits), (lambda logits: logits)
-    first = config.bos_token_id if config.bos_token_id is not None else config.eos_token_id
-    first = first[0] if isinstance(first, list) else first
+        decoder, hidden = None, lambda tokens_BT: model(tokens_BT, use_cache=False).logits
+        part = lambda logits, start, stop: logits[..., start:stop]  # noqa: E731
+    first = first_token(config.bos_token_id, config.eos_token_id)
     context = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 1 << 20
     keeps = not getattr(model, "_is_stateful", False)  # recurrent states cannot be cut back to a shorter text
-    return LanguageModel(name, sha256, num_params, config.vocab_size, context, int(first or 0), hidden, head, tokenizer, device, str(dtype).removeprefix("torch."), part, _extender(model, decoder if part else None) if keeps else None)
+    return LanguageModel(name, sha256, num_params, config.vocab_size, context, first, hidden, lambda hidden: part(hidden, 0, config.vocab_size), tokenizer, device,
+                         str(dtype).removeprefix("torch."), part, _extender(model, decoder) if keeps else None)  # fmt: skip
 
 
 def _extender(model: Any, decoder: Any) -> Callable[[Tensor, Past | None], tuple[Tensor, Past]]:

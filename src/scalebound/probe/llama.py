@@ -15,7 +15,7 @@ from torch import Tensor
 
 from scalebound.core.errors import InputError
 from scalebound.models.folder import read_config, read_tensors
-from scalebound.models.load import newest_checkpoint
+from scalebound.models.load import newest_checkpoint, read_transformers
 from scalebound.models.transformer import rotary_table, rotate
 
 Weights = dict[str, Tensor]
@@ -83,17 +83,7 @@ def read_llama(path: str | os.PathLike) -> tuple[dict, Weights]:
 
 def _read_gguf(path: Path) -> tuple[dict, Weights]:
     """The model ``transformers`` makes of a ``.gguf`` file, its weights as the numbers they stand for."""
-    if not path.is_file():
-        raise InputError("no such file", where=str(path), expected="a .gguf file")
-    from transformers import LlamaForCausalLM
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        model = LlamaForCausalLM.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True, dtype=torch.float32)
-    except Exception as error:  # the library raises whatever its readers raise; each means the file is not a model it can read
-        raise InputError(f"cannot be read as a Llama-style model ({' '.join(str(error).split())[:200]})", where=str(path)) from error
+    model = read_transformers(path)
     config = model.config.to_dict()
     check_config(config, str(path))
     return config, {name: tensor.detach() for name, tensor in model.state_dict().items()}

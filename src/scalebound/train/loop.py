@@ -277,18 +277,8 @@ def _train(recipe: Recipe, stream: Stream, window: tuple[int, int], out: Path, s
     prune(out, newest=1, keep=asked)
     if recipe.adapter:
         atomic_write(out / ADAPTER, save({name: tensor.contiguous() for name, tensor in model.beside().items()}))
-    online_losses = np.fromfile(out / ONLINE_PART, dtype="<f4")
-    model_ref = ModelRef(name=out.name, sha256="", params=recipe.params)  # a different predictor at every step: no single model's hash
-    Stats(
-        StatsInfo(
-            kind="online", model=model_ref, stream=stream.ref(out), window=window, vocab_size=recipe.vocab_size, tokens=recipe.tokens, block_tokens=T,
-            policy=Policy("packed", T, separator), text_bytes=stream.tokenizer().count_bytes(sequences.reshape(-1)),
-            predictable="the loss of each token before the update that used it", version=scalebound.__version__,
-        ),
-        {"nll": online_losses},
-    ).save(out / "online.safetensors")  # fmt: skip
     info = RunInfo(
-        params=recipe.params, steps=step, tokens=recipe.tokens, flops=recipe.flops, train_loss=float(online_losses[-max(1, len(online_losses) // 10) :].mean(dtype=np.float64)),
+        params=recipe.params, steps=step, tokens=recipe.tokens, flops=recipe.flops, train_loss=_write_online(recipe, stream, window, out),
         model_sha256=sha256, stream=stream.ref(out), window=window, checkpoint=f"checkpoints/step-{step}", host=f"{platform.machine()} {platform.system()}",
         threads=threads, train_s=round(time.monotonic() - began, 3) if not started_at else 0.0, version=scalebound.__version__,
         base=None if start is None else ModelRef(name=Path(start.name).name, sha256=start.sha256, params=start.num_params),
@@ -296,6 +286,21 @@ def _train(recipe: Recipe, stream: Stream, window: tuple[int, int], out: Path, s
     )  # fmt: skip
     save_struct(out / "run.json", info)
     (out / ONLINE_PART).unlink(missing_ok=True)
+
+
+def _write_online(recipe: Recipe, stream: Stream, window: tuple[int, int], out: Path) -> float:
+    """The losses of all tokens as a stats file; returns the mean of the last tenth."""
+    losses = np.fromfile(out / ONLINE_PART, dtype="<f4")
+    Stats(
+        StatsInfo(
+            kind="online", model=ModelRef(name=out.name, sha256="", params=recipe.params),  # a different predictor at every step: no single model's hash
+            stream=stream.ref(out), window=window, vocab_size=recipe.vocab_size, tokens=recipe.tokens, block_tokens=recipe.context,
+            policy=Policy("packed", recipe.context, stream.info.separator), text_bytes=stream.tokenizer().count_bytes(np.asarray(stream.tokens[window[0] : window[1]])),
+            predictable="the loss of each token before the update that used it", version=scalebound.__version__,
+        ),
+        {"nll": losses},
+    ).save(out / "online.safetensors")  # fmt: skip
+    return float(losses[-max(1, len(losses) // 10) :].mean(dtype=np.float64))
 
 
 def _stopped(divergence: Divergence, mean: float, recipe: Recipe, out: Path, where: tuple[int, int, int]) -> Diverged:

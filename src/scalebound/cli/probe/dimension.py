@@ -32,7 +32,7 @@ def dimension(
     model
         A Hugging Face folder, .gguf file, run, checkpoint or package.
     items
-        Multiple-choice items, a .jsonl file as for scalebound measure --items; a third is held out. Needed with a model.
+        Multiple-choice items, a .jsonl file as for scalebound measure --tasks; a third is held out. Needed with a model.
     dims
         Dimensions, separated by commas. Default: 64,512,4096,32768; 2,4,8,16,32,64 without a model.
     share

@@ -87,7 +87,7 @@ def _gains(found: Dimension, level: float) -> ProbeFigure:
         title="Share of the gain against the dimension of the subspace",
         sentence=f"{100 * found.share:g}% of what all {found.params:,} weights gain is reached at {'no dimension tried' if found.value is None else f'd = {found.value:,}'}.",
         x="dimension of the subspace (log2)",
-        y="gain in held-out loss over that of training all weights",
+        y="share of the gain in held-out loss",
         band=f"Whiskers: normal intervals, paired by item, all together {100 * level:g}%.",
         series=(
             Series.of("random subspace", x, [(r.gain, r.low, r.high) for r in found.rows]),
