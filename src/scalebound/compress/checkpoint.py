@@ -1,6 +1,6 @@
 """Reading a model as numpy arrays: ``config.json`` and safetensors files, whatever precision they hold.
 
-A run folder stands for its newest checkpoint. Folders and packages need neither torch nor transformers; ``.gguf`` files need both.
+A run folder stands for its newest checkpoint; weights that GPTQ, AWQ or bitsandbytes quantized are dequantized. Folders and packages need neither torch nor transformers; ``.gguf`` files need both.
 """
 
 from __future__ import annotations
@@ -30,17 +30,29 @@ def read_checkpoint(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, 
     Returns
     -------
     config, tensors
-        Tensors by name; those of 16-bit brain floats as float32, the others in their stored dtype (memory-mapped where they are).
+        Tensors by name; those of 16-bit brain floats as float32, the others in their stored dtype (memory-mapped where they are). Weights that
+        another program quantized (:func:`~scalebound.compress.foreign.folder.is_known`) as the float32 numbers they stand for.
 
     Raises
     ------
     InputError
         No ``config.json`` or no safetensors file there; a header that does not fit its file; a dtype this library does not know; a tensor in two files.
     """
+    from scalebound.compress.foreign.folder import is_known, keep_tensors  # which reads folders with what is below
+
     if Path(path).suffix == ".sbz":
         return read_package(path)
     if Path(path).suffix == ".gguf":
         return _read_gguf(Path(path))
+    config, tensors = read_stored(path)
+    if is_known(config):
+        model = keep_tensors(config, tensors, where=str(path))
+        return model.config, model.dequantized()
+    return config, tensors
+
+
+def read_stored(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Configuration and tensors of a folder as they are stored, quantized or not; errors as of :func:`read_checkpoint`."""
     folder = _model_folder(Path(path))
     config = read_json(folder / "config.json")
     if not isinstance(config, dict):

@@ -44,12 +44,14 @@ class _Histograms:
     total: np.ndarray
 
 
-def choose_classes(matrices: dict[str, np.ndarray]) -> Iterator[dict[str, Choice]]:
+def choose_classes(matrices: dict[str, np.ndarray], *, small: bool | None = None) -> Iterator[dict[str, Choice]]:
     """Ways to give tables to matrices: one table for all, then those that look shorter with more tables, the best first.
 
     Parameters
     ----------
     matrices : name -> (rows, cols) integers, not empty
+    small
+        Whether to try every number of tables; by default when there are at most SMALL weights.
 
     Yields
     ------
@@ -62,7 +64,8 @@ def choose_classes(matrices: dict[str, np.ndarray]) -> Iterator[dict[str, Choice
     if largest == 0 or largest >= MAX_SYMBOLS:
         return
     histograms = {name: _histograms(matrix, largest) for name, matrix in matrices.items()}
-    small = sum(matrix.size for matrix in matrices.values()) <= SMALL
+    if small is None:
+        small = sum(matrix.size for matrix in matrices.values()) <= SMALL
     found = sorted((_cluster(histograms, count) for count in (NUM_TABLES if small else NUM_TABLES_LARGE)), key=lambda item: item[0])
     for _, choices in found if small else found[:1]:  # estimates miss how tables deflate, which matters in small files, where trying is cheap
         yield choices

@@ -232,6 +232,8 @@ def _calibrated(model: LanguageModel, anchor: LanguageModel | None, stream: Stre
         if shapes.batch_tokens != plan.shapes.batch_tokens and (given == most or given < plan.info.policy.context):  # a part holds no other batch
             return None
         batch = [spans[k] for k in batches_of(spans, shapes.batch_tokens)[0]]
+        if shapes.compiled and (len(batch), batch[0].stop - batch[0].start) != (full_rows(shapes, plan.info), plan.info.policy.context):
+            return None  # no batch is the one that would be compiled
         scorer = _Scorer(model, anchor, stream, tokenizer, msgspec.structs.replace(plan, shapes=shapes))
 
         def once() -> int:
@@ -301,13 +303,17 @@ def _spans(stream: Stream, info: StatsInfo, ids: np.ndarray) -> list[Span]:
     return spans_of(info.policy.name, ids, window=info.window, context=info.policy.context, block_tokens=info.block_tokens, boundaries=boundaries)
 
 
+def full_rows(shapes: Shapes, info: StatsInfo) -> int:
+    """Texts of a batch whose texts are as long as the context."""
+    return max(1, shapes.batch_tokens // info.policy.context)
+
+
 class _Scorer:
     """Models and a stream, scored as a plan says."""
 
     def __init__(self, model: LanguageModel, anchor: LanguageModel | None, stream: Stream, tokenizer: Tokenizer, plan: Plan) -> None:
         if plan.shapes.compiled:
-            rows = max(1, plan.shapes.batch_tokens // plan.info.policy.context)
-            model = compiled(model, rows, plan.info.policy.context)
+            model = compiled(model, full_rows(plan.shapes, plan.info), plan.info.policy.context)
         self.model, self.anchor, self.stream, self.tokenizer, self.plan = model, anchor, stream, tokenizer, plan
 
     def batch(self, spans: list[Span]) -> dict[str, np.ndarray]:

@@ -41,6 +41,8 @@ def keep_codes(path: str | os.PathLike, *, progress: Progress = silent) -> Quant
     >>> keep_codes("model-Q4_K_M.gguf").num_params  # doctest: +SKIP
     134515008
     """
+    if Path(path).suffix == ".sbz":
+        raise InputError("is a package already", where=str(path), expected="a .gguf file, or a folder that GPTQ, AWQ or bitsandbytes quantized")
     return _keep_gguf(Path(path), progress) if Path(path).suffix == ".gguf" else keep_folder(path)
 
 

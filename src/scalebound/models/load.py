@@ -1,7 +1,8 @@
 """Whatever people call a model, loaded behind :class:`~scalebound.models.language_model.LanguageModel`.
 
 A Hugging Face folder, a ``.gguf`` file, a run (its newest checkpoint), a checkpoint, a package (``.sbz``), or the folder of a certified
-mixture (:mod:`scalebound.models.mixture`). No code from a model folder is ever run.
+mixture (:mod:`scalebound.models.mixture`). Folders that GPTQ, AWQ or bitsandbytes quantized are dequantized, in float32, by
+:mod:`scalebound.compress.foreign`, and are the same models as the packages that keep their integers. No code from a model folder is ever run.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scalebound.compress.foreign import is_known, keep_folder
 from scalebound.core.errors import InputError, UsageError
 from scalebound.models import mixture
 from scalebound.models.folder import hash_tensors, read_config, read_tensors, stored_dtypes
@@ -62,6 +64,9 @@ def load_model(path: str | os.PathLike, *, dtype: torch.dtype | str = torch.floa
     path = model_folder(path)
     config = read_config(path)
     tokenizer = str(path / "tokenizer.json") if (path / "tokenizer.json").is_file() else "byte"
+    if is_known(config):
+        kept = keep_folder(path)
+        return from_tensors(kept.config, {name: torch.from_numpy(data) for name, data in kept.dequantized().items()}, name=str(path), dtype=dtype, device=device, tokenizer=tokenizer)
     if own_shape(config) is None and (found := llama_of_folder(path, config, dtype=dtype, device=device, tokenizer=tokenizer)):
         return found
     tensors = read_tensors(path)

@@ -8,6 +8,7 @@ In: the blocks of a format (:mod:`~scalebound.compress.foreign.gguf_blocks`, :mo
 
 from scalebound.compress.foreign.assemble import Blocks as Blocks
 from scalebound.compress.foreign.assemble import assemble as assemble
+from scalebound.compress.foreign.folder import is_known as is_known
 from scalebound.compress.foreign.folder import keep_folder as keep_folder
 from scalebound.compress.foreign.gguf_blocks import KINDS as KINDS
 from scalebound.compress.foreign.gguf_blocks import unpack as unpack

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from scalebound.compress.checkpoint import read_checkpoint
+from scalebound.compress.checkpoint import read_stored
 from scalebound.compress.foreign.assemble import Blocks, assemble
 from scalebound.compress.foreign.bitsandbytes import unpack_eight_bits, unpack_four_bits
 from scalebound.compress.foreign.packed import unpack_awq, unpack_gptq
@@ -16,7 +16,17 @@ from scalebound.compress.model import QuantizedModel
 from scalebound.core.errors import InputError
 
 Tensors = dict[str, np.ndarray]
-METHODS = "gptq, awq or bitsandbytes"
+METHODS = ("gptq", "awq", "bitsandbytes")
+
+
+def is_known(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration says that the weights are quantized by one of :data:`METHODS`."""
+    settings = config.get("quantization_config")
+    return isinstance(settings, dict) and _method(settings) in METHODS
+
+
+def _method(settings: Mapping[str, Any]) -> Any:
+    return settings.get("quant_method", "bitsandbytes" if "load_in_4bit" in settings else None)
 
 
 def keep_folder(path: str | os.PathLike) -> QuantizedModel:
@@ -37,22 +47,26 @@ def keep_folder(path: str | os.PathLike) -> QuantizedModel:
     Tensors the method left alone are stored raw. ``quantization_config`` is taken out of the configuration: what the package decodes to are plain
     weights.
     """
-    config, tensors = read_checkpoint(path)
+    return keep_tensors(*read_stored(path), where=str(path))
+
+
+def keep_tensors(config: dict[str, Any], tensors: Tensors, *, where: str) -> QuantizedModel:
+    """:func:`keep_folder` of what a folder holds."""
     settings = config.get("quantization_config")
     if not isinstance(settings, dict):
-        raise InputError("is not quantized (its config.json has no quantization_config)", where=str(path), expected=f"a folder quantized by {METHODS}", hint="without --keep-codes its weights are rounded")
-    method = settings.get("quant_method", "bitsandbytes" if "load_in_4bit" in settings else None)
+        raise InputError("is not quantized (its config.json has no quantization_config)", where=where, expected=f"a folder quantized by {' or '.join(METHODS)}", hint="without --keep-codes its weights are rounded")
+    method = _method(settings)
     try:
         if method in ("gptq", "awq"):
             found = _packed(tensors, settings, unpack_gptq if method == "gptq" else unpack_awq)
         elif method == "bitsandbytes":
             found = _bitsandbytes(tensors)
         else:
-            raise InputError(f"is quantized by {method!r}", expected=METHODS)
+            raise InputError(f"is quantized by {method!r}", expected=" or ".join(METHODS))
     except InputError as error:
-        raise InputError(error.what, where=f"{path}: {error.where}" if error.where else str(path), expected=error.expected, hint=error.hint) from error
+        raise InputError(error.what, where=f"{where}: {error.where}" if error.where else where, expected=error.expected, hint=error.hint) from error
     if not any(isinstance(value, Blocks) for value in found.values()):
-        raise InputError("holds no quantized weight", where=str(path), expected=f"what {method} writes")
+        raise InputError("holds no quantized weight", where=where, expected=f"what {method} writes")
     return assemble({key: value for key, value in config.items() if key != "quantization_config"}, found)
 
 

@@ -49,7 +49,7 @@ def unpack_gptq(name: str, parts: Mapping[str, np.ndarray], settings: Mapping[st
     index = parts.get("g_idx")
     if index is not None and not np.array_equal(index.reshape(-1), np.arange(codes.shape[1]) // group):
         raise InputError("has a g_idx that is not in order: its columns were quantized in an order of their own (desc_act)", where=name,
-                         expected=f"groups of {group} neighbouring columns", hint="without --keep-codes the dequantized model can be rounded anew")  # fmt: skip
+                         expected=f"groups of {group} neighbouring columns", hint="quantize it with desc_act off")  # fmt: skip
     return _centred(codes, zeros, scales, group)
 
 
