@@ -7,7 +7,8 @@ block while errors are passed on, those with the smallest ``r_ij^2 D_j`` (Franta
 (:mod:`scalebound.train.sparsity`). Whatever the rule, the weights that stay are rounded by that function, so they make up for those that went.
 
 Rounding with a price (:mod:`scalebound.compress.gptq`) makes zeros as well, where a bit saves more than it harms; measured at equal bytes that
-is better than any of the three (benchmarks/LOG.md). A mask is for programs that compute with sparse matrices.
+is better than any of the three (benchmarks/LOG.md), which are for programs that compute with sparse matrices. Zeros made by training do pay
+below 3 bits (docs/gallery/compression.md).
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ In: a :class:`~scalebound.data.Stream` and a :class:`Recipe`. Out: a run folder.
 derived from the number of parameters), then :mod:`~scalebound.train.loop` (one run) and :mod:`~scalebound.train.ladder` (many);
 :mod:`~scalebound.train.finetune` trains a finished run's rounding for its certificate; :mod:`~scalebound.train.posttraining` rounds any
 finished model with the help of text (here because it runs the model: `compress` is given arrays). Methods the recipe names are in
-:mod:`~scalebound.train.optim`, :mod:`~scalebound.train.schedule` and :mod:`~scalebound.train.parametrization`.
+:mod:`~scalebound.train.optim`, :mod:`~scalebound.train.schedule`, :mod:`~scalebound.train.sparsity` and :mod:`~scalebound.train.parametrization`. What to
+leave out of a finished model, or to round more coarsely, is searched by :mod:`~scalebound.train.evolution` and :mod:`~scalebound.train.dropping`.
 """
 
 from scalebound.train.branch import branch_run as branch_run
