@@ -14,7 +14,7 @@ from scalebound.core.progress import Progress
 
 
 def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flops: str | None = None, time: str | None = None, rungs: int = 1, text: Path | None = None, tokens_per_param: float = 20.0, recipe: Path | None = None,
-          base: Annotated[Path | None, Parameter(name="--from")] = None, adapter: str | None = None, anchor_slice: str | None = None, threads: int = 1, tokenizer: str = "byte", context: int = 256, seed: int = 0, workers: int | None = None, mix: Path | None = None, against_flat: bool = False, cooldown_from: Path | None = None, cooldown: float = 0.2, sweep: Literal["lr", "batch"] | None = None, widths: str | None = None, rates: str | None = None, on_divergence: Literal["stop", "backoff"] | None = None, device: Literal["cpu", "cuda", "auto"] = "cpu", shard: bool = False, ray_address: str = "", dry_run: bool = False, fresh: bool = False) -> Result:  # fmt: skip
+          base: Annotated[Path | None, Parameter(name="--from")] = None, adapter: str | None = None, anchor_slice: str | None = None, threads: int = 1, tokenizer: str = "byte", context: int = 256, seed: int = 0, workers: int | None = None, mix: Path | None = None, against_flat: bool = False, cooldown_from: Path | None = None, cooldown: float = 0.2, sweep: Literal["lr", "batch"] | None = None, widths: str | None = None, rates: str | None = None, on_divergence: Literal["stop", "backoff"] | None = None, device: Literal["cpu", "cuda", "auto"] = "cpu", shard: bool = False, ray_address: str = "", compress: Annotated[bool, Parameter(negative=())] = False, dry_run: bool = False, fresh: bool = False) -> Result:  # fmt: skip
     """Train one model or a ladder of them, in a single pass over a text, and keep the loss of every token.
 
     Give exactly one of --sizes, --tokens, --flops and --time; width, depth, heads, batch, learning rate, warmup and schedule follow from the number
@@ -89,6 +89,8 @@ def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flo
     ray_address
         Give the rungs to a Ray cluster: HOST:PORT, auto, or local. Needs scalebound[ray], and --out where all its machines see it: a rung
         whose machine is lost goes on elsewhere from its last checkpoint.
+    compress
+        Train every run's package for its certificate too, as `compress --finetune` does by default: RUN/model.sbz, losses and bits in RUN/finetune.json.
     dry_run
         Print what would be trained, its time, memory and disk, and what finished rungs predict for the next; write nothing.
     fresh
@@ -110,7 +112,7 @@ def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flo
 
     from scalebound.cli.numbers import parse_share
     from scalebound.data import load_tokenizer
-    from scalebound.train import derive_recipe, parallel, seconds_for, train_ladder
+    from scalebound.train import derive_recipe, package_ladder, parallel, seconds_for, train_ladder
     from scalebound.train.anchor_slice import anchor_recipe
     from scalebound.train.budget import disk_of, memory_of
     from scalebound.train.device import find_device
@@ -129,6 +131,8 @@ def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flo
     whole_runs = base is not None or sweep is not None or cooldown_from is not None or mix is not None
     if whole_runs and (kind != "cpu" or shard or ray_address):
         raise UsageError("--device cuda, --shard or --ray-address with --from, --sweep, --cooldown-from or --mix", expected="none of them: these train on the processor, in this process or beside it")
+    if compress and (whole_runs or shard):
+        raise UsageError("--compress with --from, --sweep, --cooldown-from, --mix or --shard", expected="runs of --sizes, --tokens, --flops or --time", hint="scalebound compress RUN --finetune --stream STREAM --out M.sbz")
     if sweep is not None:
         if base is not None or sizes is not None or any(value is not None for value in budget.values()) or anchor_slice is not None or dry_run:
             raise UsageError("--sweep has its own sizes and length", expected="no --from, --sizes, --tokens, --flops, --time, --anchor-slice or --dry-run beside it")
@@ -198,12 +202,21 @@ def train(*, out: Path, sizes: str | None = None, tokens: str | None = None, flo
     with progress_bar("train") as bar, following(bar, every) as progress:
         infos = train_ladder(jobs + ([(anchor, out / "streams" / "anchor.json", out / "anchor")] if anchor else []), workers=workers, ray_address=ray_address, device=kind, shard=shard, fresh=fresh, progress=progress)
     anchored = infos.pop() if anchor else None
+    packages: list[dict] = []
+    if compress:
+        with progress_bar("train packages", "steps") as progress:
+            packages = package_ladder([(str(f), str(s)) for _, s, f in jobs], seed=seed, workers=workers, fresh=fresh, progress=progress)
     smaller = [(i.params, i.tokens, i.train_loss) for i in infos]
     predicted = [_predict(smaller[:k], i.params, i.tokens) for k, i in enumerate(infos)]
     record = {"rungs": [_record(r) | {"run": str(f), "train_loss": i.train_loss, "trajectory": standings(f)[-1:], "predicted_loss": p, "model_sha256": i.model_sha256, "back_offs": len(i.back_offs)} for r, i, f, p in zip(recipes, infos, folders, predicted, strict=True)], "stream": str(stream)}
     view = [*shown, _trained(infos, folders, predicted)]
     for i, f in zip(infos, folders, strict=True):
         view += [f"{f}: diverged at step {b.step:,}, went on with the weights of step {b.to:,} at {b.rate:g} times the rate." for b in i.back_offs]
+    if packages:
+        for entry, made in zip(record["rungs"], packages, strict=True):
+            entry["package"] = {"path": str(Path(entry["run"]) / "model.sbz")} | made
+        rows = [[e["package"]["path"], f"{e['package']['bits_after']:.3f}", f"{e['package']['loss_before']:.4f}", f"{e['package']['loss_after']:.4f}"] for e in record["rungs"]]
+        view.append(table(["package", "bits/parameter", "loss of the run", "loss of the package"], rows, title="Trained for their certificates", caption="Losses on the same tokens of the stream, nats/token."))
     if anchored is not None:
         record["anchor"] = {"run": str(out / "anchor"), "params": anchored.params, "tokens": anchored.tokens, "train_loss": anchored.train_loss, "model_sha256": anchored.model_sha256}
         view.append(f"Anchor: loss {anchored.train_loss:.4f} nats/token. Use it: scalebound measure M.sbz {stream} --window 0 {infos[-1].tokens} --anchor {out / 'anchor'} --out S.safetensors")

@@ -6,7 +6,6 @@ the same model rounded to 4 bits, certified in the form of Finzi et al. 2025 (``
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from dataclasses import dataclass
@@ -20,14 +19,15 @@ from scalebound.compress import code_bits, quantize, read_checkpoint, save_packa
 from scalebound.core.certificate import Certificate, Inputs, file_ref
 from scalebound.core.demo import Entry, Rounded, Rung
 from scalebound.core.errors import ClaimFails
-from scalebound.core.io import atomic_write, load_struct, read_json, sha256_file
+from scalebound.core.io import load_struct
 from scalebound.core.progress import Progress
 from scalebound.core.stats import AnchorRef, Stats
 from scalebound.data.stream import Stream
 from scalebound.measure import measure
 from scalebound.models.load import newest_checkpoint
-from scalebound.train.finetune import default_steps, finetune
+from scalebound.train.finetune import default_steps
 from scalebound.train.loop import RunInfo
+from scalebound.train.packages import package_run
 from scalebound_verify.check import verify
 
 DELTA = 0.01
@@ -70,7 +70,7 @@ def finish_rung(plan: Plan, *, progress: Progress) -> Rung:
         """Progress of a part that counts tokens, or whose whole counts as ``share`` tokens."""
         return lambda done, of: progress(before + (done * share // of if share else done), total)
 
-    _finetune(plan, info, stage(0, info.tokens))
+    package_run(plan.run, plan.train_stream, plan.folder, seed=plan.seed, fresh=plan.fresh, progress=stage(0, info.tokens))
     if not plan.rounded.is_file() or plan.fresh:
         save_package(plan.rounded, quantize(*read_checkpoint(newest_checkpoint(plan.run)), bits=ROUNDED_BITS))
     full = measure(plan.run, plan.train_stream, plan.folder / "train.full.safetensors", window=info.window, fresh=plan.fresh, progress=stage(info.tokens))
@@ -101,20 +101,6 @@ def _mean(stats: Stats) -> float:
 
 def _relative(path: Path, plan: Plan) -> str:
     return Path(os.path.relpath(path, plan.folder.parent.parent)).as_posix()
-
-
-def _finetune(plan: Plan, info: RunInfo, progress: Progress) -> None:
-    """Write the package whose rounding was trained, unless that of this model is there. Every setting is fixed in advance, by formula."""
-    record = plan.folder / "finetune.json"
-    if record.is_file() and plan.package.is_file() and not plan.fresh:
-        kept = read_json(record)
-        if (kept["model_sha256"], kept["package_sha256"]) == (info.model_sha256, sha256_file(plan.package)):
-            progress(1, 1)
-            return
-    done = finetune(plan.run, plan.train_stream, seed=plan.seed, state=plan.folder / "finetune.state", progress=progress)
-    save_package(plan.package, done.model)
-    made = {"model_sha256": info.model_sha256, "package_sha256": sha256_file(plan.package), **done.record()}
-    atomic_write(record, json.dumps(made, indent=1).encode() + b"\n")
 
 
 def _certify(plan: Plan, name: str, method: str, stats: Stats, full: Stats, package: Path) -> Entry:

@@ -2,7 +2,7 @@
 
 In: a :class:`~scalebound.data.Stream` and a :class:`Recipe`. Out: a run folder. Start reading at :mod:`~scalebound.train.recipe` (what is
 derived from the number of parameters), then :mod:`~scalebound.train.loop` (one run) and :mod:`~scalebound.train.ladder` (many);
-:mod:`~scalebound.train.finetune` trains a finished run's rounding for its certificate; :mod:`~scalebound.train.posttraining` rounds any
+:mod:`~scalebound.train.finetune` trains a finished run's rounding for its certificate (:mod:`~scalebound.train.packages`: of whole ladders); :mod:`~scalebound.train.posttraining` rounds any
 finished model with the help of text (here because it runs the model: `compress` is given arrays). Methods the recipe names are in
 :mod:`~scalebound.train.optim`, :mod:`~scalebound.train.schedule`, :mod:`~scalebound.train.sparsity` and :mod:`~scalebound.train.parametrization`. What to
 leave out of a finished model, or to round more coarsely, is searched by :mod:`~scalebound.train.evolution` and :mod:`~scalebound.train.dropping`.
@@ -23,6 +23,8 @@ from scalebound.train.finetune import finetune as finetune
 from scalebound.train.ladder import train_ladder as train_ladder
 from scalebound.train.loop import RunInfo as RunInfo
 from scalebound.train.loop import train_run as train_run
+from scalebound.train.packages import package_ladder as package_ladder
+from scalebound.train.packages import package_run as package_run
 from scalebound.train.parametrization import abc_table as abc_table
 from scalebound.train.posttraining import Calibrated as Calibrated
 from scalebound.train.posttraining import quantize_calibrated as quantize_calibrated
