@@ -91,7 +91,7 @@ def relative() -> list[str]:
     time = {stage: f"{used['processor'] / 60:.1f}" for stage, used in x["seconds"].items()}
     return [
         "## SmolLM2-135M relative to its base (`compress --base`)",
-        f"One pass over {x['tokens']:,} tokens of this project's documentation, which the base cannot have seen, in a random subspace of {x['dim']} of its {x['params'] / 1e6:.0f}M dimensions (`python benchmarks/certify/smollm2_base.py MODEL.gguf --tokens {x['tokens']} --dim {x['dim']}`). "
+        f"One pass over {x['tokens']:,} tokens of this project's documentation, which the base cannot have seen, in a random subspace of {x['dim']} of its {x['params'] / 1e6:.0f}M dimensions (`python benchmarks/certify/smollm2_base.py MODEL.gguf --tokens {x['tokens']} --dim {x['dim']} --windows-tried {x['windows_tried']}`: half as many were tried before, a choice that is paid). "
         f"The package of the delta is {x['code_bits']:,} bits. Loss of the base {x['base_loss']:.3f}, of the rebuilt fine-tuned model {x['loss']:.3f}, of the certified mixture of both (alpha {x['alpha']:g}) {x['mixture_loss']:.3f}; bound, anchored on the base, {x['bound']:.3f}: "
         f"**{x['distance']:+.3f}** above the fine-tuned training loss, of which {x['anchor_certified'] - x['base_loss']:.3f} is what {x['tokens']:,} tokens leave open about the base alone. The independent checker rebuilt the model from base and package and found that the certificate {'holds' if x['holds'] else 'does not hold'}. "
         f"Nats per token at 99%. Minutes of one core: training {time['train']}, scoring both models {time['measure']}, checking {time['verify']}. So few dimensions and steps gain little: what is shown is what a certificate costs beside its base, not what fine-tuning can do.",
