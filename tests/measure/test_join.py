@@ -76,7 +76,7 @@ def test_memory_stays_flat_over_the_run(tmp_path, monkeypatch):
         return found
 
     peak(8)  # imports
-    small, large = peak(8), peak(1)
+    small, large = peak(8), min(peak(1), peak(1))  # twice: what is imported or collected once, whenever that falls, is not the run's
     assert large < 1.25 * small + 100_000
     in_memory = peak(1, lambda parts, out: merge([Stats.load(path) for path in parts]).save(out))
     assert in_memory > large + 800_000, "the control must be seen"
