@@ -6,18 +6,20 @@ arXiv 1711.05101). What u is, and what it remembers, is all that an optimizer he
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor
 
 from scalebound.train.optim.groups import Group
 
 
-class Decoupled(torch.optim.Optimizer):
+class Decoupled(torch.optim.Optimizer, ABC):
     """Base class; a subclass gives :meth:`update`."""
 
+    @abstractmethod
     def update(self, p: Tensor, grad: Tensor, group: Group) -> Tensor:
         """u of one parameter, from its gradient and ``self.state[p]``, which holds tensors only."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def step(self, closure=None):  # type: ignore[override]
