@@ -14,7 +14,7 @@ from scalebound.core.errors import InputError, UsageError
 from scalebound.data.stream import Stream
 from scalebound.models.load import from_tensors, transformers_from_config
 from scalebound.train import derive_recipe, quantize_calibrated, train_run
-from scalebound.train.curvature import curvature
+from scalebound.train.curvature import curvature, sampled_labels
 from scalebound.train.evolution import FACTORS, matrix_levels
 
 module = importlib.import_module("scalebound.train.posttraining")
@@ -110,6 +110,13 @@ def test_levels_for_every_matrix(made, method):
     finer, plain = (quantize_calibrated(config, tensors, path, bits=2.5, factors=factors, sequences=16).model.tensors for factors in (one, None))
     size = {key: [float(np.abs(model[f"model.layers.0.mlp.{key}_proj.weight"].integers).mean()) for model in (finer, plain)] for key in ("down", "up")}
     assert size["down"][0] > 1.5 * size["down"][1] and size["up"][0] < size["up"][1], "bits go to one and are taken from the others"
+
+
+def test_labels_are_drawn_from_the_model():
+    probability = torch.tensor([0.1, 0.0, 0.6, 0.25, 0.05])
+    found = sampled_labels(probability.expand(100_000, 5).contiguous(), torch.Generator().manual_seed(0))
+    assert found.shape == (100_000, 1)
+    assert torch.allclose(torch.bincount(found[:, 0], minlength=5) / 100_000, probability, atol=0.007) and not (found == 1).any()
 
 
 def test_a_state_of_other_settings_is_not_used(made, tmp_path):

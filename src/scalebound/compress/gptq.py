@@ -76,15 +76,14 @@ def factor(hessian: np.ndarray, damping: float = DAMPING) -> Factor:
     diagonal = np.diagonal(hessian)
     mean = float(diagonal.mean()) or 1.0
     order = np.argsort(-diagonal, kind="stable")
-    damped = hessian[np.ix_(order, order)]
-    damped[np.diag_indices_from(damped)] += damping * mean
+    turned = hessian[np.ix_(order[::-1], order[::-1])]  # turned around, so that the factor is upper triangular
+    turned[np.diag_indices_from(turned)] += damping * mean
     try:
-        lower = np.linalg.cholesky(damped[::-1, ::-1])  # turned around, so that the factor is upper triangular
+        upper = np.linalg.cholesky(turned)[::-1, ::-1]
     except np.linalg.LinAlgError:
         raise InputError("second moments are not positive definite", where=f"a matrix of shape {hessian.shape}", expected="more calibration tokens, or more damping") from None
-    upper = lower[::-1, ::-1]
     root = np.diagonal(upper)
-    return Factor(order, (upper / root).astype(np.float32), np.square(root))
+    return Factor(order, np.ascontiguousarray(upper / root, dtype=np.float32), np.square(root))
 
 
 def gptq(weight: np.ndarray, made: Factor, steps: tuple[np.ndarray, np.ndarray], *, penalty: float = 0.0, rates: Rates | None = None,

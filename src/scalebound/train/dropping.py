@@ -25,6 +25,7 @@ from scalebound.core.errors import InputError, UsageError
 from scalebound.core.progress import Progress, silent
 from scalebound.data.stream import Stream
 from scalebound.train.calibration import Calibration
+from scalebound.train.curvature import sampled_labels
 from scalebound.train.posttraining import SEQUENCES, calibration_inputs
 from scalebound.train.trials import Method, Trials, Variant, check_search
 
@@ -153,7 +154,7 @@ def block_damages(module: nn.Module, blocks: list[str], tokens_ST: np.ndarray, r
             with torch.enable_grad():
                 logits = module(torch.from_numpy(tokens_ST[start : start + batch].astype(np.int64)), use_cache=False).logits
             probability = logits.detach().float().softmax(-1).flatten(0, -2)
-            labels = torch.multinomial(probability, 1, generator=rng)
+            labels = sampled_labels(probability, rng)
             gradient = probability.scatter_add_(1, labels, torch.full_like(labels, -1, dtype=torch.float32)).view_as(logits).to(logits.dtype)
             logits.backward(gradient)
     finally:

@@ -27,7 +27,7 @@ from scalebound.compress.rates import Rates, estimated_bits
 from scalebound.core.errors import UsageError
 from scalebound.core.progress import Progress, silent
 from scalebound.data.stream import Stream
-from scalebound.train.posttraining import PENALTY, SCALE_BITS, SEQUENCES, Rounding, calibration_inputs, level_at
+from scalebound.train.posttraining import PENALTY, SCALE_BITS, SEQUENCES, Rounding, calibration_inputs
 from scalebound.train.trials import Method, Trials, Variant, check_search
 
 FACTORS = tuple(2.0 ** (k / 2) for k in (-2, -1, 0, 1, 2))  # of the common level, finest first
@@ -71,7 +71,7 @@ def matrix_levels(config: dict[str, Any], tensors: dict[str, np.ndarray], stream
     """
     check_search(method, generations, ("evolution", "additive"))
     rounding = _rounding(config, tensors, stream, penalty, (None, 0.0), sequences, start, seed, threads)
-    level = level_at(rounding.pilot(bits), bits)
+    level = rounding.pilot(bits).next_level(bits * sum(data.size for data in rounding.arrays.values() if data.dtype.kind == "f"))
     units = _Units(rounding)
     rates = [Rates() for _ in FACTORS]
     sizes: list[list[float]] = []
@@ -127,7 +127,7 @@ def sparsity_levels(config: dict[str, Any], tensors: dict[str, np.ndarray], stre
     if prune not in ("magnitude", "wanda", "sparsegpt") or not 0 < sparsity < 1:
         raise UsageError(f"prune = {prune}, sparsity = {sparsity}", expected="magnitude, wanda or sparsegpt with a share between 0 and 1")
     rounding = _rounding(config, tensors, stream, penalty, (prune, sparsity), sequences, start, seed, threads)
-    level = level_at(rounding.pilot(bits), bits)
+    level = rounding.pilot(bits).next_level(bits * sum(data.size for data in rounding.arrays.values() if data.dtype.kind == "f"))
     units, step = _Units(rounding), min(sparsity, 1 - sparsity) / 5
     shares = [sparsity + k * step for k in SHARE_STEPS]
     rates, dense = [Rates() for _ in shares], Rates()
