@@ -105,7 +105,7 @@ def test_levels_for_every_matrix(made, method):
     assert again == found and found.loss_full < found.loss_common
     assert set(found.factors) == {name for name in tensors if tensors[name].ndim == 2} and set(found.factors.values()) <= set(FACTORS)
     if method == "evolution":
-        assert found.loss_chosen <= found.loss_common, "the parent competes on all of the text"
+        assert found.divergence_chosen <= found.divergence_common, "the parent competes on all of the text"
     one = {"model.layers.0.mlp.down_proj.weight": 0.25}
     finer, plain = (quantize_calibrated(config, tensors, path, bits=2.5, factors=factors, sequences=16).model.tensors for factors in (one, None))
     size = {key: [float(np.abs(model[f"model.layers.0.mlp.{key}_proj.weight"].integers).mean()) for model in (finer, plain)] for key in ("down", "up")}
@@ -171,7 +171,7 @@ def test_curvature_against_gradients_of_each_label(made):
     name = "model.layers.0.mlp.down_proj"
     part = dict(net.named_modules())[name]
     tokens = np.array([[255, 100, 101]])
-    drawn = curvature(net, {name: part}, np.repeat(tokens, 6000, axis=0), torch.Generator().manual_seed(0))
+    drawn = curvature(net, {name: part}, np.repeat(tokens, 20_000, axis=0), torch.Generator().manual_seed(0))
     kept = []
     handle = part.register_forward_hook(lambda _, inputs, output: kept.append(output.requires_grad_()) or output)
     embedded = net.get_input_embeddings().register_forward_hook(lambda _, inputs, output: output.requires_grad_())

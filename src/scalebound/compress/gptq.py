@@ -137,11 +137,10 @@ def gptq(weight: np.ndarray, made: Factor, steps: tuple[np.ndarray, np.ndarray],
     for start in range(0, cols, BLOCK):
         stop = min(start + BLOCK, cols)
         targets = columns[start:stop] + upper[:start, start:stop].T @ errors[:start]
+        kept_here = None if kept is None else kept[start:stop]
         if sparsity:
-            kept_here: np.ndarray | None = _worth(targets, columns[stop:], made.diagonal[start:], int(sparsity * weight.size) - zeros)
+            kept_here = _worth(targets, columns[stop:], made.diagonal[start:], int(sparsity * weight.size) - zeros)
             zeros += int(np.count_nonzero(~kept_here))
-        else:
-            kept_here = None if kept is None else kept[start:stop]
         for first in range(start, stop, PART):
             last = min(first + PART, stop)
             part = targets[first - start : last - start]

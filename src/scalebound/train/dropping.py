@@ -34,13 +34,15 @@ AT_ONCE = 2048  # tokens of one backward pass
 
 @dataclass(frozen=True)
 class DroppedBlocks:
-    """``dropped``: names of the modules. Losses are those of the calibration text in full precision, in nats per token; ``loss_start``: of the fisher choice."""
+    """``dropped``: names of the modules. Losses and divergences (from the whole model) are those of the calibration text in full precision, in nats per token; ``start``: of the fisher choice."""
 
     dropped: tuple[str, ...]
     share: float
     loss_full: float
     loss_start: float
     loss_chosen: float
+    divergence_start: float
+    divergence_chosen: float
     evaluations: int
 
 
@@ -89,7 +91,7 @@ def drop_blocks(config: dict[str, Any], tensors: dict[str, np.ndarray], stream: 
     base, loss_start = trials.loss(np.zeros(len(blocks), dtype=int)), trials.loss(first)
     chosen, evaluations = trials.choose(method, sizes, first, budget, seed=seed, generations=generations, progress=progress, predicted=predicted)
     dropped = tuple(block for block, level in zip(blocks, chosen, strict=True) if level)
-    return DroppedBlocks(dropped, float(size[chosen == 1].sum() / size.sum()), base, loss_start, trials.loss(chosen), evaluations)
+    return DroppedBlocks(dropped, float(size[chosen == 1].sum() / size.sum()), base, loss_start, trials.loss(chosen), trials.divergence(first), trials.divergence(chosen), evaluations)
 
 
 def without_blocks(tensors: dict[str, np.ndarray], dropped: tuple[str, ...]) -> dict[str, np.ndarray]:

@@ -1,8 +1,8 @@
-"""Levels for every matrix found by trying: evolution on the loss of calibration text, or dynamic programming on what each matrix costs alone.
+"""Levels for every matrix found by trying: evolution on the divergence from the full model, or dynamic programming on what each matrix causes alone.
 
 Water-filling gives all matrices one level, which is best where the damage is what second moments and Fisher information say, and where
 damages add up. This module does not assume either. :func:`matrix_levels`: every matrix is rounded at five levels around that one, half an octave apart,
-their bits taken from their integers, and a choice is judged by the loss of the network that computes with it (:mod:`~scalebound.train.trials`). The result is a
+their bits taken from their integers, and a choice is judged by how far it moves the predictions of the network that computes with it (:mod:`~scalebound.train.trials`). The result is a
 factor on the level of each matrix. :func:`sparsity_levels`: every matrix is pruned of five shares around a common one, and the result is a share for each.
 With either :func:`~scalebound.train.posttraining.quantize_calibrated` writes the file, of the length asked for.
 
@@ -37,12 +37,14 @@ MIDDLE = 2
 
 @dataclass(frozen=True)
 class MatrixLevels:
-    """``factors``: by tensor name, on the level of the group it is rounded with. Losses are those of the calibration text, in nats per token."""
+    """``factors``: by tensor name, on the level of the group it is rounded with. Losses and divergences (from the full model) are those of the calibration text, in nats per token."""
 
     factors: dict[str, float]
     loss_full: float
     loss_common: float
     loss_chosen: float
+    divergence_common: float
+    divergence_chosen: float
     evaluations: int
 
 
@@ -55,7 +57,7 @@ def matrix_levels(config: dict[str, Any], tensors: dict[str, np.ndarray], stream
     config, tensors, stream, bits, penalty, sequences, start, seed, threads
         As for :func:`~scalebound.train.posttraining.quantize_calibrated`.
     method
-        ``evolution``: by the loss of whole choices. ``additive``: by what each matrix alone at each level adds to the loss.
+        ``evolution``: by the divergence of whole choices. ``additive``: by what each matrix alone at each level causes.
     generations
         Of 16 children each.
 
@@ -87,17 +89,19 @@ def matrix_levels(config: dict[str, Any], tensors: dict[str, np.ndarray], stream
     base, loss_common = trials.loss([None] * len(common)), trials.loss(common)
     chosen, evaluations = trials.choose(method, taken, common, float(taken[:, MIDDLE].sum()), seed=seed, generations=generations, progress=progress)
     factors = {name: FACTORS[k] for names, k in zip(units.names, chosen, strict=True) for name in names}
-    return MatrixLevels(factors, base, loss_common, trials.loss(chosen), evaluations)
+    return MatrixLevels(factors, base, loss_common, trials.loss(chosen), trials.divergence(common), trials.divergence(chosen), evaluations)
 
 
 @dataclass(frozen=True)
 class SparsityLevels:
-    """``shares``: of zeros, by tensor name, in the group it is rounded with. Losses are those of the calibration text, in nats per token, with a rounded embedding."""
+    """``shares``: of zeros, by tensor name, in the group it is rounded with. Losses and divergences are those of the calibration text, in nats per token, with a rounded embedding."""
 
     shares: dict[str, float]
     loss_full: float
     loss_common: float
     loss_chosen: float
+    divergence_common: float
+    divergence_chosen: float
     evaluations: int
 
 
@@ -151,7 +155,7 @@ def sparsity_levels(config: dict[str, Any], tensors: dict[str, np.ndarray], stre
     base, loss_common = trials.loss([None] * len(common)), trials.loss(common)
     chosen, evaluations = trials.choose(method, taken, common, float(taken[:, MIDDLE].sum()), seed=seed, generations=generations, progress=progress, predicted=np.array(predicted))
     found = {name: shares[k] for names, k in zip(units.names, chosen, strict=True) for name in names}
-    return SparsityLevels(found, base, loss_common, trials.loss(chosen), evaluations)
+    return SparsityLevels(found, base, loss_common, trials.loss(chosen), trials.divergence(common), trials.divergence(chosen), evaluations)
 
 
 def _rounding(config: dict, tensors: dict, stream: str | os.PathLike, penalty: float, pruning: tuple[Pruning | None, float], sequences: int, start: int, seed: int, threads: int) -> Rounding:
