@@ -49,11 +49,15 @@ def classes_of(mean_magnitude: np.ndarray | float) -> np.ndarray:
 
 
 def estimated_bits(integers: np.ndarray) -> float:
-    """About what the integers of a matrix take in a package: the entropy of their columns pooled by class. (rows, cols)
+    """About what the integers of a matrix take in a package: the entropy of its columns, or of its rows, pooled by class. (rows, cols)
 
     >>> estimated_bits(np.array([[1, 0], [-1, 0]]))
     2.0
     """
+    return min(_pooled_bits(integers), _pooled_bits(integers.T))
+
+
+def _pooled_bits(integers: np.ndarray) -> float:
     counts = _histograms(classes_of(np.abs(integers).mean(axis=0)), integers).astype(np.float64)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     logs = np.log2(share, out=np.zeros_like(share), where=share > 0)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-FILE_RATIO = 1.0  # of a file's bits to those estimated by :mod:`scalebound.compress.rates`, before there is a file
+FILE_RATIO = 1.01  # of a file's bits to those estimated by :mod:`scalebound.compress.rates`, before there is a file
 TRUST = 0.05  # of all expected bits: so much agreement between matrices and expectations is taken for granted
 FARTHEST = 2.0**0.25  # a pass's levels are at most so far from its first
 GENTLEST = 0.05  # bits a weight and octave: flatter curves are not believed
