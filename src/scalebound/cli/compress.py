@@ -71,8 +71,8 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
     steps
         Of --finetune, 2 sequences each. Default: as many as see 0.3 of the run's tokens, at most 6000.
     price
-        Of --finetune: nats of loss given for a nat of code per token. Default 8, about what it costs in the product bound; with --reference
-        log(1/alpha)/0.6. The first step pays twice as much, the last this.
+        Of --finetune: nats of loss given for a nat of code per token. Default: what it costs in the product bound of the model as it is, 7 to
+        10 at 20 tokens a parameter; with --reference log(1/alpha)/0.6. The first step pays twice as much, the last this.
     reference
         Of --finetune: losses of a reference on the run's tokens (a stats file with reference_nll or nll). The anchored bound itself is
         then minimised, which suits a certificate relative to that reference.
