@@ -29,7 +29,7 @@ def matrices(count=60, bias=1.06, seed=0):
     sizes = {f"w{k}": int(size) for k, size in enumerate(rng.integers(1_000, 50_000, count))}
     expected = {name: [size * (bits - np.log2(level)) for level in LEVELS] for (name, size), bits in zip(sizes.items(), rng.uniform(2.5, 4.0, count), strict=True)}
     truth = {name: bias * (1 + 0.02 * rng.normal()) for name in sizes}
-    return Budget(LEVELS, expected, sizes, rest=5_000.0), truth
+    return Budget(LEVELS, expected, sizes, rest=5_000.0, ratio=1.0), truth
 
 
 def run(budget, truth, wanted, name_of_last=None):
