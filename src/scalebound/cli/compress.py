@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -19,7 +19,8 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
              allocation: Literal["fisher", "uniform", "evolution"] | None = None, rate_penalty: float | None = None, sequences: int | None = None,
              prune: Literal["magnitude", "wanda", "sparsegpt", "kept"] | None = None, sparsity: float | None = None, drop: float | None = None,
              finetune: Annotated[bool, Parameter(negative=())] = False, steps: int | None = None, price: float | None = None,
-             reference: Path | None = None, alpha: float | None = None, seed: int = 0, base: Path | None = None,
+             reference: Path | None = None, alpha: float | None = None, teacher: Path | None = None, teacher_share: float | None = None,
+             divergence: Literal["forward", "balanced"] | None = None, seed: int = 0, base: Path | None = None,
              keep_codes: Annotated[bool, Parameter(negative=())] = False, stream: Path | None = None, tokens: int | None = None,
              frontier: Annotated[bool, Parameter(negative=())] = False) -> Result:  # fmt: skip
     """Write a model as a package: one small file that decodes to exactly the weights it was rounded to.
@@ -68,6 +69,12 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
         then minimised, which suits a certificate relative to that reference.
     alpha
         Of --reference: the share mixed in that training assumes. Default 0.2.
+    teacher
+        Of --finetune: a model of the same vocabulary whose distributions are learned beside the text, the larger the better; MODEL itself is one.
+    teacher_share
+        Of --teacher: the share of the loss it takes. Default 0.5.
+    divergence
+        Of --teacher. forward: from the teacher's distribution to the model's. balanced: both ways, weighted by which is surer. Default forward.
     seed
         Of --finetune: the order of its sequences. Of gptq: the labels its Fisher information draws.
     base
@@ -92,6 +99,8 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
 
     scalebound compress runs/ladder/59760 --finetune --stream runs/ladder/streams/train.json --out small.sbz
 
+    scalebound compress runs/ladder/38048 --finetune --teacher runs/ladder/148928 --stream runs/ladder/streams/train.json --out taught.sbz
+
     scalebound compress model-Q4_K_M.gguf --keep-codes --out model.sbz
 
     scalebound compress runs/ladder/38048 --frontier --stream runs/ladder/streams/train.json --out frontier
@@ -108,11 +117,11 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
     from scalebound.core.io import sha256_file
 
     if keep_codes:
-        if (bits, step, allocation, rate_penalty, sequences, prune, sparsity, steps, price, reference, alpha, base, stream, tokens) != (None,) * 14 or finetune or frontier or seed or quantizer != "rtn":
+        if (bits, step, allocation, rate_penalty, sequences, prune, sparsity, drop, steps, price, reference, alpha, teacher, teacher_share, divergence, base, stream, tokens) != (None,) * 18 or finetune or frontier or seed or quantizer != "rtn":
             raise UsageError("--keep-codes was given with another setting", expected="--keep-codes --out alone: no weight changes, so nothing is chosen or measured")
         return _kept(model, out)
     if frontier:
-        if stream is None or finetune or quantizer != "rtn" or (allocation, rate_penalty, prune, sparsity, drop, steps, price) != (None,) * 7:
+        if stream is None or finetune or quantizer != "rtn" or (allocation, rate_penalty, prune, sparsity, drop, steps, price, teacher) != (None,) * 8:
             raise UsageError("--frontier takes --stream, --step, --bits, --sequences, --tokens and --seed", expected="the stream the model was trained on, and no other setting")
         require_extra("torch")
         from scalebound.cli.compress_frontier import frontier as sweep
@@ -129,8 +138,10 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
         raise UsageError("--finetune needs --stream", expected="the stream the model was trained on")
     if calibrated and (bits is None or stream is None):
         raise UsageError("--quantizer gptq needs --bits and --stream", expected="bits per parameter of the file, and text to calibrate on")
-    if not finetune and (steps is not None or price is not None or reference is not None or alpha is not None or (seed and not calibrated)):
-        raise UsageError("--steps, --price, --reference, --alpha and --seed belong to --finetune", hint="add --finetune")
+    if not finetune and ((steps, price, reference, alpha, teacher) != (None,) * 5 or (seed and not calibrated)):
+        raise UsageError("--steps, --price, --reference, --alpha, --teacher and --seed belong to --finetune", hint="add --finetune")
+    if teacher is None and (teacher_share, divergence) != (None, None):
+        raise UsageError("--teacher-share and --divergence belong to --teacher", hint="add --teacher MODEL")
     if alpha is not None and reference is None:
         raise UsageError("--alpha was given without --reference", hint="add --reference STATS")
     if not calibrated and (allocation, rate_penalty, sequences, prune, drop) != (None,) * 5:
@@ -173,7 +184,7 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
         for name, setting in settings:
             path = out if len(settings) == 1 else out.with_name(f"{out.stem}-{name}{out.suffix}")
             if finetune and stream is not None:
-                quantized, setting = _finetune(model, stream, out, steps, price, seed, reference, alpha)
+                quantized, setting = _finetune(model, stream, out, steps, price, seed, reference, alpha, {"teacher": teacher, "teacher_share": teacher_share, "divergence": divergence})
             elif calibrated and opened is not None:
                 start = max(0, min(tokens, len(Stream(opened)) - held))
                 options = {"bits": setting["bits"], "allocation": allocation or "fisher", "penalty": rate_penalty, "prune": prune, "sparsity": 0.0 if prune in (None, "kept") else 0.5 if sparsity is None else sparsity, "drop": drop, "sequences": sequences or SEQUENCES, "start": start, "seed": seed}
@@ -291,7 +302,7 @@ def _relative(model: Path, base: Path, out: Path, steps: tuple[float, ...]) -> R
     return Result(record, [table(["delta", "numbers", "bytes", "code bits", "bits a number"], rows), f"Wrote {out}. Next: scalebound export {out} --base {base} --out FOLDER, and measure that."])
 
 
-def _finetune(model: Path, stream: Path, out: Path, steps: int | None, price: float | None, seed: int, reference: Path | None, alpha: float | None) -> tuple[QuantizedModel, dict]:
+def _finetune(model: Path, stream: Path, out: Path, steps: int | None, price: float | None, seed: int, reference: Path | None, alpha: float | None, taught: dict[str, Any]) -> tuple[QuantizedModel, dict]:
     """The trained rounding, and what the record says of it."""
     from scalebound.core.errors import InputError
     from scalebound.core.stats import Stats
@@ -304,7 +315,7 @@ def _finetune(model: Path, stream: Path, out: Path, steps: int | None, price: fl
         raise InputError("is not a stream", where=str(stream), expected="the .json of the stream the model was trained on")
     with progress_bar("train the rounding", "steps") as progress:
         opened = None if reference is None else Stats.load(reference)
-        done = finetune(model, stream, steps=steps, price=price, reference=opened, alpha=ALPHA if alpha is None else alpha, seed=seed, threads=cores(), state=out.with_name(out.name + ".state"), progress=progress)
+        done = finetune(model, stream, steps=steps, price=price, reference=opened, alpha=ALPHA if alpha is None else alpha, **{key: value for key, value in taught.items() if value is not None}, seed=seed, threads=cores(), state=out.with_name(out.name + ".state"), progress=progress)
     return done.model, {"finetune": done.record()}
 
 
