@@ -37,6 +37,7 @@ from scalebound.train import RunInfo
 
 finetune = importlib.import_module("scalebound.train.finetune")  # the package's attribute of this name is the function
 OUT = Path(__file__).parent / "further.json"
+PRICE = 8.0
 STEPS = 1780  # of a trial that costs what the control costs a step
 ALPHAS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5)
 DELTA = 0.01
@@ -69,10 +70,8 @@ class Estimate:
         self.judged = self.work.sequences[generator(seed, "finetune judged").permutation(len(self.work.sequences))[: finetune.JUDGED_SEQUENCES]]
         self.full = self.losses(self.tensors).mean()
 
-    @torch.no_grad()
     def losses(self, tensors: dict[str, torch.Tensor]) -> np.ndarray:
-        parts = [self.work._tokens(self.judged[k : k + 16]) for k in range(0, len(self.judged), 16)]
-        return torch.cat([finetune._cross_entropy(self.work._logits(tensors, inputs), targets).flatten() for inputs, targets in parts]).double().numpy()
+        return self.work._losses(tensors, self.judged).double().numpy()
 
     def row(self, model: QuantizedModel, params: int) -> dict[str, Any]:
         package, parts = encode_with_breakdown(model)
@@ -86,7 +85,7 @@ class Estimate:
 def one(demo: Path, rung: str, name: str, seed: int, steps: int) -> dict[str, Any]:
     what, share, settings, latent = TRIALS[name]
     run, stream = demo / "rungs" / rung / "run", demo / "streams" / "train.json"
-    given = dict(settings)
+    given = {"price": PRICE} | settings
     if "teacher" in given:
         given["teacher"] = run if given["teacher"] == "self" else demo / "rungs" / given["teacher"] / "run"
     usual = finetune.Latent
@@ -117,6 +116,7 @@ def main() -> None:
             print(f"{name:24s} seed {seed}: {row['added_loss']:+.4f} {row['bits']:.4f} product {row['product']:.4f}  {row['steps']} steps {row['seconds']} s  {row['bytes']}", flush=True)
             kept = json.loads(asked.out.read_text())["rows"] if asked.out.exists() else []
             rows = [other for other in kept if any(other[key] != row[key] for key in ("trial", "seed", "rung"))] + [row]
+            rows.sort(key=lambda other: (other["rung"], list(TRIALS).index(other["trial"]), other["seed"]))
             asked.out.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
 
 
