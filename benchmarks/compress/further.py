@@ -50,9 +50,7 @@ TRIALS: dict[str, tuple[str, float, dict[str, Any], Callable | None]] = {
     "larger-forward-0.25": ("the rung of 148,928 teaches a quarter of the loss, forward", 0.72, {"teacher": "148928", "teacher_share": 0.25}, None),
     "larger-forward-0.5": ("half", 0.72, {"teacher": "148928"}, None),
     "larger-forward-0.9": ("nine tenths", 0.72, {"teacher": "148928", "teacher_share": 0.9}, None),
-    "larger-balanced-0.25": ("balanced, a quarter", 0.72, {"teacher": "148928", "teacher_share": 0.25, "divergence": "balanced"}, None),
     "larger-balanced-0.5": ("balanced, half", 0.72, {"teacher": "148928", "divergence": "balanced"}, None),
-    "larger-balanced-0.9": ("balanced, nine tenths", 0.72, {"teacher": "148928", "teacher_share": 0.9, "divergence": "balanced"}, None),
     "larger-forward-0.5-longer": ("half, forward, at the control's steps", 1.0, {"teacher": "148928"}, None),
 } | structures.TRIALS  # fmt: skip
 

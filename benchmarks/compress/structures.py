@@ -135,15 +135,14 @@ class Composed(Latent):
         return Made(config, super().quantized(config).tensors, self.terms)
 
 
-def shared(tensors: dict[str, Tensor], start: str) -> Composed:
-    """A matrix of all layers plus one of each layer, to begin with 0 and the layer's own, or the layers' mean and what is left."""
+def shared(tensors: dict[str, Tensor]) -> Composed:
+    """A matrix of all layers plus one of each layer, which begin as a tenth of the layers' mean and what is left."""
     parts, terms, layers = dict(tensors), {name: [(name,)] for name in tensors}, defaultdict(list)
     for name in tensors:
         if found := MATRIX.fullmatch(name):
             layers[found[2]].append(name)
     for part, names in layers.items():
-        common = sum(tensors[name] for name in names) / len(names)
-        parts[f"shared.{part}.weight"] = common if start == "mean" else 0.1 * common
+        parts[f"shared.{part}.weight"] = 0.1 * torch.stack([tensors[name] for name in names]).mean(0)
         for name in names:
             parts[name] = tensors[name] - parts[f"shared.{part}.weight"]
             terms[name].append((f"shared.{part}.weight",))
@@ -178,8 +177,7 @@ TRIALS: dict[str, tuple[str, float, dict[str, Any], Any]] = {
     "one-step-linear": ("one step a linear map, the embedding one a row", 1.0, {}, partial(OneStep, embeddings=False)),
     "groups-0.5": ("half of the bits' slope that of whole neurons and heads", 0.95, {}, partial(Groups, share=0.5)),
     "groups-1": ("all of it", 0.95, {}, partial(Groups, share=1.0)),
-    "shared-zero": ("a matrix of both layers and one of each, from a tenth of the mean", 0.85, {}, partial(shared, start="zero")),
-    "shared-mean": ("the same from the mean", 0.85, {}, partial(shared, start="mean")),
-    "low-rank-plus-4": ("a product of rank 4 and a matrix", 0.85, {}, partial(low_rank, rank=4, rest=True)),
+    "shared": ("a matrix of both layers and one of each, from a tenth of the mean", 1.0, {}, shared),
+    "low-rank-plus-4": ("a product of rank 4 and a matrix", 0.95, {}, partial(low_rank, rank=4, rest=True)),
     "low-rank-16": ("feed-forward maps of rank 16", 0.95, {}, partial(low_rank, rank=16, rest=False, only="mlp")),
 }  # fmt: skip
