@@ -82,7 +82,7 @@ def encode_with_breakdown(model: QuantizedModel) -> tuple[bytes, Breakdown]:
     package = body + zlib.crc32(body).to_bytes(4, "little")
 
     header_bytes = len(package) - len(raw_bytes) - len(words) - len(meta) + min(len(meta), len(deflate(header, [])))
-    parts = {family_of(name) for name in model.parts}
+    parts = {family_of(name, tensor) for name, tensor in coded.items() if name in model.parts}
     single = sum(len(_raw_bytes(tensor)) for name, tensor in model.tensors.items() if name in model.parts or has_one_scale(tensor))
     scale_bytes = min(len(words), round((plan.bits("scales") + sum(plan.bits(kind) for kind in parts)) / 8))
     class_bytes = min(len(words) - scale_bytes, round(plan.bits("classes") / 8))

@@ -54,8 +54,10 @@ class Plan:
 Memo = dict[tuple[str, int], "tuple[Choice | None, list[Message]]"]
 
 
-def family_of(name: str) -> str:
-    """Which matrices draw on one list of tables: those of the model, and of its parts those that play one part (the end of their names)."""
+def family_of(name: str, tensor: Coded | Grouped) -> str:
+    """Which matrices draw on one list of tables: numbers into one codebook; of the others those of the model, and of its parts those that play one part (the end of their names)."""
+    if isinstance(tensor, Grouped) and tensor.steps[0].kind == "book":
+        return f"matrix {tensor.steps[0].part}"
     return f"matrix {name.rpartition('.')[2] if name.startswith(PART) else ''}"
 
 
@@ -76,7 +78,7 @@ def find_plan(coded: dict[str, Coded | Grouped], shift: int, meta_bits: Callable
     families: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
     for name, tensor in coded.items():
         if len(tensor.shape) >= 2:
-            families[family_of(name)][name] = tensor.matrix
+            families[family_of(name, tensor)][name] = tensor.matrix
     choices = {name: Choice("", np.zeros(1, dtype=np.int32)) for matrices in families.values() for name in matrices}
     memo: Memo = {}
     best = _plan(coded, choices, shift, memo)
@@ -105,10 +107,10 @@ def _plan(coded: dict[str, Coded | Grouped], choices: dict[str, Choice], shift: 
         choice = choices.get(name)
         key = name, id(choice)
         if key not in memo:
-            memo[key] = choice, _messages(tensor, choice, family_of(name), shift)
+            memo[key] = choice, _messages(tensor, choice, family_of(name, tensor), shift)
         messages += memo[key][1]
     # tables are numbered kind by kind: those of matrices first
-    kinds = [*sorted({family_of(name) for name in choices}), "scales", "classes", "vector"]
+    kinds = [*sorted({family_of(name, coded[name]) for name in choices}), "scales", "classes", "vector"]
     counts = {kind: 1 + max((message.number for message in messages if message.kind == kind), default=-1) for kind in kinds}
     first = dict(zip(kinds, itertools.accumulate(counts.values(), initial=0), strict=False))
     codes: dict[str, Code] = {}
@@ -119,7 +121,7 @@ def _plan(coded: dict[str, Coded | Grouped], choices: dict[str, Choice], shift: 
         if isinstance(tensor, Coded) and tensor.col_scales is not None:
             code["col_scales"] = first["scales"]
         if choice := choices.get(name):
-            code["table"] = first[family_of(name)] + (0 if choice.axis else int(choice.classes[0]))
+            code["table"] = first[family_of(name, tensor)] + (0 if choice.axis else int(choice.classes[0]))
             if choice.axis:
                 code["row_classes" if choice.axis == "rows" else "col_classes"] = first["classes"]
         codes[name] = Code(**code)  # type: ignore
