@@ -21,7 +21,7 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
              finetune: Annotated[bool, Parameter(negative=())] = False, steps: int | None = None, price: float | None = None,
              reference: Path | None = None, alpha: float | None = None, seed: int = 0, base: Path | None = None,
              keep_codes: Annotated[bool, Parameter(negative=())] = False, stream: Path | None = None, tokens: int | None = None,
-             frontier: Annotated[bool, Parameter(negative=())] = False) -> Result:  # fmt: skip
+             frontier: Annotated[bool, Parameter(negative=())] = False, beside: Annotated[tuple[str, ...], Parameter(consume_multiple=False)] = ()) -> Result:  # fmt: skip
     """Write a model as a package: one small file that decodes to exactly the weights it was rounded to.
 
     The file's size is the code length of a certificate. --step divides every row by a multiple of its root mean square and rounds it, and
@@ -83,6 +83,9 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
     frontier
         Write packages of many lengths to the folder --out, each with the certificate of --stream, and the figure of loss and bound against
         size. Lengths: --step for plain rounding, --bits for calibrated, or both; --tokens limits the window.
+    beside
+        Of --frontier: NAME=FILE.sbz, a package made in another way (--finetune, or --keep-codes of what another program quantized), scored,
+        certified and marked under that name. Repeatable.
 
     Examples
     --------
@@ -94,7 +97,7 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
 
     scalebound compress model-Q4_K_M.gguf --keep-codes --out model.sbz
 
-    scalebound compress runs/ladder/38048 --frontier --stream runs/ladder/streams/train.json --out frontier
+    scalebound compress runs/ladder/38048 --frontier --stream runs/ladder/streams/train.json --beside nf4=nf4.sbz --out frontier
 
     next: scalebound measure small.sbz STREAM --out small.safetensors, then scalebound certify small.safetensors --package small.sbz
     """
@@ -108,17 +111,19 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
     from scalebound.core.io import sha256_file
 
     if keep_codes:
-        if (bits, step, allocation, rate_penalty, sequences, prune, sparsity, steps, price, reference, alpha, base, stream, tokens) != (None,) * 14 or finetune or frontier or seed or quantizer != "rtn":
+        if (bits, step, allocation, rate_penalty, sequences, prune, sparsity, steps, price, reference, alpha, base, stream, tokens) != (None,) * 14 or finetune or frontier or beside or seed or quantizer != "rtn":
             raise UsageError("--keep-codes was given with another setting", expected="--keep-codes --out alone: no weight changes, so nothing is chosen or measured")
         return _kept(model, out)
     if frontier:
         if stream is None or finetune or quantizer != "rtn" or (allocation, rate_penalty, prune, sparsity, drop, steps, price) != (None,) * 7:
-            raise UsageError("--frontier takes --stream, --step, --bits, --sequences, --tokens and --seed", expected="the stream the model was trained on, and no other setting")
+            raise UsageError("--frontier takes --stream, --step, --bits, --beside, --sequences, --tokens and --seed", expected="the stream the model was trained on, and no other setting")
         require_extra("torch")
         from scalebound.cli.compress_frontier import frontier as sweep
 
         lists = [None if text is None else parse_numbers(text, flag) for text, flag in ((step, "--step"), (bits, "--bits"))]
-        return sweep(model, stream, out, steps=lists[0], bits=lists[1], sequences=sequences or 32, tokens=tokens, seed=seed)
+        return sweep(model, stream, out, steps=lists[0], bits=lists[1], beside=beside, sequences=sequences or 32, tokens=tokens, seed=seed)
+    if beside:
+        raise UsageError("--beside belongs to --frontier", hint="add --frontier")
     tokens = 100_000 if tokens is None else tokens
     calibrated = quantizer == "gptq"
     if bits is not None and step is not None:
