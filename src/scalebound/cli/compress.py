@@ -74,8 +74,8 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
         Write only how the model differs from this one: low-rank factors or the vector of a subspace where `train --from --adapter` trained
         those, else the differences of all weights. --step is then of these numbers.
     keep_codes
-        Of a model that is quantized already (.gguf, or a folder of GPTQ, AWQ or bitsandbytes): change no weight, and code its own integers and
-        scales. Takes no other setting.
+        Of a model that is quantized already (.gguf, or a folder of GPTQ, AWQ, bitsandbytes, compressed-tensors or float8): change no weight,
+        and code its own integers and scales, and what it left in 16 bits. Takes no other setting.
     stream
         A stream or text to measure the loss on, before and after, and to calibrate or train on.
     tokens

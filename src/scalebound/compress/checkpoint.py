@@ -1,6 +1,6 @@
 """Reading a model as numpy arrays: ``config.json`` and safetensors files, whatever precision they hold.
 
-A run folder stands for its newest checkpoint; weights that GPTQ, AWQ or bitsandbytes quantized are dequantized. Folders and packages need neither torch nor transformers; ``.gguf`` files need both.
+A run folder stands for its newest checkpoint; weights that another program quantized are dequantized. Folders and packages need neither torch nor transformers; ``.gguf`` files need both.
 """
 
 from __future__ import annotations
