@@ -1,4 +1,4 @@
-"""Render the tables of the README and of the gallery's page on compression from the JSON that benchmarks and the demo wrote; ``--check`` only says whether they match.
+"""Render tables of the README and of pages in docs from the JSON that benchmarks and the demo wrote; ``--check`` only says whether they match.
 
     python benchmarks/readme.py
 """
@@ -160,12 +160,23 @@ def trained(results: dict) -> str:
     return markdown(["parameters", "objective", "price", "steps (passes)", "time", "bits per parameter", "added loss", "product", "of the paper's", "anchored", "of the paper's"], rows)
 
 
+def price(record: dict) -> str:
+    """How far deployable anchored bounds are above the loss, by what was spent on the anchor."""
+    rows = []
+    for row in record["rows"]:
+        terms = [f"{row['terms'][name]:+.3f}" for name in ("quantization", "smoothing", "complexity", "variance")]
+        rows.append([f"{row['data_share']:.1%}", f"{row['compute_share']:.1%}", f"{row['anchor_params']:,}", f"{row['anchor_loss']:.3f}", f"{row['bits_per_parameter']:.2f}", *terms,
+                     f"{row['bound']:.3f}", f"**{row['distance']:+.3f}**", f"{row['anchor_bound'] - row['loss']:+.3f}"])  # fmt: skip
+    return markdown(["data", "compute", "anchor's parameters", "its loss", "bits per parameter", "quantization", "smoothing", "complexity", "variance", "bound", "bound minus loss", "anchor alone"], rows)
+
+
 PAGES = {
     "README.md": {
         "compression": ("compress/results.json", compression), "train": ("train/results.json", train), "measure": ("measure/results.json", measure), "scaling": ("scaling/results.json", scaling),
         "ladder": ("demo/demo.json", ladder), "bounds": ("demo/demo.json", bounds), "forecasts": ("demo/demo.json", forecasts),
     },
     "docs/training.md": {"blind": ("train/blind.json", blind)},
+    "docs/gallery/certify.md": {"price": ("certify/price.json", price)},
     "docs/gallery/compression.md": {"peers": ("compress/peers.json", peers), "sparsity": ("compress/sparsity.json", sparsity), "structure": ("compress/structure.json", structure), "formats": ("compress/formats.json", formats), "trained": ("compress/trained.json", trained)},
 }  # fmt: skip
 

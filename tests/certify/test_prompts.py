@@ -48,7 +48,6 @@ def test_choice_search_and_refusals():
     found = certify_prompts(["a", "b", "c"], losses, [5.0, 20.0, 90.0])
     assert found.prompts[found.best].prompt == "b" and found.value > losses[1].mean()
     assert found.prompts[1].uniform_bound < found.prompts[1].bound  # a list of three is shorter than a language model's code
-    assert certify_prompts(["a"], rng.random((1, 300)), [8.0]).value < 0.75  # losses between 0 and 1
     fit = rng.random((64, 100)) < 0.5  # searching noise: the bound stays above the truth
     table = {"".join(c): (fit[k], 8.0 * len(c)) for k, c in enumerate(np.ndindex(4, 4, 4)) for c in [tuple("wxyz"[i] for i in c)]}
     table |= {"".join(c): (rng.random(100) < 0.5, 8.0 * len(c)) for n in (0, 1, 2) for c in ([tuple("wxyz"[i] for i in t) for t in np.ndindex(*[4] * n)])}
@@ -60,6 +59,20 @@ def test_choice_search_and_refusals():
     with pytest.raises(UsageError):
         certify_prompts(["a"], losses[:1], [-1.0])
     assert math.isfinite(found.heldout_bound)
+
+
+def test_which_bound_is_said_and_not_seen():
+    """The same zeros and ones have the exact bound as errors and the wider one as graded losses; the form never follows from the numbers."""
+    rng = np.random.default_rng(1)
+    errors = (rng.random((1, 300)) < 0.3).astype(float)
+    exact, graded = certify_prompts(["a"], errors, [8.0]), certify_prompts(["a"], errors, [8.0], graded=True)
+    assert errors.mean() < exact.value < graded.value < 0.6
+    assert exact.value == binomial_upper(int(errors.sum()), 300, code_bits=8, delta=0.05)
+    nearly = np.maximum(errors, 1e-12)  # continuous there: no jump to another form
+    assert certify_prompts(["a"], nearly, [8.0], graded=True).value == pytest.approx(graded.value, abs=1e-9)
+    with pytest.raises(InputError, match="neither 0 nor 1"):
+        certify_prompts(["a"], nearly, [8.0])
+    assert search_prompt("a", lambda _: [], lambda _: (nearly[0], 8.0), graded=True)[0].bound == pytest.approx(graded.value, abs=1e-9)
 
 
 def test_command(tmp_path, monkeypatch, capsys):
@@ -74,8 +87,10 @@ def test_command(tmp_path, monkeypatch, capsys):
 
     status, record = run("t.json")
     assert status == 0 and record["bound"] == record["prompts"][record["best"]]["bound"] and record["items"] == 50
-    for k, wrong in enumerate(({"prompts": []}, {**good, "prompts": ["a", "a"]}, {**good, "errors": [[1], [0, 1]]}, {**good, "errors": [[2] * 50] * 2})):
+    for k, wrong in enumerate(({"prompts": []}, {**good, "prompts": ["a", "a"]}, {**good, "errors": [[1], [0, 1]]}, {**good, "errors": [[2] * 50] * 2}, {**good, "errors": [[0.5] * 50] * 2}, {**good, "losses": good["errors"]}, {"items": 1, "a": 2}, [1])):
         (tmp_path / f"w{k}.json").write_text(json.dumps(wrong))
         assert run(f"w{k}.json")[0] == 3
+    (tmp_path / "g.json").write_text(json.dumps({"prompts": good["prompts"], "code_bits": good["code_bits"], "losses": good["errors"]}))
+    assert record["bound"] < run("g.json")[1]["bound"] < 1 and run("g.json", "--certificate", "c.json")[0] == 3
     assert run("i.jsonl")[0] == 2 and run("t.json", "--model", "x")[0] == 2 and run("t.json", "--delta", "0")[0] == 2
     assert main(["certify-prompt", "t.json"]) == 0 and "all prompts at once" in capsys.readouterr().out

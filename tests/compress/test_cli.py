@@ -8,7 +8,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from scalebound.cli import main
+from scalebound.cli.compress_options import TAKES, way_of
 from scalebound.compress import code_bits, read_package
+from scalebound.core.errors import UsageError
 
 
 @pytest.fixture
@@ -123,6 +125,56 @@ def test_refusals(capsys, folder, tmp_path, arguments, status):
     found, record = run(capsys, folder, *arguments, "--out", tmp_path / "m.sbz", *(["--stream", tmp_path / "x.txt"] if arguments[0] == "--tokens" else []))
     assert found == status and record["error"]["what"]
     assert not (tmp_path / "m.sbz").exists()
+
+
+def given(words):
+    return {name.replace("-", "_"): value or True for name, _, value in (word.partition("=") for word in words.split())}
+
+
+@pytest.mark.parametrize("words", [
+    "keep-codes", "keep-codes drop=0.3", "keep-codes stream=s", "frontier", "frontier stream=s base=b", "frontier stream=s reference=r", "frontier stream=s drop=0.5", "base=b bits=3", "base=b drop=0.3",
+    "base=b stream=s", "finetune", "finetune stream=s bits=3", "finetune stream=s sequences=4", "finetune stream=s alpha=0.1", "gptq", "gptq bits=3", "gptq stream=s", "gptq stream=s step=1",
+    "gptq bits=3 stream=s steps=9", "gptq bits=3 stream=s sparsity=0.5", "gptq bits=3 stream=s prune=kept sparsity=0.5", "gptq bits=3 stream=s allocation=evolution prune=kept", "gptq finetune stream=s",
+    "keep-codes base=b", "frontier finetune stream=s", "bits=3 step=1", "bits=3 allocation=fisher", "step=1 price=8", "seed=1", "drop=0.5",
+])  # fmt: skip
+def test_options_that_do_not_go_together(words):
+    """Each is refused before anything is read; control: each way with all it takes."""
+    found = given(words)
+    if words != "keep-codes":
+        with pytest.raises(UsageError, match="--|plain rounding"):
+            way_of(found)
+    for way, takes in TAKES.items():
+        every = dict.fromkeys(takes, "x") | ({} if way == "rtn" else {way: True})
+        numbers = {"tokens": 5, "sequences": 1, "drop": 0.5, "prune": "wanda", "bits": "3"}
+        every |= {name: value for name, value in numbers.items() if name in every}
+        every.pop("step" if way == "rtn" else "", None)
+        assert way_of(every) == way
+
+
+@pytest.mark.parametrize("option", [{"tokens": 1}, {"sequences": 0}, {"drop": 0.0}, {"drop": 1.0}])
+def test_numbers_out_of_range_are_told_before_the_model_is_read(option):
+    with pytest.raises(UsageError, match=f"--{next(iter(option))}"):
+        way_of({"gptq": True, "bits": "3", "stream": "s", **option})
+
+
+def test_a_package_that_cannot_be_written_is_told_before_the_work(capsys, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    for out in (tmp_path, tmp_path / "file" / "m.sbz"):
+        status, record = run(capsys, tmp_path / "no model is looked for", "--out", out)
+        assert status == 3 and record["error"]["where"].startswith(str(tmp_path))
+
+
+def test_calibration_that_overlaps_the_measured_tokens_is_told(capsys, folder, tmp_path):
+    pytest.importorskip("torch")
+    text = tmp_path / "text.txt"
+    text.write_bytes(b"abcd efgh\n" * 60)
+    options = ["--quantizer", "gptq", "--bits", "4", "--stream", str(text), "--out", str(tmp_path / "m.sbz"), "--sequences"]
+    assert main(["compress", str(folder), *options, "2"]) == 0
+    assert "calibration shares 512 of them" in capsys.readouterr().err
+    assert main(["compress", str(folder), *options, "2", "--tokens", "80"]) == 0
+    assert "calibration" not in capsys.readouterr().err
+    status, record = run(capsys, folder, *options, "9")
+    assert status == 3 and record["error"]["where"] == str(text), "not the temporary stream it was made into"
 
 
 def test_no_model_there(capsys, tmp_path):

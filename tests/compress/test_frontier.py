@@ -98,7 +98,7 @@ def test_packages_made_otherwise_stand_beside_the_sweep(made, tmp_path, capsys):
         assert main([*arguments, "--beside", wrong]) == status, wrong
     capsys.readouterr()
     assert main(["compress", str(folder / "run"), "--beside", "a=b", "--out", str(tmp_path / "x.sbz"), "--json"]) == 2
-    assert "--frontier" in json.loads(capsys.readouterr().out)["error"]["hint"]
+    assert "--frontier" in json.loads(capsys.readouterr().out)["error"]["what"]
 
 
 def test_the_figure_and_the_table_hold_the_points():

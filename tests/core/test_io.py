@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from scalebound.core.errors import InputError, MachineError
-from scalebound.core.io import atomic_write, canonical_json, load_struct, parse_json, save_struct, sha256_bytes, sha256_file
+from scalebound.core.io import atomic_write, canonical_json, check_target, load_struct, parse_json, save_struct, sha256_bytes, sha256_file
 
 
 class Thing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -39,6 +39,19 @@ def test_disk_full_at_every_step_keeps_the_old_file(tmp_path, monkeypatch, where
         atomic_write(path, full if where == "write" else b"new")
     monkeypatch.undo()
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["file"]
+
+
+def test_a_target_is_refused_before_the_work(tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(b"")
+    check_target(tmp_path / "file")
+    check_target(tmp_path / "deep" / "deeper" / "file")
+    for wrong in (tmp_path, tmp_path / "file" / "below", tmp_path / "file" / "deep" / "below"):
+        with pytest.raises(InputError, match=f"{wrong.parent if wrong == tmp_path else tmp_path}.*is a f"):
+            check_target(wrong)
+    monkeypatch.setattr(os, "access", lambda *_: False)  # whoever runs tests as root may write everywhere
+    with pytest.raises(MachineError, match="cannot be written"):
+        check_target(tmp_path / "new" / "file")
+    assert os.listdir(tmp_path) == ["file"]
 
 
 def test_interrupt_while_writing_leaves_nothing(tmp_path):

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -24,6 +25,17 @@ def test_help_ends_with_examples(capsys, command):
     status, out, err = run(capsys, command, "--help")
     assert status == 0 and not err
     assert out.count(f"scalebound {command} ") >= 2 and "Examples" in out and "next:" in out and "Exit status" in out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_examples_can_be_copied_from_a_narrow_terminal(capsys, monkeypatch, command):
+    """Every example is one line, or lines that a shell joins; nothing else is broken by the terminal's width."""
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = run(capsys, command, "--help")[1].partition("Examples:\n")[2].partition("\nnext:")[0]
+    assert max(map(len, shown.splitlines())) <= 80
+    examples = [shlex.split(line) for line in shown.replace("\\\n", " ").splitlines() if line.strip()]
+    assert len(examples) >= 2 and all(words[:2] == ["scalebound", command] or words[0] not in ("scalebound", "--") for words in examples)
+    assert not any(words[0].startswith("-") for words in examples), "control: the continuation of a broken line"
 
 
 def test_help_lists_every_command_fast():

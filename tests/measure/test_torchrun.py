@@ -10,8 +10,6 @@ import pytest
 import torch
 
 from scalebound.core.errors import UsageError
-from scalebound.data import build_stream, load_tokenizer, read_corpus
-from scalebound.data.stream import SourceRef
 from scalebound.measure import measure
 from scalebound.models import load_model
 from scalebound.models.llama_load import llama_of_folder
@@ -19,14 +17,12 @@ from scalebound.models.ranks import Ranks
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
+def files(tmp_path_factory, stream_of_lines):
     """A Qwen2 (biases, grouped keys) of four heads on two key heads, and a stream."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     folder = tmp_path_factory.mktemp("ranks")
-    (folder / "text.txt").write_text("".join(f"line {k} of the text, {k * k % 97}\n" for k in range(20)))
-    corpus = read_corpus(folder / "text.txt")
-    stream = build_stream(corpus.documents, load_tokenizer(), folder / "s", sequence_tokens=48, source=SourceRef("t", corpus.sha256))
+    stream = stream_of_lines(folder, 20)
     torch.manual_seed(0)
     config = AutoConfig.for_model("qwen2", vocab_size=256, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=64, max_position_embeddings=64)
     model = AutoModelForCausalLM.from_config(config)

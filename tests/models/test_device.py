@@ -10,8 +10,6 @@ import torch
 from scalebound.cli.main import main
 from scalebound.core.errors import UsageError
 from scalebound.core.io import load_struct
-from scalebound.data import build_stream, load_tokenizer, read_corpus
-from scalebound.data.stream import SourceRef
 from scalebound.measure import measure
 from scalebound.measure.plan import Plan
 from scalebound.models.device import choose_device, moved, prepare_device
@@ -19,13 +17,11 @@ from scalebound.models.llama_load import llama_of_folder
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
+def files(tmp_path_factory, stream_of_lines):
     from transformers import AutoConfig, AutoModelForCausalLM
 
     folder = tmp_path_factory.mktemp("device")
-    (folder / "text.txt").write_text("".join(f"line {k} of the text, {k * k % 97}\n" for k in range(40)))
-    corpus = read_corpus(folder / "text.txt")
-    stream = build_stream(corpus.documents, load_tokenizer(), folder / "s", sequence_tokens=48, source=SourceRef("t", corpus.sha256))
+    stream = stream_of_lines(folder, 40)
     torch.manual_seed(0)
     config = AutoConfig.for_model("llama", vocab_size=256, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=64, max_position_embeddings=64)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder / "model")

@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from scalebound.data import build_stream, load_tokenizer, read_corpus
-from scalebound.data.stream import SourceRef
 from scalebound.measure import measure
 from scalebound.models import load_model
 from scalebound.models.load import in_precision
@@ -32,11 +30,8 @@ FAMILIES = {
 
 
 @pytest.fixture(scope="module")
-def stream(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("families")
-    (folder / "text.txt").write_text("".join(f"line {k} of the text, {k * k % 97}\n" for k in range(9)))
-    corpus = read_corpus(folder / "text.txt")
-    return build_stream(corpus.documents, load_tokenizer(), folder / "s", sequence_tokens=48, source=SourceRef("t", corpus.sha256))
+def stream(tmp_path_factory, stream_of_lines):
+    return stream_of_lines(tmp_path_factory.mktemp("families"), 9)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # transformers says that it has no fast kernels for this machine

@@ -91,8 +91,11 @@ class PromptCertificate:
         return self.prompts[self.best].bound
 
 
-def mean_upper(losses: np.ndarray, *, code_bits: float, delta: float) -> float:
-    """Upper bound for losses in [0, 1]: binomial when all are 0 or 1, else the product martingale.
+def mean_upper(losses: np.ndarray, *, code_bits: float, delta: float, graded: bool = False) -> float:
+    """Upper bound on the expectation: binomial for losses of 0 and 1, the product martingale for ``graded`` ones, anywhere in [0, 1].
+
+    Which of the two is said, not seen: each fails with probability delta, and taking the first whenever all losses happened to be 0 or 1
+    would be a choice after looking, whose failures could add up to 2 delta.
 
     >>> mean_upper(np.array([0.0, 1.0] * 50), code_bits=10, delta=0.05) < 0.75
     True
@@ -100,19 +103,22 @@ def mean_upper(losses: np.ndarray, *, code_bits: float, delta: float) -> float:
     values = np.asarray(losses, dtype=np.float64)
     if values.ndim != 1 or not len(values) or not np.all((values >= 0) & (values <= 1)):
         raise InputError("losses must be numbers in [0, 1]", where="prompts", expected="at least one item; 0 right, 1 wrong")
-    if np.all((values == 0) | (values == 1)):
-        return binomial_upper(int(values.sum()), len(values), code_bits=code_bits, delta=delta)
-    return product_bound(values, 0.0, range_=1.0, code_bits=code_bits, delta=delta, grid=default_grid(len(values))).value
+    if graded:
+        return product_bound(values, 0.0, range_=1.0, code_bits=code_bits, delta=delta, grid=default_grid(len(values))).value
+    if not np.all((values == 0) | (values == 1)):
+        raise InputError("an error is neither 0 nor 1", where="prompts", expected="0 right, 1 wrong; or losses that are said to be graded", hint="graded=True, or \"losses\" in place of \"errors\" in a table")
+    return binomial_upper(int(values.sum()), len(values), code_bits=code_bits, delta=delta)
 
 
-def certify_prompts(prompts: Sequence[str], losses: np.ndarray, code_bits: Sequence[float], *, delta: float = 0.05) -> PromptCertificate:
+def certify_prompts(prompts: Sequence[str], losses: np.ndarray, code_bits: Sequence[float], *, delta: float = 0.05, graded: bool = False) -> PromptCertificate:
     """Bound the expected loss of every prompt on new items, all at once, and name the best.
 
     Parameters
     ----------
     prompts : each once
-    losses : (prompts, items) in [0, 1]      of the same independent items, in their order
+    losses : (prompts, items)                of the same independent items, in their order: 0 right, 1 wrong
     code_bits : (prompts,)                   ``-log2`` of the language model's probability of prompt and end mark; the model was fixed before
+    graded                                   losses may lie anywhere in [0, 1] (:func:`mean_upper`); decided before the items are seen
 
     Returns
     -------
@@ -120,7 +126,7 @@ def certify_prompts(prompts: Sequence[str], losses: np.ndarray, code_bits: Seque
 
     Raises
     ------
-    InputError        a prompt twice, shapes that do not fit, losses outside [0, 1]
+    InputError        a prompt twice, shapes that do not fit, losses that are not what they are said to be
     UsageError        delta out of range, a negative code length
 
     Source: Akinwande et al. 2023 (arXiv 2310.03957); docs/mathematics.md section 18.
@@ -139,25 +145,25 @@ def certify_prompts(prompts: Sequence[str], losses: np.ndarray, code_bits: Seque
         raise InputError("no prefix code has these lengths", where="prompts", expected="lengths L whose 2^-L sum to at most 1 (Kraft)")
     uniform = math.log2(len(prompts))
     found = tuple(
-        PromptBound(prompt, float(row.mean()), float(length), mean_upper(row, code_bits=float(length), delta=delta), mean_upper(row, code_bits=uniform, delta=delta))
+        PromptBound(prompt, float(row.mean()), float(length), mean_upper(row, code_bits=float(length), delta=delta, graded=graded), mean_upper(row, code_bits=uniform, delta=delta, graded=graded))
         for prompt, row, length in zip(prompts, table, bits, strict=True)
     )
     half = table.shape[1] // 2
     picked = int(table[:, :half].mean(axis=1).argmin())
     best = min(range(len(found)), key=lambda k: found[k].bound)
-    return PromptCertificate(found, best, table.shape[1], delta, picked, mean_upper(table[picked, half:], code_bits=0, delta=delta))
+    return PromptCertificate(found, best, table.shape[1], delta, picked, mean_upper(table[picked, half:], code_bits=0, delta=delta, graded=graded))
 
 
 def search_prompt(
-    start: str, extend: Callable[[str], Iterable[str]], evaluate: Callable[[str], tuple[np.ndarray, float]], *, delta: float = 0.05, steps: int = 10
+    start: str, extend: Callable[[str], Iterable[str]], evaluate: Callable[[str], tuple[np.ndarray, float]], *, delta: float = 0.05, steps: int = 10, graded: bool = False
 ) -> tuple[PromptBound, list[PromptBound]]:
     """Greedy search that minimises the bound itself: at each step the extension with the smallest bound, until none is smaller.
 
     The bound holds for all prompts at once, so looking at any number of them costs nothing; a prompt that fits the items by being long
     pays for its length.
 
-    extend(prompt) gives longer prompts; evaluate(prompt) gives its losses on the items and its code length in bits. Returns the best and
-    everything that was looked at.
+    extend(prompt) gives longer prompts; evaluate(prompt) gives its losses on the items (0 or 1, or ``graded``) and its code length in bits.
+    Returns the best and everything that was looked at.
 
     >>> words = {"": 0.4, "a": 0.2, "a b": 0.19, "b": 0.5, "b a": 0.1, "a a": 0.3, "b b": 0.5}
     >>> grow = lambda p: [f"{p} {w}".strip() for w in "ab" if len(p) < 2]
@@ -171,7 +177,7 @@ def search_prompt(
         if prompt not in seen:
             losses, bits = evaluate(prompt)
             row = np.asarray(losses, dtype=np.float64)
-            seen[prompt] = PromptBound(prompt, float(row.mean()), bits, mean_upper(row, code_bits=bits, delta=delta), None)
+            seen[prompt] = PromptBound(prompt, float(row.mean()), bits, mean_upper(row, code_bits=bits, delta=delta, graded=graded), None)
         return seen[prompt]
 
     best = look(start)

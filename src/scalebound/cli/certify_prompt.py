@@ -19,7 +19,7 @@ def certify_prompt(items: Path, *, prompts: Path | None = None, model: Path | No
     ----------
     items
         Items (.jsonl, keys "text" and "label"), or a table made earlier (.json: "prompts", "code_bits", "errors" with a row of 0 and 1
-        per prompt).
+        per prompt; or "losses" in place of "errors" with numbers from 0 to 1, whose bound is wider).
     prompts
         Candidate prompts, one a line, each with {text} where the item goes; \\n stands for a line break. Not with a table.
     model
@@ -31,7 +31,7 @@ def certify_prompt(items: Path, *, prompts: Path | None = None, model: Path | No
     out
         Keep the table of errors and code lengths (.json).
     certificate
-        Save the bounds with the hash of that table (.json), for `scalebound verify`. Errors must be 0 or 1.
+        Save the bounds with the hash of that table (.json), for `scalebound verify`. Not of a table of "losses".
 
     Examples
     --------
@@ -56,8 +56,8 @@ def certify_prompt(items: Path, *, prompts: Path | None = None, model: Path | No
         if prompts is not None or model is not None:
             raise UsageError("a table needs no prompts and no model", where=str(items), expected="items (.jsonl) for --prompts and --model")
         data = read_json(items)
-        if not isinstance(data, dict) or set(data) < {"prompts", "code_bits", "errors"}:
-            raise InputError("is no table of prompts", where=str(items), expected='an object with "prompts", "code_bits" and "errors"')
+        if not isinstance(data, dict) or not {"prompts", "code_bits"} <= set(data) or ("errors" in data) == ("losses" in data):
+            raise InputError("is no table of prompts", where=str(items), expected='an object with "prompts", "code_bits" and "errors" (or "losses")')
     else:
         if prompts is None or model is None:
             raise UsageError("prompts and a model are needed", where="--prompts and --model", expected="both, or a table made earlier (.json)")
@@ -66,11 +66,14 @@ def certify_prompt(items: Path, *, prompts: Path | None = None, model: Path | No
             from scalebound.core.io import atomic_write
 
             atomic_write(out, canonical_json(data) + b"\n")
+    graded = "losses" in data
+    if graded and certificate is not None:
+        raise InputError('holds "losses"', where=str(items), expected='"errors", each 0 or 1: the checker inverts the binomial tail and knows nothing else')
     try:
-        errors, bits = np.asarray(data["errors"], dtype=np.float64), np.asarray(data["code_bits"], dtype=np.float64)
+        losses, bits = np.asarray(data["losses" if graded else "errors"], dtype=np.float64), np.asarray(data["code_bits"], dtype=np.float64)
     except (TypeError, ValueError):
         raise InputError("holds rows of different length, or no numbers", where=str(items), expected="one row of numbers per prompt") from None
-    found = certify_prompts([str(prompt) for prompt in data["prompts"]], errors, list(map(float, bits.ravel())), delta=delta)
+    found = certify_prompts([str(prompt) for prompt in data["prompts"]], losses, list(map(float, bits.ravel())), delta=delta, graded=graded)
     best = found.prompts[found.best]
     rows = [[p.prompt.replace("\n", "\\n")[:60], f"{p.mean:.4f}", f"{p.code_bits:.1f}", f"{p.bound:.4f}", f"{p.uniform_bound:.4f}", "best" if k == found.best else ""] for k, p in enumerate(found.prompts)]
     view: list[Any] = [
@@ -79,8 +82,6 @@ def certify_prompt(items: Path, *, prompts: Path | None = None, model: Path | No
         f"The usual way, choosing on one half and certifying on the other: {found.heldout_bound:.4f}.",
     ]
     if certificate is not None:
-        if not np.isin(errors, (0, 1)).all():
-            raise InputError("holds errors that are neither 0 nor 1", where=str(items), expected="0 or 1: the checker inverts the binomial tail and knows nothing else")
         save_record("prompts", certificate, asdict(found) | {"bound": found.value, "prompts": [PromptLine(**asdict(p)) for p in found.prompts]}, {"table": items if items.suffix == ".json" else out})
         view.append(f"Written: {certificate}. Check it: scalebound verify {certificate}")
     return Result({**asdict(found), "bound": found.value}, view)

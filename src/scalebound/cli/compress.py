@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from scalebound.cli.compress_options import TOKENS, way_of
 from scalebound.cli.output import Result, note, progress_bar, table
 
 if TYPE_CHECKING:
-    from scalebound.compress import QuantizedModel
+    from scalebound.compress import Breakdown, QuantizedModel
     from scalebound.core.stats import Stats
 
 
@@ -19,17 +20,26 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
              allocation: Literal["fisher", "uniform", "evolution"] | None = None, rate_penalty: float | None = None, sequences: int | None = None,
              prune: Literal["magnitude", "wanda", "sparsegpt", "kept"] | None = None, sparsity: float | None = None, drop: float | None = None,
              finetune: Annotated[bool, Parameter(negative=())] = False, steps: int | None = None, price: float | None = None,
-             reference: Path | None = None, alpha: float | None = None, seed: int = 0, base: Path | None = None,
+             reference: Path | None = None, alpha: float | None = None, seed: int | None = None, base: Path | None = None,
              keep_codes: Annotated[bool, Parameter(negative=())] = False, stream: Path | None = None, tokens: int | None = None,
-             frontier: Annotated[bool, Parameter(negative=())] = False, beside: Annotated[tuple[str, ...], Parameter(consume_multiple=False)] = ()) -> Result:  # fmt: skip
+             frontier: Annotated[bool, Parameter(negative=())] = False, beside: Annotated[tuple[str, ...] | None, Parameter(consume_multiple=False)] = None) -> Result:  # fmt: skip
     """Write a model as a package: one small file that decodes to exactly the weights it was rounded to.
 
-    The file's size is the code length of a certificate. --step divides every row by a multiple of its root mean square and rounds it, and
-    entropy coding finds the bits; --bits limits the number of levels and searches where to clip, which suits small models of few bits.
-    --quantizer gptq rounds each matrix with the help of text (--stream) so that what it computes changes least, and --bits is then the
-    length of the whole file per parameter. --finetune goes on training a run on its stream, integers and scales themselves, with the file's
-    bits in the objective at the price a certificate puts on them: the shortest certificates. What takes long, interrupted and run again,
-    goes on where it was.
+    The file's size is the code length of a certificate. Which way makes the shortest depends on what there is:
+
+    A model alone: plain rounding. --step divides every row by a multiple of its root mean square, rounds, and lets entropy coding find the
+    bits; --bits limits the number of levels and searches where to clip, which suits small models of few bits.
+
+    A model and text: --quantizer gptq --bits B --stream TEXT. Each matrix is rounded so that what it computes on the text changes least; B is
+    the length of the whole file per parameter.
+
+    A run of `scalebound train` and its stream: --finetune --stream S. Goes on training integers and scales themselves, with the file's bits in
+    the objective at the price a certificate puts on them: the shortest certificates.
+
+    A model quantized by another program: --keep-codes. A model trained from another: --base. To see loss and certified bound over many
+    lengths: --frontier.
+
+    What takes long, interrupted and run again, goes on where it was.
 
     Parameters
     ----------
@@ -61,15 +71,15 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
     steps
         Of --finetune, 2 sequences each. Default: as many as see 0.3 of the run's tokens, at most 6000.
     price
-        Of --finetune: nats of loss given for a nat of code per token. Default 8, about what it costs in the product bound; with --reference
-        log(1/alpha)/0.6. The first step pays twice as much, the last this.
+        Of --finetune: nats of loss given for a nat of code per token. Default: what it costs in the product bound of the model as it is, 7 to
+        10 at 20 tokens a parameter; with --reference log(1/alpha)/0.6. The first step pays twice as much, the last this.
     reference
         Of --finetune: losses of a reference on the run's tokens (a stats file with reference_nll or nll). The anchored bound itself is
         then minimised, which suits a certificate relative to that reference.
     alpha
         Of --reference: the share mixed in that training assumes. Default 0.2.
     seed
-        Of --finetune: the order of its sequences. Of gptq: the labels its Fisher information draws.
+        Of --finetune: the order of its sequences. Of gptq: the labels its Fisher information draws. Default 0.
     base
         Write only how the model differs from this one: low-rank factors or the vector of a subspace where `train --from --adapter` trained
         those, else the differences of all weights. --step is then of these numbers.
@@ -101,108 +111,108 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
 
     next: scalebound measure small.sbz STREAM --out small.safetensors, then scalebound certify small.safetensors --package small.sbz
     """
-    import tempfile
-
-    from scalebound.core.errors import InputError, UsageError, require_extra
+    given = {name: value for name, value in locals().items() if name not in ("model", "out", "quantizer") and value is not None and value is not False}
+    from scalebound.core.errors import require_extra
+    from scalebound.core.io import check_target
 
     require_extra("constriction")
-    from scalebound.cli.numbers import parse_numbers
-    from scalebound.compress import code_bits, quantize, read_checkpoint, save_package
-    from scalebound.core.io import sha256_file
-
+    way = way_of(given | ({"gptq": True} if quantizer == "gptq" else {}))
+    if stream is not None:
+        _check_stream(stream)
+    if not frontier:
+        check_target(out)
     if keep_codes:
-        if (bits, step, allocation, rate_penalty, sequences, prune, sparsity, steps, price, reference, alpha, base, stream, tokens) != (None,) * 14 or finetune or frontier or beside or seed or quantizer != "rtn":
-            raise UsageError("--keep-codes was given with another setting", expected="--keep-codes --out alone: no weight changes, so nothing is chosen or measured")
         return _kept(model, out)
+    if base is not None:
+        return _relative(model, base, out, step or "0.3")
     if frontier:
-        if stream is None or finetune or quantizer != "rtn" or (allocation, rate_penalty, prune, sparsity, drop, steps, price) != (None,) * 7:
-            raise UsageError("--frontier takes --stream, --step, --bits, --beside, --sequences, --tokens and --seed", expected="the stream the model was trained on, and no other setting")
-        require_extra("torch")
-        from scalebound.cli.compress_frontier import frontier as sweep
+        return _frontier(model, stream, out, given)
+    return _packages(model, out, way, given)
 
-        lists = [None if text is None else parse_numbers(text, flag) for text, flag in ((step, "--step"), (bits, "--bits"))]
-        return sweep(model, stream, out, steps=lists[0], bits=lists[1], beside=beside, sequences=sequences or 32, tokens=tokens, seed=seed)
-    if beside:
-        raise UsageError("--beside belongs to --frontier", hint="add --frontier")
-    tokens = 100_000 if tokens is None else tokens
-    calibrated = quantizer == "gptq"
-    if bits is not None and step is not None:
-        raise UsageError("--bits and --step were both given", expected="one of them")
-    if finetune and (bits is not None or step is not None or calibrated):
-        raise UsageError("--finetune was given with --bits, --step or --quantizer", expected="one of them")
-    if finetune and stream is None:
-        raise UsageError("--finetune needs --stream", expected="the stream the model was trained on")
-    if calibrated and (bits is None or stream is None):
-        raise UsageError("--quantizer gptq needs --bits and --stream", expected="bits per parameter of the file, and text to calibrate on")
-    if not finetune and (steps is not None or price is not None or reference is not None or alpha is not None or (seed and not calibrated)):
-        raise UsageError("--steps, --price, --reference, --alpha and --seed belong to --finetune", hint="add --finetune")
-    if alpha is not None and reference is None:
-        raise UsageError("--alpha was given without --reference", hint="add --reference STATS")
-    if not calibrated and (allocation, rate_penalty, sequences, prune, drop) != (None,) * 5:
-        raise UsageError("--allocation, --rate-penalty, --sequences, --prune and --drop belong to --quantizer gptq", hint="add --quantizer gptq")
-    if allocation == "evolution" and prune == "kept":
-        raise UsageError("--allocation evolution with --prune kept", expected="magnitude, wanda or sparsegpt, whose shares can be chosen")
-    if sparsity is not None and prune in (None, "kept"):
-        raise UsageError(f"--sparsity was given {'with --prune kept' if prune else 'without --prune'}", expected="a rule: magnitude, wanda or sparsegpt")
-    relative = parse_numbers(step or "0.3", "--step") if bits is None and not finetune else ()
-    widths = parse_numbers(bits, "--bits") if bits is not None else ()
-    if not calibrated and any(width != int(width) for width in widths):
-        raise UsageError(f"--bits {bits}", expected="whole numbers from 2 to 8", hint="with --quantizer gptq it may be any number")
-    settings: list[tuple[str, dict]] = [(f"{width:g}bit", {"bits": width if calibrated else int(width)}) for width in widths]
-    settings += [(f"{value:g}step", {"step": value}) for value in relative]
-    if finetune:
-        settings = [("finetuned", {})]
+
+def _check_stream(stream: Path) -> None:
+    from scalebound.core.errors import InputError, require_extra
+
+    require_extra("torch")
+    if not stream.exists():
+        raise InputError("no such file or folder", where=str(stream), expected="a stream or a text")
+
+
+def _settings(way: str, bits: str | None, step: str | None) -> list[tuple[str, dict[str, Any]]]:
+    """What to write, one package each: a word for its name, and the lengths or steps as the rounding takes them."""
+    from scalebound.cli.numbers import parse_numbers
+    from scalebound.core.errors import UsageError
+
+    if way == "finetune":
+        return [("finetuned", {})]
+    if bits is None:
+        settings: list[tuple[str, dict[str, Any]]] = [(f"{value:g}step", {"step": value}) for value in parse_numbers(step or "0.3", "--step", "0.3 or 0.3,0.5,1")]
+    else:
+        widths = parse_numbers(bits, "--bits", "4 or 2,3,4")
+        if way == "rtn" and any(width != int(width) for width in widths):
+            raise UsageError(f"--bits {bits}", expected="whole numbers from 2 to 8", hint="with --quantizer gptq it may be any number")
+        if way == "gptq" and not all(0.1 <= width <= 12 for width in widths):
+            raise UsageError(f"--bits {bits}", expected="0.1 to 12 bits per parameter of the file")
+        settings = [(f"{width:g}bit", {"bits": width if way == "gptq" else int(width)}) for width in widths]
     if len({name for name, _ in settings}) < len(settings):
         raise UsageError("a setting is given twice", expected="different values")
-    if stream is not None:
-        require_extra("torch")
-    if tokens < 2:
-        raise UsageError(f"--tokens {tokens}", expected="at least 2")
-    if stream is not None and not stream.exists():
-        raise InputError("no such file or folder", where=str(stream), expected="a stream or a text")
-    if base is not None:
-        other = {"--bits": bits, "--stream": stream, "--finetune": finetune, "--quantizer": calibrated, "--prune": prune}
-        wrong = next((flag for flag, value in other.items() if value), None)
-        if wrong is not None:
-            raise UsageError(f"--base with {wrong}", expected="--base with --step alone: export the delta and measure that")
-        return _relative(model, base, out, parse_numbers(step or "0.3", "--step"))
+    return settings
+
+
+def _packages(model: Path, out: Path, way: str, given: dict[str, Any]) -> Result:
+    """Packages by rounding (rtn, gptq) or training, one for each length or step, measured before and after when there is text."""
+    import tempfile
+
+    from scalebound.compress import quantize, read_checkpoint, save_package
+
+    settings = _settings(way, given.get("bits"), given.get("step"))
+    stream, tokens = given.get("stream"), given.get("tokens", TOKENS)
     config, tensors = read_checkpoint(model)
-    if calibrated:
-        from scalebound.data.stream import Stream
-        from scalebound.train.posttraining import SEQUENCES, calibration_tokens
-    records, rows = [], []
+    records = []
     with tempfile.TemporaryDirectory() as scratch:
-        held = calibration_tokens(config, sequences or SEQUENCES) if calibrated else 0
-        opened = None if stream is None else _stream(model, stream, tokens + held, Path(scratch))
+        options = _calibration(config, given) if way == "gptq" else {}
+        opened = None if stream is None else _stream(model, stream, tokens + options.get("held", 0), Path(scratch))
+        if opened is not None and options:
+            options["start"] = _start(given["stream"], opened, tokens, options.pop("held"))
         before = None if opened is None else _measured(model, opened, tokens, Path(scratch) / "before.safetensors")
         for name, setting in settings:
             path = out if len(settings) == 1 else out.with_name(f"{out.stem}-{name}{out.suffix}")
-            if finetune and stream is not None:
-                quantized, setting = _finetune(model, stream, out, steps, price, seed, reference, alpha)
-            elif calibrated and opened is not None:
-                start = max(0, min(tokens, len(Stream(opened)) - held))
-                options = {"bits": setting["bits"], "allocation": allocation or "fisher", "penalty": rate_penalty, "prune": prune, "sparsity": 0.0 if prune in (None, "kept") else 0.5 if sparsity is None else sparsity, "drop": drop, "sequences": sequences or SEQUENCES, "start": start, "seed": seed}
-                quantized, setting = _calibrated(config, tensors, opened, path, options)
+            if way == "finetune":
+                quantized, setting = _finetune(model, out, given)
+            elif way == "gptq" and opened is not None:
+                quantized, setting = _calibrated(config, tensors, opened, path, options | setting)
             else:
                 with progress_bar(f"round {name}", "weights") as progress:
                     quantized = quantize(config, tensors, **setting, progress=progress)
             parts = save_package(path, quantized)
             after = None if opened is None else _measured(path, opened, tokens, Path(scratch) / f"{name}.safetensors")
-            losses = _losses(before, after)
-            records.append({
-                "package": str(path), "file_bytes": parts.file_bytes, "code_bits": code_bits(parts.file_bytes), "bits_per_parameter": 8 * parts.file_bytes / quantized.num_params, "params": quantized.num_params,
-                **losses, **setting, "package_sha256": sha256_file(path), "model_sha256": quantized.sha256(),
-                "breakdown": {"header": parts.header_bytes, "tables": parts.table_bytes, "classes": parts.class_bytes, "scales": parts.scale_bytes, "raw": parts.raw_bytes, "weights": parts.weight_bytes},
-            })  # fmt: skip
-            shown = ["not measured" if losses[key] is None else f"{losses[key]:.4f}" for key in ("loss_before", "loss_after")]
-            rows.append([name, f"{parts.file_bytes:,}", f"{8 * parts.file_bytes / quantized.num_params:.3f}", *shown, *(f"{part:,}" for part in records[-1]["breakdown"].values())])
+            records.append(_record(path, quantized, parts) | _losses(before, after) | setting)
+    return _result([name for name, _ in settings], records)
+
+
+def _record(path: Path, model: QuantizedModel, parts: Breakdown) -> dict[str, Any]:
+    """What a package's record says of the file."""
+    from scalebound.compress import code_bits
+    from scalebound.core.io import sha256_file
+
+    where = {"header": parts.header_bytes, "tables": parts.table_bytes, "classes": parts.class_bytes, "scales": parts.scale_bytes, "raw": parts.raw_bytes, "weights": parts.weight_bytes}
+    return {
+        "package": str(path), "file_bytes": parts.file_bytes, "code_bits": code_bits(parts.file_bytes), "bits_per_parameter": 8 * parts.file_bytes / model.num_params, "params": model.num_params,
+        "loss_before": None, "loss_after": None, "package_sha256": sha256_file(path), "model_sha256": model.sha256(), "breakdown": where,
+    }  # fmt: skip
+
+
+def _result(names: list[str], records: list[dict[str, Any]]) -> Result:
+    rows = []
+    for name, record in zip(names, records, strict=True):
+        losses = ["not measured" if record[key] is None else f"{record[key]:.4f}" for key in ("loss_before", "loss_after")]
+        rows.append([name, f"{record['file_bytes']:,}", f"{record['bits_per_parameter']:.3f}", *losses, *(f"{part:,}" for part in record["breakdown"].values())])
     headers = ["rounding", "bytes", "bits/parameter", "loss before", "loss after", "header", "tables", "classes", "scales", "raw", "weights"]
     if len(records) > 1:
         note(f"Certificates hold for all {len(records)} packages at once, so picking the best costs nothing, as long as all tokens of the window are scored.")
-    record = records[0] if len(records) == 1 else {"packages": records}
     caption = f"{records[0]['params']:,} parameters; losses in nats/token; parts in bytes"
     lines = [_change(entry) for entry in records if entry["interval"] is not None]
-    return Result(record, [table(headers, rows, caption=caption), *lines, *(f"Wrote {entry['package']}" for entry in records)])
+    return Result(records[0] if len(records) == 1 else {"packages": records}, [table(headers, rows, caption=caption), *lines, *(f"Wrote {entry['package']}" for entry in records)])
 
 
 def _losses(before: Stats | None, after: Stats | None) -> dict:
@@ -221,6 +231,30 @@ def _losses(before: Stats | None, after: Stats | None) -> dict:
 def _change(entry: dict) -> str:
     found = entry["interval"]["difference"]
     return f"{Path(entry['package']).name}: loss changes by {entry['loss_after'] - entry['loss_before']:+.4f} nats/token; mixed with 1% of each other {found['difference']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}] ({100 * found['level']:g}% interval, n = {found['n']:,})"
+
+
+def _calibration(config: dict, given: dict[str, Any]) -> dict[str, Any]:
+    """What :func:`_calibrated` is told, defaults included, and ``held``: the tokens that calibration takes."""
+    from scalebound.train.posttraining import SEQUENCES, calibration_tokens
+
+    prune, sequences = given.get("prune"), given.get("sequences", SEQUENCES)
+    return {
+        "allocation": given.get("allocation", "fisher"), "penalty": given.get("rate_penalty"), "prune": prune, "sparsity": 0.0 if prune in (None, "kept") else given.get("sparsity", 0.5),
+        "drop": given.get("drop"), "sequences": sequences, "seed": given.get("seed", 0), "held": calibration_tokens(config, sequences),
+    }  # fmt: skip
+
+
+def _start(text: Path, stream: Path, tokens: int, held: int) -> int:
+    """Where calibration begins: after the measured tokens, or as late as the text allows."""
+    from scalebound.core.errors import InputError
+    from scalebound.data.stream import Stream
+
+    has = len(Stream(stream))
+    if has < held:
+        raise InputError(f"has {has:,} tokens", where=str(text), expected=f"at least {held:,} to calibrate on", hint="use fewer --sequences, or more text")
+    if has < tokens + held:
+        note(f"The text has {has:,} tokens: calibration shares {min(has, tokens) - (has - held):,} of them with the loss that is measured, which is then too good. Give more text, or fewer --tokens.")
+    return max(0, min(tokens, has - held))
 
 
 def _calibrated(config: dict, tensors: dict, stream: Path, out: Path, options: dict) -> tuple[QuantizedModel, dict]:
@@ -256,9 +290,8 @@ def _calibrated(config: dict, tensors: dict, stream: Path, out: Path, options: d
 
 def _kept(model: Path, out: Path) -> Result:
     """``compress --keep-codes``: the package of a model that another program quantized."""
-    from scalebound.compress import code_bits, save_package
+    from scalebound.compress import save_package
     from scalebound.core.errors import require_extra
-    from scalebound.core.io import sha256_file
 
     require_extra("torch")
     require_extra("gguf")
@@ -266,18 +299,17 @@ def _kept(model: Path, out: Path) -> Result:
 
     with progress_bar(f"read {model.name}", "tensors") as progress:
         kept = keep_codes(model, progress=progress)
-    parts = save_package(out, kept)
+    record = _record(out, kept, save_package(out, kept))
     source = sum(file.stat().st_size for file in ([model] if model.is_file() else sorted(model.glob("model*.safetensors"))))
-    record = {"package": str(out), "file_bytes": parts.file_bytes, "code_bits": code_bits(parts.file_bytes), "bits_per_parameter": 8 * parts.file_bytes / kept.num_params, "params": kept.num_params,
-              "loss_before": None, "loss_after": None, "source_bytes": source, "source_bits_per_parameter": 8 * source / kept.num_params, "package_sha256": sha256_file(out), "model_sha256": kept.sha256(),
-              "breakdown": {"header": parts.header_bytes, "tables": parts.table_bytes, "classes": parts.class_bytes, "scales": parts.scale_bytes, "raw": parts.raw_bytes, "weights": parts.weight_bytes}}  # fmt: skip
-    rows = [["as it came", f"{source:,}", f"{record['source_bits_per_parameter']:.3f}"], ["package", f"{parts.file_bytes:,}", f"{record['bits_per_parameter']:.3f}"]]
-    caption = f"{kept.num_params:,} parameters, every one as it was; scales {parts.scale_bytes:,} bytes, integers {parts.weight_bytes:,}"
+    record |= {"source_bytes": source, "source_bits_per_parameter": 8 * source / kept.num_params}
+    rows = [["as it came", f"{source:,}", f"{record['source_bits_per_parameter']:.3f}"], ["package", f"{record['file_bytes']:,}", f"{record['bits_per_parameter']:.3f}"]]
+    caption = f"{kept.num_params:,} parameters, every one as it was; scales {record['breakdown']['scales']:,} bytes, integers {record['breakdown']['weights']:,}"
     return Result(record, [table(["", "bytes", "bits/parameter"], rows, caption=caption), f"Wrote {out}. Next: scalebound measure {out} STREAM --out S.safetensors"])
 
 
-def _relative(model: Path, base: Path, out: Path, steps: tuple[float, ...]) -> Result:
+def _relative(model: Path, base: Path, out: Path, step: str) -> Result:
     """``compress --base``: a delta package, and the model it decodes to."""
+    from scalebound.cli.numbers import parse_numbers
     from scalebound.compress import code_bits, save_package
     from scalebound.core.errors import UsageError, require_extra
     from scalebound.core.io import sha256_file
@@ -285,6 +317,7 @@ def _relative(model: Path, base: Path, out: Path, steps: tuple[float, ...]) -> R
     require_extra("torch")
     from scalebound.models.relative import delta_of, rebuild
 
+    steps = parse_numbers(step, "--step", "0.3")
     if len(steps) > 1:
         raise UsageError("one delta at a time", where="--step", expected="one value with --base")
     delta = delta_of(model, base, step=steps[0])
@@ -296,7 +329,17 @@ def _relative(model: Path, base: Path, out: Path, steps: tuple[float, ...]) -> R
     return Result(record, [table(["delta", "numbers", "bytes", "code bits", "bits a number"], rows), f"Wrote {out}. Next: scalebound export {out} --base {base} --out FOLDER, and measure that."])
 
 
-def _finetune(model: Path, stream: Path, out: Path, steps: int | None, price: float | None, seed: int, reference: Path | None, alpha: float | None) -> tuple[QuantizedModel, dict]:
+def _frontier(model: Path, stream: Path | None, out: Path, given: dict[str, Any]) -> Result:
+    """``compress --frontier``: :mod:`scalebound.cli.compress_frontier` with the options as numbers."""
+    from scalebound.cli.compress_frontier import frontier
+    from scalebound.cli.numbers import parse_numbers
+
+    assert stream is not None
+    lists = {flag: parse_numbers(given[flag], f"--{flag}") if flag in given else None for flag in ("step", "bits")}
+    return frontier(model, stream, out, steps=lists["step"], bits=lists["bits"], beside=given.get("beside", ()), sequences=given.get("sequences", 32), tokens=given.get("tokens"), seed=given.get("seed", 0))
+
+
+def _finetune(model: Path, out: Path, given: dict[str, Any]) -> tuple[QuantizedModel, dict]:
     """The trained rounding, and what the record says of it."""
     from scalebound.core.errors import InputError
     from scalebound.core.stats import Stats
@@ -305,11 +348,14 @@ def _finetune(model: Path, stream: Path, out: Path, steps: int | None, price: fl
     from scalebound.train import finetune
     from scalebound.train.anchored_objective import ALPHA
 
-    if not is_stream(stream):
-        raise InputError("is not a stream", where=str(stream), expected="the .json of the stream the model was trained on")
+    if not is_stream(given["stream"]):
+        raise InputError("is not a stream", where=str(given["stream"]), expected="the .json of the stream the model was trained on")
+    reference = None if "reference" not in given else Stats.load(given["reference"])
     with progress_bar("train the rounding", "steps") as progress:
-        opened = None if reference is None else Stats.load(reference)
-        done = finetune(model, stream, steps=steps, price=price, reference=opened, alpha=ALPHA if alpha is None else alpha, seed=seed, threads=cores(), state=out.with_name(out.name + ".state"), progress=progress)
+        done = finetune(
+            model, given["stream"], steps=given.get("steps"), price=given.get("price"), reference=reference, alpha=given.get("alpha", ALPHA), seed=given.get("seed", 0),
+            threads=cores(), state=out.with_name(out.name + ".state"), progress=progress,
+        )  # fmt: skip
     return done.model, {"finetune": done.record()}
 
 

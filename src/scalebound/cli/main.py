@@ -9,6 +9,7 @@ import importlib
 import inspect
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -90,7 +91,9 @@ def _add(app: App, commands: dict[str, tuple[str, str]], words: Sequence[str]) -
         module_name, attribute = path.split(":")
         module = importlib.import_module(module_name)
         found = getattr(module, attribute)
-        description, examples = _split_docstring((module if _is_group(path) else found).__doc__ or "")
+        documented = module if _is_group(path) else found
+        documented.__doc__ = _unwrapped(documented.__doc__ or "")  # before cyclopts reads the parameters from it
+        description, examples = _split_docstring(documented.__doc__)
         text, epilogue = description or summary, f"{examples}\n\n{SHARED}".strip()
         if _is_group(path):
             group = App(name=name, help=text, help_epilogue=epilogue, help_format="plaintext", result_action="return_value", suppress_keyboard_interrupt=False)
@@ -104,12 +107,55 @@ def _is_group(path: str) -> bool:
     return path.endswith(":COMMANDS")
 
 
+def _unwrapped(text: str) -> str:
+    r"""A docstring with every paragraph on one line, so that a terminal of any width breaks it anew; examples stay as they are.
+
+    >>> print(_unwrapped("One\ntwo.\n\nParameters\n----------\nmodel\n    A run\n    or a file."))
+    One two.
+    Parameters
+    ----------
+    model
+        A run or a file.
+    """
+
+    def joined(lines: str) -> str:
+        out: list[str] = []
+        for line in lines.splitlines():
+            indent = len(line) - len(line.lstrip())
+            if line and out and out[-1] and len(out[-1]) - len(out[-1].lstrip()) == indent:
+                out[-1] += " " + line.lstrip()
+            else:
+                out.append(line)
+        return "\n".join(out)
+
+    text, mark, examples = inspect.cleandoc(text).partition("\nExamples\n--------\n")
+    described, section, parameters = text.partition("\nParameters\n----------\n")
+    return joined(described) + section + joined(parameters) + mark + examples
+
+
+def _folded(command: str, width: int = 76) -> str:
+    r"""A long command over several lines that a shell reads as one; nothing inside quotes is broken.
+
+    >>> print(_folded("scalebound fit 'a b c' --law power --json", width=24))
+    scalebound fit 'a b c' \
+        --law power --json
+    """
+    lines = [""]
+    for words in re.findall(r"""(?:--\S+ (?!-))?(?:'[^']*'|"[^"]*"|\S)+""", command):  # an option stays with its value
+        if lines[-1].strip() and len(lines[-1]) + len(words) + 3 > width:
+            lines[-1] += " \\"
+            lines.append("   ")
+        lines[-1] += (" " if lines[-1] else "") + words
+    return "\n".join(lines)
+
+
 def _split_docstring(text: str) -> tuple[str, str]:
     """The description and the examples of a command's docstring; cyclopts reads the parameters itself."""
     text = inspect.cleandoc(text)
     text, _, examples = text.partition("\nExamples\n--------\n")
     description = text.partition("\nParameters\n----------\n")[0]
-    indented = "\n".join(line if not line or line.startswith("next:") else f"  {line}" for line in examples.strip().splitlines())
+    shown = (line if line.startswith("next:") else _folded(line) for line in examples.strip().splitlines())
+    indented = "\n".join(f"  {line}" if line and not line.startswith("next:") else line for text in shown for line in (text.splitlines() or [""]))
     return description.strip(), f"Examples:\n{indented}" if indented else ""
 
 

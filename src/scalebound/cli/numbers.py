@@ -21,14 +21,14 @@ def _parse(text: str, flag: str, units: dict[str, float], example: str) -> float
     return value
 
 
-def parse_number(text: str, flag: str) -> float:
+def parse_number(text: str, flag: str, example: str = "20k, 1.5M or 1e9") -> float:
     """``"20k"`` to 20000.0."""
-    return _parse(text, flag, FACTORS, "20k, 1.5M or 1e9")
+    return _parse(text, flag, FACTORS, example)
 
 
-def parse_numbers(text: str, flag: str) -> tuple[float, ...]:
+def parse_numbers(text: str, flag: str, example: str = "20k, 1.5M or 1e9") -> tuple[float, ...]:
     """``"15k,40k"`` to (15000.0, 40000.0)."""
-    return tuple(parse_number(part, flag) for part in text.split(","))
+    return tuple(parse_number(part, flag, example) for part in text.split(","))
 
 
 def parse_counts(text: str, flag: str) -> tuple[int, ...]:

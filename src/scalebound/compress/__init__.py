@@ -2,7 +2,7 @@
 
 In: a configuration and arrays (or a model folder). Out: a package, ``.sbz`` (docs/package-format.md), decoded without a rounding anywhere.
 Start reading at :mod:`~scalebound.compress.rounding` (weights to integers), then :mod:`~scalebound.compress.encoder` (integers to bytes),
-:mod:`~scalebound.compress.tables` (frequencies) and :mod:`~scalebound.compress.decoder` (what is refused). Only numpy and constriction needed.
+:mod:`~scalebound.compress.tables` (frequencies), shared as :mod:`~scalebound.compress.plan` finds shortest, and :mod:`~scalebound.compress.decoder` (what is refused). Only numpy and constriction needed.
 
 Rounding that looks at text needs a model's forward pass, which this room knows nothing of: :mod:`~scalebound.compress.gptq` and
 :mod:`~scalebound.compress.allocation` are given second moments and weights as arrays, and :mod:`scalebound.train.posttraining` runs the

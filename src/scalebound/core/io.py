@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, TypeVar
 
 import msgspec
 
-from scalebound.core.errors import InputError, from_os_error
+from scalebound.core.errors import InputError, MachineError, from_os_error
 
 MAX_JSON_BYTES = 256 << 20
 
@@ -56,6 +56,26 @@ def atomic_write(path: str | os.PathLike, content: bytes | Callable[[BinaryIO], 
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
     return path
+
+
+def check_target(path: str | os.PathLike) -> None:
+    """Refuse a file that could not be written, before minutes of work are done for it; makes nothing.
+
+    Raises
+    ------
+    InputError
+        A folder stands there, or a file where its folder should be.
+    MachineError
+        The folder cannot be written.
+    """
+    path = Path(path).absolute()
+    if path.is_dir():
+        raise InputError("is a folder", where=str(path), expected="the name of a file")
+    folder = next(parent for parent in path.parents if parent.exists())
+    if not folder.is_dir():
+        raise InputError("is a file", where=str(folder), expected=f"a folder, to write {path.name} into")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise MachineError("the folder cannot be written", where=str(folder))
 
 
 @contextlib.contextmanager

@@ -48,7 +48,7 @@ class MatrixLevels:
 
 def matrix_levels(config: dict[str, Any], tensors: dict[str, np.ndarray], stream: str | os.PathLike, *, bits: float, method: Literal["evolution", "additive"] = "evolution",
                   penalty: float = PENALTY, sequences: int = SEQUENCES, start: int = 0, seed: int = 0, generations: int = 40, threads: int = 1, progress: Progress = silent) -> MatrixLevels:  # fmt: skip
-    """Find them.
+    """A factor on the level of every matrix, such that all together take as many bits as one level for all would.
 
     Parameters
     ----------
@@ -105,23 +105,9 @@ def sparsity_levels(config: dict[str, Any], tensors: dict[str, np.ndarray], stre
                     penalty: float = PENALTY, sequences: int = SEQUENCES, start: int = 0, seed: int = 0, generations: int = 40, threads: int = 1, progress: Progress = silent) -> SparsityLevels:  # fmt: skip
     """A share of zeros for every matrix, such that of all together no more than a given share stays.
 
-    Parameters
-    ----------
-    config, tensors, stream, bits, sparsity, prune, penalty, sequences, start, seed, threads
-        As for :func:`~scalebound.train.posttraining.quantize_calibrated`; matrices are pruned and rounded at once, at the level of ``bits``.
-    method
-        As :mod:`~scalebound.train.trials` says; ``fisher`` predicts damages by :func:`scalebound.compress.gptq.damage`.
-    generations
-        Of 16 children each.
-
-    Raises
-    ------
-    UsageError, InputError
-        As there.
-
-    Notes
-    -----
-    Costs as for :func:`matrix_levels`; ``fisher`` computes no losses but those of the record.
+    ``sparsity`` and ``prune`` are those of :func:`~scalebound.train.posttraining.quantize_calibrated`; matrices are pruned and rounded at once, at
+    the level of ``bits``. ``method`` is one of :mod:`~scalebound.train.trials`; ``fisher`` predicts damages by :func:`scalebound.compress.gptq.damage`
+    and computes no losses but those of the record. Everything else, errors and costs too, as for :func:`matrix_levels`.
     """
     check_search(method, generations)
     if prune not in ("magnitude", "wanda", "sparsegpt") or not 0 < sparsity < 1:

@@ -4,7 +4,8 @@
 
 over the training stream, L the bits of the integers (:mod:`scalebound.train.latent`), D the tokens the certificate is about. A bound of
 section 3 (docs/mathematics.md) grows by about ``Delta/s`` times the nats of code per token, so with ``lambda`` equal to that slope the
-objective is, to first order, the bound. What is left out: scales and header, and that the variance term moves with the loss.
+objective is, to first order, the bound. The slope is that of the model as it is (:mod:`scalebound.train.price`), taken anew from time to time while its bits
+fall. What is left out of the bits: scales and header.
 
 Bits are what takes the time. A weight moves by about the learning rate a step whatever its gradient, and beside the noise of the loss the
 bits' part of it is small, so they are still falling when a short training ends. Hence twice the price at the start, falling evenly to the
@@ -46,10 +47,12 @@ from scalebound.models.transformer import Transformer, own_shape
 from scalebound.train.anchored_objective import ALPHA, AnchoredObjective
 from scalebound.train.latent import Latent
 from scalebound.train.loop import CHECKPOINT_S, RunInfo
+from scalebound.train.price import product_price
 from scalebound.train.recipe import batch_for
 from scalebound.train.schedule.warmup_stable_decay import warmup_stable_decay
 
-PRICE = 8.0  # d bound / d (nats of code per token) of the product form, measured at 20 tokens a parameter: 6.9 to 8.4 at one bit
+PRICED_SEQUENCES, PRICINGS = 32, 16  # whose losses the certificate's slope is taken at, and how often
+DELTA = 0.01  # of the certificate whose slope is the price
 OVERPRICE = 2.0  # times the price at the first step
 BATCH_SEQUENCES = 2
 SHARE, MOST_STEPS = 0.3, 6000  # of the window's sequences that default steps see, and their limit
@@ -66,7 +69,7 @@ class Finetuned:
 
     model: QuantizedModel
     steps: int
-    price: float
+    price: float  # that of the last step
     tokens: int  # D
     judged_tokens: int  # what the losses below are means of
     loss_before: float  # the model that was given
@@ -113,7 +116,8 @@ def finetune(run: str | os.PathLike, stream: str | os.PathLike, *, window: tuple
     steps : >= 1
         Default :func:`default_steps`.
     price : >= 0, nats of bound per nat of code and token
-        lambda, that of the last step. Default: 8, the slope of the product form there; with a reference the anchored form's own, ``log(1/alpha)/s``.
+        lambda, that of the last step. Default: the slope of the product certificate at the model as it is, taken 16 times
+        (:func:`~scalebound.train.price.product_price`); with a reference the anchored form's own, ``log(1/alpha)/s``.
     reference, alpha
         Losses of a predictable reference on every token of the window: the anchored bound itself is minimised
         (:mod:`scalebound.train.anchored_objective`), at this alpha.
@@ -169,7 +173,8 @@ def finetune(run: str | os.PathLike, stream: str | os.PathLike, *, window: tuple
         raise InputError(f"has {len(opened):,} tokens, which do not hold the window {window[0]:,} to {window[1]:,}", where=str(opened.path), expected=f"a window inside it of at least {context:,} tokens")
     steps = steps or default_steps(window[1] - window[0], context)
     bound = AnchoredObjective(reference, window, alpha=alpha) if reference is not None else None
-    price = price if price is not None else PRICE if bound is None else bound.price
+    if price is None and bound is not None:
+        price = bound.price
     model = Transformer(shape, context)
     model.load_tensors(given)
     settings = {
@@ -191,7 +196,7 @@ class _Work:
         stop = window[1] - self.tokens % context
         self.sequences = np.asarray(stream.tokens[window[0] : stop]).reshape(-1, context)
 
-    def run(self, given: dict[str, Tensor], steps: int, price: float, batch_sequences: int, seed: int, checkpoint_s: float, progress: Progress) -> Finetuned:
+    def run(self, given: dict[str, Tensor], steps: int, price: float | None, batch_sequences: int, seed: int, checkpoint_s: float, progress: Progress) -> Finetuned:
         judged = self.sequences[generator(seed, "finetune judged").permutation(len(self.sequences))[:JUDGED_SEQUENCES]]
         order = generator(seed, "finetune order").permutation(len(self.sequences))
         latent = Latent(given)
@@ -202,13 +207,17 @@ class _Work:
         groups = [{"params": [part], "lr": rate} for part, rate in zip((latent.weights, latent.log_steps), rates, strict=True)]
         optimizer = torch.optim.AdamW(groups, betas=BETAS, weight_decay=0.0, fused=True)
         last_saved = time.monotonic()
-        for step in range(self._resume(latent, optimizer), steps):
+        first, at_slope = self._resume(latent, optimizer)
+        for step in range(first, steps):
             progress(step, steps)
+            if price is None and step % max(1, steps // PRICINGS) == 0:
+                at_slope = self._slope(latent, judged[:PRICED_SEQUENCES])
+            target = at_slope if price is None else price
             at = (step * batch_sequences + np.arange(batch_sequences)) % len(order)
             tensors, bits = latent()
             losses_BT = self._losses(tensors, self.sequences[order[at]])
             loss = losses_BT.mean() if self.bound is None or self.references is None else self.bound(losses_BT, self.references[order[at]])
-            objective = loss + price_at(step, steps, price) * math.log(2) / self.tokens * bits
+            objective = loss + price_at(step, steps, target) * math.log(2) / self.tokens * bits
             if not math.isfinite(objective.item()):
                 raise MachineError(f"the objective is {objective.item()} at step {step + 1} of {steps}", where="finetune", hint="lower the price")
             objective.backward()
@@ -218,13 +227,13 @@ class _Work:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             if self.state is not None and step + 1 < steps and time.monotonic() - last_saved > checkpoint_s:
-                self._save(latent, optimizer, step + 1)
+                self._save(latent, optimizer, step + 1, at_slope)
                 last_saved = time.monotonic()
         progress(steps, steps)
         loss_after, bits_after = self._package(latent, judged)
         if self.state is not None:
             self.state.unlink(missing_ok=True)
-        return Finetuned(latent.quantized(self.config), steps, price, self.tokens, judged.size, loss_before, loss_start, loss_after, bits_start, bits_after)
+        return Finetuned(latent.quantized(self.config), steps, target, self.tokens, judged.size, loss_before, loss_start, loss_after, bits_start, bits_after)
 
     def _losses(self, tensors: dict[str, Tensor], batch: np.ndarray) -> Tensor:
         """Losses of some sequences' tokens under given weights."""
@@ -239,29 +248,36 @@ class _Work:
         parts = [judged[k : k + 16] for k in range(0, len(judged), 16)]
         return math.fsum(self._losses(weights, part).mean().item() * part.size for part in parts) / judged.size
 
+    @torch.no_grad()
+    def _slope(self, latent: Latent, judged: np.ndarray) -> float:
+        """The certificate's price at these latents, by the losses of some sequences."""
+        tensors, bits = latent()
+        losses = torch.cat([self._losses(tensors, part).flatten() for part in np.array_split(judged, math.ceil(len(judged) / 16))])
+        return product_price(losses.numpy(), self.model.shape.vocab_size, (math.log(1 / DELTA) + float(bits) * math.log(2)) / self.tokens)
+
     def _package(self, latent: Latent, judged: np.ndarray) -> tuple[float, float]:
         """Loss and bits per parameter of the package that these latents would be now."""
         model = latent.quantized(self.config)
         return self._judge(model.dequantized(), judged), code_bits(len(encode(model))) / model.num_params
 
-    def _save(self, latent: Latent, optimizer: torch.optim.Optimizer, step: int) -> None:
+    def _save(self, latent: Latent, optimizer: torch.optim.Optimizer, step: int, price: float) -> None:
         from safetensors.torch import save
 
         assert self.state is not None
         moments = {f"optimizer.{number}.{key}": value for number, entry in optimizer.state_dict()["state"].items() for key, value in entry.items()}
-        atomic_write(self.state, save({**latent.state_dict(), **moments}, metadata={"finetune": json.dumps({"settings": self.identity, "step": step})}))
+        atomic_write(self.state, save({**latent.state_dict(), **moments}, metadata={"finetune": json.dumps({"settings": self.identity, "step": step, "price": price})}))
 
-    def _resume(self, latent: Latent, optimizer: torch.optim.Optimizer) -> int:
-        """Load the state file if it is one of the same settings, and return its step."""
+    def _resume(self, latent: Latent, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
+        """Load the state file if it is one of the same settings, and return its step and the price last taken."""
         from safetensors import SafetensorError, safe_open
 
         if self.state is None or not self.state.is_file():
-            return 0
+            return 0, 0.0
         try:
             with safe_open(self.state, framework="pt") as file:
                 kept = json.loads((file.metadata() or {}).get("finetune", "{}"))
                 if kept.get("settings") != self.identity:
-                    return 0
+                    return 0, 0.0
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
         except (SafetensorError, json.JSONDecodeError) as error:
             raise InputError(f"is not the state of a finetuning ({error})", where=str(self.state), hint="delete it") from error
@@ -271,4 +287,4 @@ class _Work:
             moments.setdefault(int(number), {})[key] = tensors.pop(name)
         latent.load_state_dict(tensors)
         optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
-        return int(kept["step"])
+        return int(kept["step"]), float(kept["price"])
