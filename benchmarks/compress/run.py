@@ -7,7 +7,7 @@ MODEL is anything ``scalebound compress`` reads; without one, SmolLM2-135M-Instr
 before (Q4_1). TEXT is a stream, a text or a folder; without one, Python's documentation of its own language (``pydoc_data.topics``). The first ``--sequences``
 pieces of 512 tokens calibrate, the ``--tokens`` after them are scored (context 512): no token is used for both, and nothing is chosen by the scored ones.
 Every way writes a real package of each length; bits are those of the whole file over all parameters. Plain rounding gets the step whose file has that
-length. The entry ``--name`` of the JSON file is replaced (lengths measured before in the same way stay), others stay; ``python benchmarks/readme.py`` renders it.
+length. ``behind`` compares a file, token by token, with the file of that length that loses least. The entry ``--name`` of the JSON file is replaced (lengths measured before in the same way stay), others stay; ``python benchmarks/readme.py`` renders it.
 """
 
 from __future__ import annotations
@@ -101,6 +101,21 @@ def main() -> None:
     atomic_write(given.out, json.dumps(kept, indent=1).encode() + b"\n")
 
 
+def apart(a: Stats, b: Stats) -> dict:
+    found = compare(a, b)
+    return {"value": found.difference, "low": found.low, "high": found.high, "level": found.level, "mixed": found.alpha}
+
+
+def clocks() -> tuple[float, float]:
+    """Seconds of the wall and of this process's processors."""
+    return time.monotonic(), time.process_time()
+
+
+def since(began: tuple[float, float]) -> tuple[float, float]:
+    wall, processors = clocks()
+    return wall - began[0], processors - began[1]
+
+
 def run(path: Path, given: argparse.Namespace, folder: Path) -> dict:
     config, tensors = read_checkpoint(path)
     tensors = {name: data.copy() for name, data in tensors.items()}
@@ -123,42 +138,47 @@ def run(path: Path, given: argparse.Namespace, folder: Path) -> dict:
     base = float(before.read("nll").mean(dtype="f8"))
     dtype = full.dtype
     del full
-    rows = []
+    rows: list[dict] = []
+    scores: list[Stats] = []
 
-    def add(way: str, target: float, model: QuantizedModel, seconds: float, setting: dict) -> None:
+    def add(way: str, target: float, model: QuantizedModel, seconds: tuple[float, float], setting: dict) -> None:
         package = folder / f"{len(rows)}.sbz"
         parts = save_package(package, model)
         after = score(load_model(package, dtype=dtype), str(len(rows)))
         mean = float(after.read("nll").mean(dtype="f8"))
-        found = compare(after, before)
+        scores.append(after)
         rows.append({
             "way": way, "target_bits": target, "bits": 8 * parts.file_bytes / model.num_params, "file_bytes": parts.file_bytes, "loss": mean, "added": mean - base,
-            "difference": {"value": found.difference, "low": found.low, "high": found.high, "level": found.level, "mixed": found.alpha}, "seconds": seconds, "sha256": sha256_bytes(package.read_bytes()), **setting,
+            "difference": apart(after, before), "seconds": seconds[0], "cpu_seconds": seconds[1], "sha256": sha256_bytes(package.read_bytes()), **setting,
         })  # fmt: skip
-        print(f"{way:30s} {rows[-1]['bits']:.3f} bits  {rows[-1]['added']:+.4f} nats  {seconds:.0f} s", flush=True)
+        print(f"{way:30s} {rows[-1]['bits']:.3f} bits  {rows[-1]['added']:+.4f} nats  {seconds[0]:.0f} s, of processors {seconds[1]:.0f} s", flush=True)
 
     for target in map(float, given.bits.split(",")):
         if given.ways == "all":
-            began = time.monotonic()
+            began = clocks()
             model, step = plain_rounding(config, tensors, target)
-            add("plain rounding", target, model, time.monotonic() - began, {"step": step})
+            add("plain rounding", target, model, since(began), {"step": step})
         for way, options in WAYS.items() if given.ways == "all" else [*list(WAYS.items())[-1:], *OTHERS.get(given.ways, {}).items()]:
-            began = time.monotonic()
+            began = clocks()
             options = dict(options)
             searched: dict = {"sequences": given.sequences, "generations": given.generations, "threads": cores()}
             kept, found = tensors, {}
             if "method" in options:
                 levels = matrix_levels(config, tensors, stream.path, bits=target, method=options.pop("method"), **searched)
-                options["factors"], found = levels.factors, {"calibration_loss": levels.loss_chosen, "evaluations": levels.evaluations}
+                options["factors"], found = levels.factors, {"calibration_loss": levels.loss_chosen, "calibration_divergence": levels.divergence_chosen, "evaluations": levels.evaluations}
             elif "shares" in options:
                 shares = sparsity_levels(config, tensors, stream.path, bits=target, sparsity=options["sparsity"], method=options["shares"], **searched)
-                options["shares"], found = shares.shares, {"calibration_loss": shares.loss_chosen, "evaluations": shares.evaluations}
+                options["shares"], found = shares.shares, {"calibration_loss": shares.loss_chosen, "calibration_divergence": shares.divergence_chosen, "evaluations": shares.evaluations}
             elif "drop" in options:
                 blocks = drop_blocks(config, tensors, stream.path, share=options.pop("drop"), method=options.pop("by"), **searched)
-                kept, found = without_blocks(tensors, blocks.dropped), {"calibration_loss": blocks.loss_chosen, "evaluations": blocks.evaluations, "dropped": blocks.dropped, "share": blocks.share}
-            search_s = time.monotonic() - began
+                kept, found = without_blocks(tensors, blocks.dropped), {"calibration_loss": blocks.loss_chosen, "calibration_divergence": blocks.divergence_chosen, "evaluations": blocks.evaluations, "dropped": blocks.dropped, "share": blocks.share}
+            search_s = since(began)[0]
             done = quantize_calibrated(config, kept, stream.path, bits=target, sequences=given.sequences, threads=cores(), **options)
-            add(way, target, done.model, time.monotonic() - began, {"level": done.level, "passes": len(done.passes)} | ({"search_s": search_s} | found if found else {}))
+            add(way, target, done.model, since(began), {"level": done.level, "passes": len(done.passes)} | ({"search_s": search_s} | found if found else {}))
+        these = [k for k, row in enumerate(rows) if row["target_bits"] == target]
+        best = min(these, key=lambda k: rows[k]["loss"])
+        for k in these:
+            rows[k]["behind"] = None if k == best else apart(scores[k], scores[best])
     ends = interval(before)
     return {
         "date": datetime.date.today().isoformat(), "command": "python benchmarks/compress/run.py " + " ".join(Path(word).name if "/" in word else word for word in sys.argv[1:]), "params": sum(data.size for data in tensors.values() if data.dtype.kind == "f"),

@@ -38,11 +38,13 @@ def main() -> None:
             x, y = axes.x(bits), axes.y(added)
             anchor, shift = ("end", -7) if x > axes.left + axes.width / 2 else ("start", 7)
             out.append(f'<path d="M{x - 4:.1f} {y - 4:.1f}l8 8m0 -8l-8 8" stroke="{RED}" stroke-width="1.6"/><text x="{x + shift:.1f}" y="{y + 4:.1f}" text-anchor="{anchor}">{html.escape(way.split(",")[0])}</text>')
+    first, last = peers["scored"]
+    scored = "same tokens" if peers["scored"] == models["smollm2"]["scored"] else f"first {last - first:,} tokens"
     x = LEFT
     for way, colour in COLOURS.items():
         out.append(f'<rect x="{x}" y="{HEIGHT - 15}" width="14" height="4" fill="{colour}"/><text x="{x + 19}" y="{HEIGHT - 9}">{way}</text>')
         x += 70 + 6 * len(way)
-    out.append(f'<text x="{x}" y="{HEIGHT - 9}" fill="{RED}">× peers (16-bit embedding) and plain rounding, first 2,048 tokens</text></svg>')
+    out.append(f'<text x="{x}" y="{HEIGHT - 9}" fill="{RED}">× peers (16-bit embedding) and plain rounding, {scored}</text></svg>')
     (Path(__file__).parent / "lengths.svg").write_text("\n".join(out) + "\n")
 
 

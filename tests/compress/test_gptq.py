@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from scalebound.compress import QuantizedModel, decode, encode
 from scalebound.compress.allocation import no_finer, relative_steps, water_filling
-from scalebound.compress.gptq import EXCHANGE, factor, gptq
+from scalebound.compress.gptq import EXCHANGE, _choose, _downward, factor, gptq
 from scalebound.compress.model import bfloat16
-from scalebound.compress.rates import LONGEST, Rates, estimated_bits
+from scalebound.compress.rates import LONGEST, Rates, classes_of, estimated_bits
 from scalebound.core.errors import InputError, UsageError
 
 ONE = 0x3F80  # the pattern of 1.0
@@ -180,14 +180,32 @@ def test_a_price_shortens_and_is_worth_it():
 
 def test_rates_learn():
     rates = Rates()
-    number = rates.class_of(1.0)
-    before = rates.bits(number)
+    number = classes_of(np.array([1.0]))
+    before = rates.bits(number)[0]
     assert abs(np.exp2(-before[0]) + 2 * np.exp2(-before[1:]).sum() - 1) < 1e-9, "lengths of a distribution over signed integers"
-    rates.add(number, np.full(100_000, 3))
-    assert rates.bits(number)[3] < 1.05 < before[3] and rates.bits(number)[1] > before[1]
-    assert rates.bits(number + 1)[3] == pytest.approx(Rates().bits(number + 1)[3]), "only its class"
-    rates.add(number, np.array([LONGEST + 500]))
+    rates.add(number, np.full((100_000, 1), -3))
+    after = rates.bits(number)[0]
+    assert after[3] < 1.05 < before[3] and after[1] > before[1]
+    assert rates.bits(number + 1)[0, 3] == pytest.approx(Rates().bits(number + 1)[0, 3]), "only its class"
+    rates.add(number, np.array([[LONGEST + 500]]))
     assert np.isfinite(rates.bits(number)).all() and EXCHANGE == pytest.approx(0.1155, abs=1e-4)
+
+
+def test_the_integer_of_least_cost():
+    """Against all magnitudes up to that of the nearest, signs kept; what is beyond the last price is rounded to nearest."""
+    rng = np.random.default_rng(10)
+    price = np.cumsum(rng.uniform(0, 2, (3, LONGEST + 1)), axis=1) * EXCHANGE * 8
+    once, twice = _downward(price)
+    for k in range(3):
+        ratio = np.concatenate([rng.normal(size=4000) * 3, rng.normal(size=200) * 100, [0.0, 3000.2]]).astype(np.float32)
+        found = _choose(ratio, once[k], twice[k])
+        assert np.all(found[np.abs(ratio) > LONGEST + 3] == np.rint(ratio[np.abs(ratio) > LONGEST + 3]))
+        near = np.abs(ratio) < LONGEST
+        magnitude, nearest = np.abs(ratio[near]).astype(np.float64), np.rint(np.abs(ratio[near])).astype(int)
+        cost = np.array([(magnitude - np.maximum(nearest - down, 0)) ** 2 + price[k][np.maximum(nearest - down, 0)] for down in range(3)])
+        spent = (magnitude - np.abs(found[near])) ** 2 + price[k][np.abs(found[near]).astype(int)]
+        assert np.all(found * ratio >= 0) and np.mean(spent > cost.min(axis=0) + 1e-6) < 0.02, "two at once, where one alone is no better, is not looked for"
+        assert np.mean(spent < cost[0] - 1e-6) > 0.2, "control: the nearest is often not the best"
 
 
 def test_masks_and_sparsity():

@@ -35,7 +35,7 @@ def test_evolution_finds_the_additive_optimum_and_keeps_the_budget():
     rows = np.arange(12)
     seen = []
 
-    def damage(levels, stage):
+    def damage(levels, stage, generation):
         seen.append(bits[rows, levels].sum())
         return float(errors[rows, levels].sum())
 
@@ -50,7 +50,7 @@ def test_evolution_sees_what_does_not_add_up():
     """Two matrices that must be fine together: apart, neither pays."""
     bits = np.tile([4.0, 2.0], (6, 1))
 
-    def damage(levels, stage=0):
+    def damage(levels, stage=0, generation=0):
         return 1.0 - 0.9 * (levels[0] == 0 and levels[1] == 0) - 0.05 * np.sum(levels[2:] == 0)
 
     errors = np.array([[damage(np.where(np.arange(6) == m, k, 1)) for k in range(2)] for m in range(6)])
@@ -64,7 +64,7 @@ def test_a_noisy_first_stage_is_corrected_by_the_last():
     bits, errors, budget = problem(8, 4, 3)
     rows, rng = np.arange(8), np.random.default_rng(0)
 
-    def damage(levels, stage):
+    def damage(levels, stage, generation):
         return float(errors[rows, levels].sum()) + (rng.normal() * 2 if stage == 0 else 0.0)
 
     start = np.full(8, 3)

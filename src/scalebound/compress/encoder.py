@@ -47,7 +47,7 @@ def encode_with_breakdown(model: QuantizedModel) -> tuple[bytes, Breakdown]:
     Raises
     ------
     InputError
-        A scale that is not positive and finite, an integer outside 17 bits, a configuration that is not JSON.
+        A scale that is not positive and finite, integers that no table holds (:class:`Coded`), a configuration that is not JSON.
     MissingExtra
         ``constriction`` is not installed.
 

@@ -25,12 +25,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from scalebound.compress.model import Coded, bfloat16
-from scalebound.compress.rates import LONGEST, Rates
+from scalebound.compress.rates import Rates, classes_of
 from scalebound.compress.rounding import MAX_INTEGER, free_scales
 from scalebound.core.errors import InputError, UsageError
 
 DAMPING = 0.05  # of the mean of H's diagonal, added to it: second moments of a few thousand tokens are noisy
-BLOCK = 64  # columns rounded before their errors are passed on in one matrix product
+BLOCK, PART = 64, 8  # columns rounded before their errors are passed on in one matrix product: to all later ones, and to the rest of a block
 EXCHANGE = math.log(2) / 6
 
 
@@ -76,15 +76,14 @@ def factor(hessian: np.ndarray, damping: float = DAMPING) -> Factor:
     diagonal = np.diagonal(hessian)
     mean = float(diagonal.mean()) or 1.0
     order = np.argsort(-diagonal, kind="stable")
-    damped = hessian[np.ix_(order, order)]
-    damped[np.diag_indices_from(damped)] += damping * mean
+    turned = hessian[np.ix_(order[::-1], order[::-1])]  # turned around, so that the factor is upper triangular
+    turned[np.diag_indices_from(turned)] += damping * mean
     try:
-        lower = np.linalg.cholesky(damped[::-1, ::-1])  # turned around, so that the factor is upper triangular
+        upper = np.linalg.cholesky(turned)[::-1, ::-1]
     except np.linalg.LinAlgError:
         raise InputError("second moments are not positive definite", where=f"a matrix of shape {hessian.shape}", expected="more calibration tokens, or more damping") from None
-    upper = lower[::-1, ::-1]
     root = np.diagonal(upper)
-    return Factor(order, (upper / root).astype(np.float32), np.square(root))
+    return Factor(order, np.ascontiguousarray(upper / root, dtype=np.float32), np.square(root))
 
 
 def gptq(weight: np.ndarray, made: Factor, steps: tuple[np.ndarray, np.ndarray], *, penalty: float = 0.0, rates: Rates | None = None,
@@ -138,20 +137,30 @@ def gptq(weight: np.ndarray, made: Factor, steps: tuple[np.ndarray, np.ndarray],
     for start in range(0, cols, BLOCK):
         stop = min(start + BLOCK, cols)
         targets = columns[start:stop] + upper[:start, start:stop].T @ errors[:start]
+        kept_here = None if kept is None else kept[start:stop]
         if sparsity:
-            block = _worth(targets, columns[stop:], made.diagonal[start:], int(sparsity * weight.size) - zeros)
-            zeros += int(np.count_nonzero(~block))
-        for j in range(start, stop):
-            target = targets[j - start]
-            if j > start:
-                target = target + upper[start:j, j] @ errors[start:j]
-            chosen = _choose(target / col_steps[j], penalty, rates)
-            if sparsity:
-                chosen = chosen * block[j - start]
-            elif kept is not None:
-                chosen = chosen * kept[j]
-            integers[j] = chosen
-            errors[j] = columns[j] - chosen * col_steps[j]
+            kept_here = _worth(targets, columns[stop:], made.diagonal[start:], int(sparsity * weight.size) - zeros)
+            zeros += int(np.count_nonzero(~kept_here))
+        for first in range(start, stop, PART):
+            last = min(first + PART, stop)
+            part = targets[first - start : last - start]
+            if first > start:
+                part += upper[start:first, first:last].T @ errors[start:first]
+            part /= col_steps[first:last, None]
+            if penalty:
+                classes = classes_of(np.abs(part).mean(axis=1))
+                once, twice = _downward(penalty * EXCHANGE * rates.bits(classes))
+            for j in range(first, last):
+                ratio, k = part[j - first], j - first
+                if k:
+                    ratio += (upper[first:j, j] / col_steps[j]) @ errors[first:j]
+                chosen = _choose(ratio, once[k], twice[k]) if penalty else np.rint(ratio)
+                if kept_here is not None:
+                    chosen *= kept_here[j - start]
+                integers[j] = chosen
+                np.subtract(columns[j], chosen * col_steps[j], out=errors[j])
+            if penalty:
+                rates.add(classes, integers[first:last].T)
     largest = float(np.abs(integers).max()) if integers.size else 0.0
     if largest > MAX_INTEGER:
         raise UsageError(f"these steps need integers up to {largest:,.0f}", expected=f"at most {MAX_INTEGER:,}", hint="ask for fewer bits")
@@ -178,19 +187,24 @@ def _worth(targets: np.ndarray, later: np.ndarray, diagonal: np.ndarray, zeros: 
     return cost > np.partition(every, zeros - 1)[zeros - 1] if zeros > 0 else np.ones_like(cost, dtype=bool)
 
 
-def _choose(ratio: np.ndarray, penalty: float, rates: Rates) -> np.ndarray:
-    """The integer of each entry of a column, given in units of their steps."""
-    if penalty == 0:
-        return np.rint(ratio)
+def _choose(ratio: np.ndarray, once: np.ndarray, twice: np.ndarray) -> np.ndarray:
+    """The integers of a column, given in units of their steps."""
     magnitude = np.abs(ratio)
-    number = rates.class_of(float(magnitude.mean()))
-    price = (penalty * EXCHANGE) * rates.bits(number)
     best = np.rint(magnitude)
-    cost = np.square(magnitude - best) + price[np.minimum(best, LONGEST).astype(np.intp)]
-    for down in (1.0, 2.0):  # further down is never cheaper at exchange rates that make sense
-        lower = np.maximum(np.rint(magnitude) - down, 0.0)
-        other = np.square(magnitude - lower) + price[np.minimum(lower, LONGEST).astype(np.intp)]
-        better = other < cost
-        best, cost = np.where(better, lower, best), np.where(better, other, cost)
-    rates.add(number, best.astype(np.intp))
-    return np.copysign(best, ratio)
+    magnitude -= best
+    index = np.minimum(best, len(once) - 1).astype(np.intp)
+    best -= np.less(magnitude, once.take(index)).view(np.int8)
+    best -= np.less(magnitude, twice.take(index)).view(np.int8)
+    return np.copysign(best, ratio, out=best)
+
+
+def _downward(price: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How far below the nearest magnitude r an entry must be for r - 1 to be better than r, and for r - 2 to be better than both: where
+    ``(d + 1)^2 + price[r - 1] < d^2 + price[r]``, which is linear in d. Further down is never cheaper at exchange rates that make sense.
+
+    (columns, magnitudes), the last for all that are larger, in squared steps -> two times (columns, magnitudes + 2), float32
+    """
+    once, twice = np.full((2, len(price), price.shape[1] + 2), -1.0, dtype=np.float32)
+    once[:, 1:-2] = (price[:, 1:] - price[:, :-1] - 1) / 2
+    twice[:, 1:] = np.minimum(once[:, 1:], once[:, :-1] - 1)
+    return once, twice

@@ -56,7 +56,8 @@ class Grouped:
 
     Parameters
     ----------
-    integers : the tensor's shape, at least one element; magnitudes below 2^17
+    integers : the tensor's shape, at least one element; magnitudes below 2^16
+        (below 2^17 where the integers of tensors that share a table lie less than 2^17 apart)
     steps : one or more, in the order they are taken
 
     Examples

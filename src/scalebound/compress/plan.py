@@ -20,7 +20,8 @@ from scalebound.compress.header import Code
 from scalebound.compress.model import Coded, Raw, matrix_shape
 from scalebound.compress.pooling import groupings
 from scalebound.compress.sharing import SMALL, Choice, choose_classes
-from scalebound.compress.tables import Table, count_symbols, fit_table
+from scalebound.compress.tables import MAX_SYMBOLS, Table, count_symbols, fit_table
+from scalebound.core.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -191,9 +192,11 @@ def _messages(name: str, tensor: Coded | Grouped, choice: Choice | None, shift: 
 
 
 def _pool(histograms: list[tuple[int, np.ndarray]]) -> tuple[int, np.ndarray]:
-    """The counts of all messages of one table."""
-    low = min(first for first, _ in histograms)
-    counts = np.zeros(max(first + len(part) for first, part in histograms) - low, dtype=np.int64)
+    """The counts of all messages of one table; InputError when no table holds them all."""
+    low, end = min(first for first, _ in histograms), max(first + len(part) for first, part in histograms)
+    if end - low > MAX_SYMBOLS:
+        raise InputError(f"integers of tensors that share a table run from {low:,} to {end - 1:,}", expected=f"fewer than {MAX_SYMBOLS:,} apart", hint="use a larger step")
+    counts = np.zeros(end - low, dtype=np.int64)
     for first, part in histograms:
         counts[first - low : first - low + len(part)] += part
     return low, counts

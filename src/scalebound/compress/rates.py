@@ -8,8 +8,6 @@ as 256 integers. Signs are taken to be equally likely.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 OCTAVE = 4  # classes an octave of mean magnitude
@@ -28,38 +26,46 @@ class Rates:
         mass = np.where(magnitudes == 0, 1.0, 2.0) * ratio**magnitudes + 1e-9
         self.counts = PRIOR * mass / mass.sum(axis=1, keepdims=True)
 
-    def class_of(self, mean_magnitude: float) -> int:
-        """The class of a column whose entries, in units of their steps, have this mean magnitude.
-
-        >>> rates = Rates()
-        >>> rates.class_of(1.0) - rates.class_of(0.5), rates.class_of(0.0)
-        (4, 0)
-        """
-        return min(max(round(OCTAVE * math.log2(max(mean_magnitude, 1e-9))) - LOWEST, 0), NUM_CLASSES - 1)
-
-    def bits(self, number: int) -> np.ndarray:
-        """(LONGEST + 1,) bits of an integer of each magnitude, its sign included."""
-        found = self.counts[number]
-        lengths = -np.log2(found / found.sum())
-        lengths[1:] += 1.0
+    def bits(self, classes: np.ndarray) -> np.ndarray:
+        """(columns, LONGEST + 1) bits of an integer of each magnitude, its sign included, in columns of these classes."""
+        found = self.counts[classes]
+        lengths = np.log2(found.sum(axis=1, keepdims=True)) - np.log2(found)
+        lengths[:, 1:] += 1.0
         return lengths
 
-    def add(self, number: int, magnitudes: np.ndarray) -> None:
-        """Learn from a column's integers; (n,) magnitudes, integers of any dtype."""
-        self.counts[number] += np.bincount(np.minimum(magnitudes, LONGEST), minlength=LONGEST + 1)
+    def add(self, classes: np.ndarray, integers: np.ndarray) -> None:
+        """Learn from columns' integers: (columns,) the class of each, (rows, columns) integers of any dtype."""
+        self.counts += _histograms(classes, integers)
+
+
+def classes_of(mean_magnitude: np.ndarray | float) -> np.ndarray:
+    """The class of a column whose entries, in units of their steps, have this mean magnitude.
+
+    >>> classes_of([1.0, 0.5, 0.0]).tolist()
+    [24, 20, 0]
+    """
+    octaves = np.log2(np.maximum(mean_magnitude, 1e-9))
+    return np.clip(np.rint(OCTAVE * octaves) - LOWEST, 0, NUM_CLASSES - 1).astype(np.intp)
 
 
 def estimated_bits(integers: np.ndarray) -> float:
-    """About what the integers of a matrix take in a package: the entropy of their columns pooled by class. (rows, cols)
+    """About what the integers of a matrix take in a package: the entropy of its columns, or of its rows, pooled by class. (rows, cols)
 
     >>> estimated_bits(np.array([[1, 0], [-1, 0]]))
     2.0
     """
-    rates = Rates()
-    magnitudes = np.minimum(np.abs(integers.astype(np.int64)), LONGEST)
-    classes = np.array([rates.class_of(mean) for mean in magnitudes.mean(axis=0)])
-    counts = np.zeros((NUM_CLASSES, LONGEST + 1))
-    np.add.at(counts, (np.broadcast_to(classes, magnitudes.shape), magnitudes), 1.0)
+    return min(_pooled_bits(integers), _pooled_bits(integers.T))
+
+
+def _pooled_bits(integers: np.ndarray) -> float:
+    counts = _histograms(classes_of(np.abs(integers).mean(axis=0)), integers).astype(np.float64)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     logs = np.log2(share, out=np.zeros_like(share), where=share > 0)
     return float(-(counts * logs).sum() + counts[:, 1:].sum())
+
+
+def _histograms(classes: np.ndarray, integers: np.ndarray) -> np.ndarray:
+    """(NUM_CLASSES, LONGEST + 1) how many integers of each magnitude columns of each class have."""
+    magnitudes = np.minimum(np.abs(integers), LONGEST)
+    flat = magnitudes.astype(np.intp) + np.asarray(classes) * (LONGEST + 1)
+    return np.bincount(flat.reshape(-1), minlength=NUM_CLASSES * (LONGEST + 1)).reshape(NUM_CLASSES, -1)

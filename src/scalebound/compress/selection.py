@@ -75,14 +75,15 @@ class Evolved:
     evaluations: int
 
 
-def evolve(bits: np.ndarray, damage: Callable[[np.ndarray, int], float], start: np.ndarray, budget: float, rng: np.random.Generator, *,
+def evolve(bits: np.ndarray, damage: Callable[[np.ndarray, int, int], float], start: np.ndarray, budget: float, rng: np.random.Generator, *,
            generations: int = 40, offspring: int = 16, survivors: Sequence[int] = (4, 1)) -> Evolved:  # fmt: skip
     """Search from a choice that fits the budget.
 
     Parameters
     ----------
     bits : (matrices, levels)      falling along levels
-    damage                         of a choice, in a stage 0 .. len(survivors) (later stages look at more and cost more)
+    damage                         of a choice, in a stage 0 .. len(survivors) (later stages look at more and cost more) of a generation;
+                                   the last stage must give the same in every generation
     start : (matrices,) int
     survivors                      how many children go on after each stage; the last of them meets the parent in the last stage
 
@@ -96,17 +97,17 @@ def evolve(bits: np.ndarray, damage: Callable[[np.ndarray, int], float], start: 
     rows, last = np.arange(len(bits)), len(survivors)
     if bits[rows, start].sum() > budget:
         raise UsageError("the start exceeds the budget", expected=f"at most {budget:,.0f} bits")
-    parent, cost, evaluations = np.array(start), damage(np.array(start), last), 1
-    for _ in range(generations):
+    parent, cost, evaluations = np.array(start), damage(np.array(start), last, 0), 1
+    for generation in range(generations):
         children = {tuple(child) for child in (_switched(bits, parent, budget, rng) for _ in range(offspring))} - {tuple(parent)}
         alive = [np.array(child) for child in sorted(children)]
         for stage, count in enumerate(survivors):
-            costs = [damage(child, stage) for child in alive]
+            costs = [damage(child, stage, generation) for child in alive]
             evaluations += len(alive)
             alive = [alive[k] for k in np.argsort(costs, kind="stable")[:count]]
         for child in alive:
             evaluations += 1
-            found = damage(child, last)
+            found = damage(child, last, generation)
             if found < cost:
                 parent, cost = child, found
     return Evolved(parent, cost, evaluations)

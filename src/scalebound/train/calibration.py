@@ -119,9 +119,9 @@ class Calibration:
 
     def cost_of_group(self, number: int, inputs: Tensor) -> tuple[Factor, np.ndarray]:
         """Factored second moments of a group's inputs and weights of its outputs."""
-        flat = inputs.flatten(0, -2).float()
+        flat = inputs.flatten(0, -2).float().numpy()
         rows = [self.cost.rows[key] for key in self.groups[number]]
-        return factor((flat.T @ flat / len(flat)).numpy()), np.concatenate(rows)
+        return factor(flat.T @ flat / np.float32(len(flat))), np.concatenate(rows)  # numpy computes half of a product with itself
 
     def forward(self, visit: Callable[[int, Tensor], None], sequences: int | None = None) -> None:
         """Run calibration text; ``visit`` is called with the number of every group and its inputs, just before the group computes."""

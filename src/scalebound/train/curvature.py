@@ -104,9 +104,11 @@ def curvature(module: nn.Module, linears: dict[str, nn.Module], tokens_ST: np.nd
             with torch.enable_grad():
                 logits = module(part, use_cache=False).logits
             probability = logits.detach().float().softmax(-1).flatten(0, -2)
-            labels = torch.multinomial(probability, 1, generator=rng)
-            weight = 1 - probability.square().sum(1)
-            spread += probability.sum(0) - torch.einsum("nv,nv->v", probability, probability)
+            labels = sampled_labels(probability, rng)
+            squared = probability.square()
+            weight = 1 - squared.sum(1)
+            spread += probability.sum(0) - squared.sum(0)
+            del squared
             flat = final[0].float().flatten(0, -2)
             top.addmm_(flat.T * weight, flat)
             gradient = probability.scatter_add_(1, labels, torch.full_like(labels, -1, dtype=torch.float32)).view_as(logits).to(logits.dtype)
@@ -116,3 +118,10 @@ def curvature(module: nn.Module, linears: dict[str, nn.Module], tokens_ST: np.nd
             handle.remove()
     n = S * T
     return Curvature({name: (found / n).numpy() for name, found in rows.items()}, group, (spread / n).numpy(), (top / n).numpy(), (bottom / n).numpy())
+
+
+def sampled_labels(probability: Tensor, rng: torch.Generator) -> Tensor:
+    """(tokens, 1) one label a token, drawn by inverting the distribution function: one random number each, where ``multinomial`` takes one a probability."""
+    below = probability.cumsum(1)
+    drawn = torch.rand(len(below), 1, generator=rng) * below[:, -1:]
+    return torch.searchsorted(below, drawn, right=True).clamp_(max=probability.shape[1] - 1)

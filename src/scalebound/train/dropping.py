@@ -25,6 +25,7 @@ from scalebound.core.errors import InputError, UsageError
 from scalebound.core.progress import Progress, silent
 from scalebound.data.stream import Stream
 from scalebound.train.calibration import Calibration
+from scalebound.train.curvature import sampled_labels
 from scalebound.train.posttraining import SEQUENCES, calibration_inputs
 from scalebound.train.trials import Method, Trials, Variant, check_search
 
@@ -33,13 +34,15 @@ AT_ONCE = 2048  # tokens of one backward pass
 
 @dataclass(frozen=True)
 class DroppedBlocks:
-    """``dropped``: names of the modules. Losses are those of the calibration text in full precision, in nats per token; ``loss_start``: of the fisher choice."""
+    """``dropped``: names of the modules. Losses and divergences (from the whole model) are those of the calibration text in full precision, in nats per token; ``start``: of the fisher choice."""
 
     dropped: tuple[str, ...]
     share: float
     loss_full: float
     loss_start: float
     loss_chosen: float
+    divergence_start: float
+    divergence_chosen: float
     evaluations: int
 
 
@@ -88,7 +91,7 @@ def drop_blocks(config: dict[str, Any], tensors: dict[str, np.ndarray], stream: 
     base, loss_start = trials.loss(np.zeros(len(blocks), dtype=int)), trials.loss(first)
     chosen, evaluations = trials.choose(method, sizes, first, budget, seed=seed, generations=generations, progress=progress, predicted=predicted)
     dropped = tuple(block for block, level in zip(blocks, chosen, strict=True) if level)
-    return DroppedBlocks(dropped, float(size[chosen == 1].sum() / size.sum()), base, loss_start, trials.loss(chosen), evaluations)
+    return DroppedBlocks(dropped, float(size[chosen == 1].sum() / size.sum()), base, loss_start, trials.loss(chosen), trials.divergence(first), trials.divergence(chosen), evaluations)
 
 
 def without_blocks(tensors: dict[str, np.ndarray], dropped: tuple[str, ...]) -> dict[str, np.ndarray]:
@@ -153,7 +156,7 @@ def block_damages(module: nn.Module, blocks: list[str], tokens_ST: np.ndarray, r
             with torch.enable_grad():
                 logits = module(torch.from_numpy(tokens_ST[start : start + batch].astype(np.int64)), use_cache=False).logits
             probability = logits.detach().float().softmax(-1).flatten(0, -2)
-            labels = torch.multinomial(probability, 1, generator=rng)
+            labels = sampled_labels(probability, rng)
             gradient = probability.scatter_add_(1, labels, torch.full_like(labels, -1, dtype=torch.float32)).view_as(logits).to(logits.dtype)
             logits.backward(gradient)
     finally:

@@ -1,8 +1,8 @@
-"""Levels for every matrix found by trying: evolution on the loss of calibration text, or dynamic programming on what each matrix costs alone.
+"""Levels for every matrix found by trying: evolution on the divergence from the full model, or dynamic programming on what each matrix causes alone.
 
 Water-filling gives all matrices one level, which is best where the damage is what second moments and Fisher information say, and where
 damages add up. This module does not assume either. :func:`matrix_levels`: every matrix is rounded at five levels around that one, half an octave apart,
-their bits taken from their integers, and a choice is judged by the loss of the network that computes with it (:mod:`~scalebound.train.trials`). The result is a
+their bits taken from their integers, and a choice is judged by how far it moves the predictions of the network that computes with it (:mod:`~scalebound.train.trials`). The result is a
 factor on the level of each matrix. :func:`sparsity_levels`: every matrix is pruned of five shares around a common one, and the result is a share for each.
 With either :func:`~scalebound.train.posttraining.quantize_calibrated` writes the file, of the length asked for.
 
@@ -27,7 +27,7 @@ from scalebound.compress.rates import Rates, estimated_bits
 from scalebound.core.errors import UsageError
 from scalebound.core.progress import Progress, silent
 from scalebound.data.stream import Stream
-from scalebound.train.posttraining import PENALTY, SCALE_BITS, SEQUENCES, Rounding, calibration_inputs, level_at
+from scalebound.train.posttraining import PENALTY, SCALE_BITS, SEQUENCES, Rounding, calibration_inputs
 from scalebound.train.trials import Method, Trials, Variant, check_search
 
 FACTORS = tuple(2.0 ** (k / 2) for k in (-2, -1, 0, 1, 2))  # of the common level, finest first
@@ -37,12 +37,14 @@ MIDDLE = 2
 
 @dataclass(frozen=True)
 class MatrixLevels:
-    """``factors``: by tensor name, on the level of the group it is rounded with. Losses are those of the calibration text, in nats per token."""
+    """``factors``: by tensor name, on the level of the group it is rounded with. Losses and divergences (from the full model) are those of the calibration text, in nats per token."""
 
     factors: dict[str, float]
     loss_full: float
     loss_common: float
     loss_chosen: float
+    divergence_common: float
+    divergence_chosen: float
     evaluations: int
 
 
@@ -55,7 +57,7 @@ def matrix_levels(config: dict[str, Any], tensors: dict[str, np.ndarray], stream
     config, tensors, stream, bits, penalty, sequences, start, seed, threads
         As for :func:`~scalebound.train.posttraining.quantize_calibrated`.
     method
-        ``evolution``: by the loss of whole choices. ``additive``: by what each matrix alone at each level adds to the loss.
+        ``evolution``: by the divergence of whole choices. ``additive``: by what each matrix alone at each level causes.
     generations
         Of 16 children each.
 
@@ -71,7 +73,7 @@ def matrix_levels(config: dict[str, Any], tensors: dict[str, np.ndarray], stream
     """
     check_search(method, generations, ("evolution", "additive"))
     rounding = _rounding(config, tensors, stream, penalty, (None, 0.0), sequences, start, seed, threads)
-    level = level_at(rounding.pilot(bits), bits)
+    level = rounding.pilot(bits).next_level(bits * sum(data.size for data in rounding.arrays.values() if data.dtype.kind == "f"))
     units = _Units(rounding)
     rates = [Rates() for _ in FACTORS]
     sizes: list[list[float]] = []
@@ -87,17 +89,19 @@ def matrix_levels(config: dict[str, Any], tensors: dict[str, np.ndarray], stream
     base, loss_common = trials.loss([None] * len(common)), trials.loss(common)
     chosen, evaluations = trials.choose(method, taken, common, float(taken[:, MIDDLE].sum()), seed=seed, generations=generations, progress=progress)
     factors = {name: FACTORS[k] for names, k in zip(units.names, chosen, strict=True) for name in names}
-    return MatrixLevels(factors, base, loss_common, trials.loss(chosen), evaluations)
+    return MatrixLevels(factors, base, loss_common, trials.loss(chosen), trials.divergence(common), trials.divergence(chosen), evaluations)
 
 
 @dataclass(frozen=True)
 class SparsityLevels:
-    """``shares``: of zeros, by tensor name, in the group it is rounded with. Losses are those of the calibration text, in nats per token, with a rounded embedding."""
+    """``shares``: of zeros, by tensor name, in the group it is rounded with. Losses and divergences are those of the calibration text, in nats per token, with a rounded embedding."""
 
     shares: dict[str, float]
     loss_full: float
     loss_common: float
     loss_chosen: float
+    divergence_common: float
+    divergence_chosen: float
     evaluations: int
 
 
@@ -113,7 +117,7 @@ def sparsity_levels(config: dict[str, Any], tensors: dict[str, np.ndarray], stre
     if prune not in ("magnitude", "wanda", "sparsegpt") or not 0 < sparsity < 1:
         raise UsageError(f"prune = {prune}, sparsity = {sparsity}", expected="magnitude, wanda or sparsegpt with a share between 0 and 1")
     rounding = _rounding(config, tensors, stream, penalty, (prune, sparsity), sequences, start, seed, threads)
-    level = level_at(rounding.pilot(bits), bits)
+    level = rounding.pilot(bits).next_level(bits * sum(data.size for data in rounding.arrays.values() if data.dtype.kind == "f"))
     units, step = _Units(rounding), min(sparsity, 1 - sparsity) / 5
     shares = [sparsity + k * step for k in SHARE_STEPS]
     rates, dense = [Rates() for _ in shares], Rates()
@@ -137,7 +141,7 @@ def sparsity_levels(config: dict[str, Any], tensors: dict[str, np.ndarray], stre
     base, loss_common = trials.loss([None] * len(common)), trials.loss(common)
     chosen, evaluations = trials.choose(method, taken, common, float(taken[:, MIDDLE].sum()), seed=seed, generations=generations, progress=progress, predicted=np.array(predicted))
     found = {name: shares[k] for names, k in zip(units.names, chosen, strict=True) for name in names}
-    return SparsityLevels(found, base, loss_common, trials.loss(chosen), evaluations)
+    return SparsityLevels(found, base, loss_common, trials.loss(chosen), trials.divergence(common), trials.divergence(chosen), evaluations)
 
 
 def _rounding(config: dict, tensors: dict, stream: str | os.PathLike, penalty: float, pruning: tuple[Pruning | None, float], sequences: int, start: int, seed: int, threads: int) -> Rounding:

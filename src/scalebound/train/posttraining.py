@@ -39,6 +39,7 @@ from scalebound.core.io import atomic_write, canonical_json, sha256_bytes
 from scalebound.core.progress import Progress, silent
 from scalebound.data.stream import Stream
 from scalebound.train.calibration import Calibration
+from scalebound.train.length import Budget
 from scalebound.train.loop import CHECKPOINT_S
 
 Allocation = Literal["uniform", "fisher"]
@@ -55,7 +56,7 @@ MOST_PASSES, MOST_PASSES_SMALL, SMALL = 3, 8, 1 << 22  # tries, and those of mod
 
 @dataclass(frozen=True)
 class Calibrated:
-    """A rounded model and how it came about. ``passes``: level and bits per parameter of every file tried; the last accepted is kept."""
+    """A rounded model and how it came about. ``passes``: mean level and bits per parameter of every file tried; the nearest is kept."""
 
     model: QuantizedModel
     target_bits: float
@@ -86,7 +87,7 @@ def quantize_calibrated(config: dict[str, Any], tensors: dict[str, np.ndarray], 
     stream
         Calibration text, as a stream of the model's vocabulary.
     bits : 0.1 to 12
-        Of the package, header and scales included, over all parameters. The file is at most 1% shorter, and not longer, where three tries (eight for small models) find such a one.
+        Of the package, header and scales included, over all parameters. The file is at most 1% shorter, and not longer, where three passes (eight for small models) find such a one (:mod:`~scalebound.train.length`).
     allocation
         ``fisher``: steps by water-filling over rows, columns and matrices (:mod:`scalebound.compress.allocation`).
         ``uniform``: one step relative to each row's root mean square, the same everywhere.
@@ -117,7 +118,7 @@ def quantize_calibrated(config: dict[str, Any], tensors: dict[str, np.ndarray], 
 
     Notes
     -----
-    Two or three passes over the calibration text, each with one factorization a group of matrices; one pass over an eighth of it before.
+    One pass over the calibration text, seldom two, each with one factorization a group of matrices; one pass over an eighth of it before.
     Memory: the model twice, the activations of all calibration tokens at one place of the network, and one second-moment matrix.
 
     Examples
@@ -141,52 +142,32 @@ def quantize_calibrated(config: dict[str, Any], tensors: dict[str, np.ndarray], 
     arrays = {name: np.asarray(data, dtype=np.float32) if data.dtype.kind == "f" else data for name, data in tensors.items()}
     inputs = calibration_inputs(Stream(stream), config, sequences, start)
     rounding = Rounding(config, arrays, inputs, allocation, penalty, (prune, sparsity), seed, progress, factors, shares)
-    settings = {"model": tensors_sha256(config, arrays), "inputs": sha256_bytes(inputs.tobytes()), "bits": bits, "allocation": allocation, "penalty": penalty, "prune": prune, "sparsity": sparsity, "factors": factors, "shares": shares, "seed": seed}
+    settings = {"state": 2, "model": tensors_sha256(config, arrays), "inputs": sha256_bytes(inputs.tobytes()), "bits": bits, "allocation": allocation, "penalty": penalty, "prune": prune, "sparsity": sparsity, "factors": factors, "shares": shares, "seed": seed}
     kept = _State(None if state is None else Path(state), sha256_bytes(canonical_json(settings)), checkpoint_s)
     kept.load()
-    aim = bits * (1 - TOLERANCE / 2)
-    if not kept.curve:
-        kept.curve = rounding.pilot(bits)
-        kept.level = level_at(kept.curve, aim)
-    most = MOST_PASSES_SMALL if sum(data.size for data in arrays.values()) < SMALL else MOST_PASSES
+    if kept.budget is None:
+        kept.budget = rounding.pilot(bits)
+    size = sum(data.size for data in arrays.values() if data.dtype.kind == "f")
+    most = MOST_PASSES_SMALL if size < SMALL else MOST_PASSES
+    found = None
     while len(kept.passes) < most and not any(bits * (1 - TOLERANCE) <= length <= bits for _, length in kept.passes):
-        if kept.passes and not kept.done:
-            kept.level = _next_level(kept.curve, kept.passes, aim)
-        found = rounding.run(kept)
+        found = rounding.run(kept, kept.budget, bits * (1 - TOLERANCE / 2) * size)
         package = encode(found)
         length = 8 * len(package) / found.num_params
         if all(_miss(length, bits) < _miss(other, bits) for _, other in kept.passes):
             kept.best = package
-        kept.passes.append((kept.level, length))
+        kept.passes.append((kept.budget.finish(8 * len(package)), length))
         kept.done, kept.rates = {}, Rates()
         kept.save(force=True)
     kept.remove()
     level, length = min(kept.passes, key=lambda item: _miss(item[1], bits))
-    return Calibrated(decode_model(kept.best), bits, length, level, tuple(kept.passes), allocation, penalty, prune, sparsity, (start, start + inputs.size), len(inputs))
+    model = found if found is not None and (level, length) == kept.passes[-1] else decode_model(kept.best)
+    return Calibrated(model, bits, length, level, tuple(kept.passes), allocation, penalty, prune, sparsity, (start, start + inputs.size), len(inputs))
 
 
 def _miss(length: float, bits: float) -> tuple[bool, float]:
     """Files that are too long come last."""
     return (length > bits, abs(length - bits))
-
-
-def level_at(curve: list[tuple[float, float]], bits: float) -> float:
-    """The level at which a falling curve has so many bits: linear in the logarithm of the level, also beyond its ends."""
-    logs, lengths = np.log2([level for level, _ in curve]), np.array([length for _, length in curve])
-    k = int(np.clip(np.searchsorted(-lengths, -bits), 1, len(logs) - 1))
-    slope = (lengths[k] - lengths[k - 1]) / (logs[k] - logs[k - 1])
-    return float(2.0 ** (logs[k] + (bits - lengths[k]) / min(slope, -0.05)))
-
-
-def _next_level(curve: list[tuple[float, float]], passes: list[tuple[float, float]], bits: float) -> float:
-    """Between the nearest files on both sides of ``bits`` where there are two such, else along the pilot's curve from the last one."""
-    above, below = [item for item in passes if item[1] > bits], [item for item in passes if item[1] <= bits]
-    if above and below:
-        (low, longer), (high, shorter) = min(above, key=lambda item: item[1]), max(below, key=lambda item: item[1])
-        share = min(max((longer - bits) / (longer - shorter), 0.1), 0.9)
-        return float(low * (high / low) ** share)
-    level, length = passes[-1]
-    return level * level_at(curve, bits) / level_at(curve, length)
 
 
 def calibration_tokens(config: dict[str, Any], sequences: int) -> int:
@@ -240,35 +221,41 @@ class Rounding:
         """Of zeros, in the matrix that a tensor is the first of."""
         return self.shares.get(name, self.pruning[1])
 
-    def pilot(self, bits: float) -> list[tuple[float, float]]:
-        """(level, bits per parameter) at three levels, from some rows of every matrix and some of the sequences, nothing put in place."""
+    def pilot(self, bits: float) -> Budget:
+        """What every matrix takes at three levels, from some of its rows and some of the sequences, nothing put in place."""
         calibration = self.calibration
         size = sum(data.size for data in self.arrays.values() if data.dtype.kind == "f")
         # a Gaussian's entropy at a step in units of its deviation; and: the damage is size * level^2 / 24
         centre = 2.0 ** (2.05 - bits) if self.allocation == "uniform" else math.sqrt(24 * DAMAGE_AT_3_BITS * 4.0 ** (3 - bits) / size)
         levels = [centre * 2.0**octave for octave in PILOT_OCTAVES]
-        totals = np.full(len(levels), OTHER_BITS * (size - sum(self.arrays[name].size for name in calibration.names)))
+        budget = Budget(levels, {}, {}, OTHER_BITS * (size - sum(self.arrays[name].size for name in calibration.names)))
 
         def sample(name: str, weight: np.ndarray, made: Factor, row_weights: np.ndarray, dense: bool = False) -> None:
             rows = np.unique(np.linspace(0, len(weight) - 1, min(len(weight), max(PILOT_ROWS, len(weight) // 64))).astype(int))
-            for k, level in enumerate(levels):
-                row_steps, col_steps = self.steps(level, weight, made, row_weights)
+            lengths = []
+            for level in levels:
+                row_steps, col_steps = self.steps(level * self.factors.get(name, 1.0), weight, made, row_weights)
                 coded = gptq(weight[rows], made, (row_steps[rows], col_steps), penalty=self.penalty, rates=Rates(), **self.mask(weight[rows], made, dense, self.share_of(name)))
-                totals[k] += estimated_bits(coded.integers) * len(weight) / len(rows) + SCALE_BITS * sum(weight.shape)
+                lengths.append(estimated_bits(coded.integers) * len(weight) / len(rows) + SCALE_BITS * sum(weight.shape))
+            budget.expected[name], budget.sizes[name] = lengths, weight.size
 
-        for name in {calibration.embedding, calibration.head}:
+        for name in sorted({calibration.embedding, calibration.head}):
             sample(name, self.arrays[name], *calibration.cost_of_embedding(name), dense=True)
         calibration.forward(lambda number, inputs: sample(f"{calibration.groups[number][0]}.weight", calibration.weight(number), *calibration.cost_of_group(number, inputs)), max(2, len(self.inputs) // PILOT_SHARE))
-        return [(level, float(total / size)) for level, total in zip(levels, totals, strict=True)]
+        return budget
 
-    def run(self, kept: _State) -> QuantizedModel:
-        """Every matrix rounded at ``kept.level``, in the order in which the network computes; those of ``kept.done`` are already."""
+    def run(self, kept: _State, budget: Budget, file_bits: float) -> QuantizedModel:
+        """Every matrix rounded, in the order in which the network computes, for a file of so many bits; those of ``kept.done`` are already."""
         calibration, total = self.calibration, len(self.calibration.groups)
         for name in calibration.names:
             calibration.put(name, kept.done[name].dequantized() if name in kept.done else self.arrays[name])
 
         def rounded(name: str, weight: np.ndarray, made: Factor, row_weights: np.ndarray, dense: bool = False) -> Coded:
-            return gptq(weight, made, self.steps(kept.level * self.factors.get(name, 1.0), weight, made, row_weights), penalty=self.penalty, rates=kept.rates, **self.mask(weight, made, dense, self.share_of(name)))
+            level = budget.next_level(file_bits)
+            steps = self.steps(level * self.factors.get(name, 1.0), weight, made, row_weights)
+            coded = gptq(weight, made, steps, penalty=self.penalty, rates=kept.rates, **self.mask(weight, made, dense, self.share_of(name)))
+            budget.spend(name, level, estimated_bits(coded.integers) + SCALE_BITS * sum(weight.shape))
+            return coded
 
         def keep(found: dict[str, Coded]) -> None:
             for name, coded in found.items():
@@ -301,8 +288,7 @@ class _State:
     path: Path | None
     settings: str
     interval_s: float
-    level: float = 0.0
-    curve: list[tuple[float, float]] = field(default_factory=list)
+    budget: Budget | None = None
     passes: list[tuple[float, float]] = field(default_factory=list)
     done: dict[str, Coded] = field(default_factory=dict)
     rates: Rates = field(default_factory=Rates)
@@ -318,7 +304,7 @@ class _State:
         for name, coded in self.done.items():
             parts = {"integers": coded.integers, "rows": coded.row_scales, "cols": coded.col_scales}
             arrays |= {f"{part}.{name}": np.ascontiguousarray(data) for part, data in parts.items() if data is not None}
-        meta = {"settings": self.settings, "level": self.level, "curve": self.curve, "passes": self.passes, "done": list(self.done)}
+        meta = {"settings": self.settings, "budget": self.budget and vars(self.budget), "passes": self.passes, "done": list(self.done)}
         atomic_write(self.path, save(arrays, metadata={"posttraining": json.dumps(meta)}))
         self.saved_at = time.monotonic()
 
@@ -336,7 +322,7 @@ class _State:
                 arrays = {name: file.get_tensor(name) for name in file.keys()}
         except (SafetensorError, json.JSONDecodeError) as error:
             raise InputError(f"is not the state of a rounding ({error})", where=str(self.path), hint="delete it") from error
-        self.level, self.curve, self.passes = kept["level"], [(a, b) for a, b in kept["curve"]], [(a, b) for a, b in kept["passes"]]
+        self.budget, self.passes = kept["budget"] and Budget(**kept["budget"]), [(a, b) for a, b in kept["passes"]]
         self.done = {name: Coded(arrays[f"integers.{name}"], arrays[f"rows.{name}"], arrays.get(f"cols.{name}")) for name in kept["done"]}
         self.rates.counts, self.best = arrays["rates"], arrays["best"].tobytes()
 
