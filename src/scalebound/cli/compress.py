@@ -203,16 +203,21 @@ def _record(path: Path, model: QuantizedModel, parts: Breakdown) -> dict[str, An
 
 
 def _result(names: list[str], records: list[dict[str, Any]]) -> Result:
-    rows = []
+    """Two tables, since one would not fit a terminal of 80 columns: what came out, and where its bytes are."""
+    rows, parts = [], []
     for name, record in zip(names, records, strict=True):
         losses = ["not measured" if record[key] is None else f"{record[key]:.4f}" for key in ("loss_before", "loss_after")]
-        rows.append([name, f"{record['file_bytes']:,}", f"{record['bits_per_parameter']:.3f}", *losses, *(f"{part:,}" for part in record["breakdown"].values())])
-    headers = ["rounding", "bytes", "bits/parameter", "loss before", "loss after", "header", "tables", "classes", "scales", "raw", "weights"]
+        rows.append([name, f"{record['file_bytes']:,}", f"{record['bits_per_parameter']:.3f}", *losses])
+        parts.append([name, *(f"{part:,}" for part in record["breakdown"].values())])
     if len(records) > 1:
         note(f"Certificates hold for all {len(records)} packages at once, so picking the best costs nothing, as long as all tokens of the window are scored.")
-    caption = f"{records[0]['params']:,} parameters; losses in nats/token; parts in bytes"
-    lines = [_change(entry) for entry in records if entry["interval"] is not None]
-    return Result(records[0] if len(records) == 1 else {"packages": records}, [table(headers, rows, caption=caption), *lines, *(f"Wrote {entry['package']}" for entry in records)])
+    view = [
+        table(["rounding", "bytes", "bits/parameter", "loss before", "loss after"], rows, caption=f"{records[0]['params']:,} parameters; losses in nats/token"),
+        table(["bytes of", *records[0]["breakdown"]], parts),
+        *(_change(entry) for entry in records if entry["interval"] is not None),
+        *(f"Wrote {entry['package']}" for entry in records),
+    ]
+    return Result(records[0] if len(records) == 1 else {"packages": records}, view)
 
 
 def _losses(before: Stats | None, after: Stats | None) -> dict:
