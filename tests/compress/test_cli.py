@@ -48,6 +48,7 @@ def test_several_settings(capsys, folder, tmp_path):
 def test_the_table_people_see(capsys, folder, tmp_path):
     assert main(["compress", str(folder), "--out", str(tmp_path / "m.sbz")]) == 0
     shown = capsys.readouterr().out
+    assert max(map(len, (line for line in shown.splitlines() if "m.sbz" not in line))) <= 80 and "…" not in shown
     assert "m.sbz" in shown and "bits/parameter" in shown and "not measured" in shown
 
 

@@ -23,7 +23,7 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
              reference: Path | None = None, alpha: float | None = None, teacher: Path | None = None, teacher_share: float | None = None,
              divergence: Literal["forward", "balanced"] | None = None, seed: int | None = None, base: Path | None = None,
              keep_codes: Annotated[bool, Parameter(negative=())] = False, stream: Path | None = None, tokens: int | None = None,
-             frontier: Annotated[bool, Parameter(negative=())] = False) -> Result:  # fmt: skip
+             frontier: Annotated[bool, Parameter(negative=())] = False, beside: Annotated[tuple[str, ...] | None, Parameter(consume_multiple=False)] = None) -> Result:  # fmt: skip
     """Write a model as a package: one small file that decodes to exactly the weights it was rounded to.
 
     The file's size is the code length of a certificate. Which way makes the shortest depends on what there is:
@@ -91,8 +91,8 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
         Write only how the model differs from this one: low-rank factors or the vector of a subspace where `train --from --adapter` trained
         those, else the differences of all weights. --step is then of these numbers.
     keep_codes
-        Of a model that is quantized already (.gguf, or a folder of GPTQ, AWQ or bitsandbytes): change no weight, and code its own integers and
-        scales. Takes no other setting.
+        Of a model that is quantized already (.gguf, or a folder of GPTQ, AWQ, bitsandbytes, compressed-tensors or float8): change no weight,
+        and code its own integers and scales, and what it left in 16 bits. Takes no other setting.
     stream
         A stream or text to measure the loss on, before and after, and to calibrate or train on.
     tokens
@@ -100,6 +100,9 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
     frontier
         Write packages of many lengths to the folder --out, each with the certificate of --stream, and the figure of loss and bound against
         size. Lengths: --step for plain rounding, --bits for calibrated, or both; --tokens limits the window.
+    beside
+        Of --frontier: NAME=FILE.sbz, a package made in another way (--finetune, or --keep-codes of what another program quantized), scored,
+        certified and marked under that name. Repeatable.
 
     Examples
     --------
@@ -113,7 +116,7 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
 
     scalebound compress model-Q4_K_M.gguf --keep-codes --out model.sbz
 
-    scalebound compress runs/ladder/38048 --frontier --stream runs/ladder/streams/train.json --out frontier
+    scalebound compress runs/ladder/38048 --frontier --stream runs/ladder/streams/train.json --beside nf4=nf4.sbz --out frontier
 
     next: scalebound measure small.sbz STREAM --out small.safetensors, then scalebound certify small.safetensors --package small.sbz
     """
@@ -209,16 +212,21 @@ def _record(path: Path, model: QuantizedModel, parts: Breakdown) -> dict[str, An
 
 
 def _result(names: list[str], records: list[dict[str, Any]]) -> Result:
-    rows = []
+    """Two tables, since one would not fit a terminal of 80 columns: what came out, and where its bytes are."""
+    rows, parts = [], []
     for name, record in zip(names, records, strict=True):
         losses = ["not measured" if record[key] is None else f"{record[key]:.4f}" for key in ("loss_before", "loss_after")]
-        rows.append([name, f"{record['file_bytes']:,}", f"{record['bits_per_parameter']:.3f}", *losses, *(f"{part:,}" for part in record["breakdown"].values())])
-    headers = ["rounding", "bytes", "bits/parameter", "loss before", "loss after", "header", "tables", "classes", "scales", "raw", "weights"]
+        rows.append([name, f"{record['file_bytes']:,}", f"{record['bits_per_parameter']:.3f}", *losses])
+        parts.append([name, *(f"{part:,}" for part in record["breakdown"].values())])
     if len(records) > 1:
         note(f"Certificates hold for all {len(records)} packages at once, so picking the best costs nothing, as long as all tokens of the window are scored.")
-    caption = f"{records[0]['params']:,} parameters; losses in nats/token; parts in bytes"
-    lines = [_change(entry) for entry in records if entry["interval"] is not None]
-    return Result(records[0] if len(records) == 1 else {"packages": records}, [table(headers, rows, caption=caption), *lines, *(f"Wrote {entry['package']}" for entry in records)])
+    view = [
+        table(["rounding", "bytes", "bits/parameter", "loss before", "loss after"], rows, caption=f"{records[0]['params']:,} parameters; losses in nats/token"),
+        table(["bytes of", *records[0]["breakdown"]], parts),
+        *(_change(entry) for entry in records if entry["interval"] is not None),
+        *(f"Wrote {entry['package']}" for entry in records),
+    ]
+    return Result(records[0] if len(records) == 1 else {"packages": records}, view)
 
 
 def _losses(before: Stats | None, after: Stats | None) -> dict:
@@ -342,7 +350,7 @@ def _frontier(model: Path, stream: Path | None, out: Path, given: dict[str, Any]
 
     assert stream is not None
     lists = {flag: parse_numbers(given[flag], f"--{flag}") if flag in given else None for flag in ("step", "bits")}
-    return frontier(model, stream, out, steps=lists["step"], bits=lists["bits"], sequences=given.get("sequences", 32), tokens=given.get("tokens"), seed=given.get("seed", 0))
+    return frontier(model, stream, out, steps=lists["step"], bits=lists["bits"], beside=given.get("beside", ()), sequences=given.get("sequences", 32), tokens=given.get("tokens"), seed=given.get("seed", 0))
 
 
 def _finetune(model: Path, out: Path, given: dict[str, Any]) -> tuple[QuantizedModel, dict]:
