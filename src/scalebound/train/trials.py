@@ -133,15 +133,15 @@ class Trials:
         """Of all that a divergence depends on: the network as it was and with its background, the variants, the text, the draw of its pieces."""
         self._set([None] * len(self.variants))
         found = hashlib.sha256(canonical_json([seed, STAGES, self.calibration.inputs_ST.shape]))
-        found.update(np.ascontiguousarray(self.calibration.inputs_ST))
+        found.update(self.calibration.inputs_ST.tobytes())
         for name, parameter in self.calibration.parameters.items():
-            found.update(np.ascontiguousarray(self.calibration.arrays[name]))
-            found.update(parameter.detach().numpy())
+            found.update(self.calibration.arrays[name].tobytes())
+            found.update(parameter.detach().numpy().tobytes())
         for name, data in ((name, data) for unit in self.variants for variant in unit for name, data in variant.items()):
             found.update(name.encode())
             for part in (data.integers, data.row_scales, data.col_scales) if isinstance(data, Coded) else (data,):
                 if part is not None:
-                    found.update(np.ascontiguousarray(part))
+                    found.update(part.tobytes())
         return found.hexdigest()
 
     def _set(self, levels: Levels) -> None:
