@@ -22,7 +22,7 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
              finetune: Annotated[bool, Parameter(negative=())] = False, steps: int | None = None, price: float | None = None,
              reference: Path | None = None, alpha: float | None = None, seed: int | None = None, base: Path | None = None,
              keep_codes: Annotated[bool, Parameter(negative=())] = False, stream: Path | None = None, tokens: int | None = None,
-             frontier: Annotated[bool, Parameter(negative=())] = False) -> Result:  # fmt: skip
+             frontier: Annotated[bool, Parameter(negative=())] = False, beside: Annotated[tuple[str, ...] | None, Parameter(consume_multiple=False)] = None) -> Result:  # fmt: skip
     """Write a model as a package: one small file that decodes to exactly the weights it was rounded to.
 
     The file's size is the code length of a certificate. Which way makes the shortest depends on what there is:
@@ -84,8 +84,8 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
         Write only how the model differs from this one: low-rank factors or the vector of a subspace where `train --from --adapter` trained
         those, else the differences of all weights. --step is then of these numbers.
     keep_codes
-        Of a model that is quantized already (.gguf, or a folder of GPTQ, AWQ or bitsandbytes): change no weight, and code its own integers and
-        scales. Takes no other setting.
+        Of a model that is quantized already (.gguf, or a folder of GPTQ, AWQ, bitsandbytes, compressed-tensors or float8): change no weight,
+        and code its own integers and scales, and what it left in 16 bits. Takes no other setting.
     stream
         A stream or text to measure the loss on, before and after, and to calibrate or train on.
     tokens
@@ -93,6 +93,9 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
     frontier
         Write packages of many lengths to the folder --out, each with the certificate of --stream, and the figure of loss and bound against
         size. Lengths: --step for plain rounding, --bits for calibrated, or both; --tokens limits the window.
+    beside
+        Of --frontier: NAME=FILE.sbz, a package made in another way (--finetune, or --keep-codes of what another program quantized), scored,
+        certified and marked under that name. Repeatable.
 
     Examples
     --------
@@ -104,7 +107,7 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
 
     scalebound compress model-Q4_K_M.gguf --keep-codes --out model.sbz
 
-    scalebound compress runs/ladder/38048 --frontier --stream runs/ladder/streams/train.json --out frontier
+    scalebound compress runs/ladder/38048 --frontier --stream runs/ladder/streams/train.json --beside nf4=nf4.sbz --out frontier
 
     next: scalebound measure small.sbz STREAM --out small.safetensors, then scalebound certify small.safetensors --package small.sbz
     """
@@ -341,7 +344,7 @@ def _frontier(model: Path, stream: Path | None, out: Path, given: dict[str, Any]
 
     assert stream is not None
     lists = {flag: parse_numbers(given[flag], f"--{flag}") if flag in given else None for flag in ("step", "bits")}
-    return frontier(model, stream, out, steps=lists["step"], bits=lists["bits"], sequences=given.get("sequences", 32), tokens=given.get("tokens"), seed=given.get("seed", 0))
+    return frontier(model, stream, out, steps=lists["step"], bits=lists["bits"], beside=given.get("beside", ()), sequences=given.get("sequences", 32), tokens=given.get("tokens"), seed=given.get("seed", 0))
 
 
 def _finetune(model: Path, out: Path, given: dict[str, Any]) -> tuple[QuantizedModel, dict]:

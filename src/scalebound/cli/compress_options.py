@@ -9,7 +9,7 @@ from scalebound.core.errors import UsageError
 # What each way takes beside MODEL and --out, by the parameter that asks for it; anything else given with it is refused.
 TAKES: dict[str, tuple[str, ...]] = {
     "keep_codes": (),
-    "frontier": ("stream", "step", "bits", "sequences", "tokens", "seed"),
+    "frontier": ("stream", "step", "bits", "beside", "sequences", "tokens", "seed"),
     "base": ("step",),
     "finetune": ("stream", "tokens", "steps", "price", "reference", "alpha", "seed"),
     "gptq": ("bits", "stream", "tokens", "allocation", "rate_penalty", "sequences", "prune", "sparsity", "drop", "seed"),

@@ -14,7 +14,7 @@ import numpy as np
 
 from scalebound.compress.coder import encode_messages
 from scalebound.compress.grouped import Grouped
-from scalebound.compress.header import GROUPED, MAGIC, PLAIN, Code, check_size, deflate, find_patterns, steps_of, write_header
+from scalebound.compress.header import MAGIC, Code, check_size, deflate, find_patterns, steps_of, version_of, write_header
 from scalebound.compress.model import RAW_DTYPES, Coded, QuantizedModel, Raw, matrix_shape
 from scalebound.compress.plan import Plan, family_of, find_plan, has_one_scale
 from scalebound.compress.tables import varint
@@ -67,9 +67,11 @@ def encode_with_breakdown(model: QuantizedModel) -> tuple[bytes, Breakdown]:
     shift = _common_shift(model)
     coded = {name: tensor for name in order if not isinstance(tensor := model.tensors[name], Raw)}
 
+    def codes_of(plan: Plan) -> dict[str, Code]:
+        return {name: Code(dtype=raw[name]) if name in raw else replace(plan.codes[name], steps=steps.get(name, ())) for name in order}
+
     def header_of(plan: Plan) -> bytes:
-        codes = {name: Code(dtype=raw[name]) if name in raw else replace(plan.codes[name], steps=steps.get(name, ())) for name in order}
-        return write_header(config, layers, patterns, codes, shift)
+        return write_header(config, layers, patterns, codes_of(plan), shift)
 
     plan = find_plan(coded, shift, lambda plan: 8 * len(deflate(header_of(plan), plan.tables)))
     header = header_of(plan)
@@ -77,12 +79,12 @@ def encode_with_breakdown(model: QuantizedModel) -> tuple[bytes, Breakdown]:
     raw_bytes = b"".join(_raw_bytes(model.tensors[name]) for name in order)
     words = encode_messages([(message.symbols, plan.tables[k]) for message, k in plan.messages])
     payload = varint(len(meta)) + meta + raw_bytes + words
-    body = MAGIC + bytes([GROUPED if grouped else PLAIN]) + varint(len(payload)) + payload
+    body = MAGIC + bytes([version_of(codes_of(plan).values())]) + varint(len(payload)) + payload
     check_size(sum(math.prod(shape) for shape in shapes.values()), len(payload), "the model")
     package = body + zlib.crc32(body).to_bytes(4, "little")
 
     header_bytes = len(package) - len(raw_bytes) - len(words) - len(meta) + min(len(meta), len(deflate(header, [])))
-    parts = {family_of(name) for name in model.parts}
+    parts = {family_of(name, tensor) for name, tensor in coded.items() if name in model.parts}
     single = sum(len(_raw_bytes(tensor)) for name, tensor in model.tensors.items() if name in model.parts or has_one_scale(tensor))
     scale_bytes = min(len(words), round((plan.bits("scales") + sum(plan.bits(kind) for kind in parts)) / 8))
     class_bytes = min(len(words) - scale_bytes, round(plan.bits("classes") / 8))

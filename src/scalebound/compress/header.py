@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import zlib
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +21,7 @@ from scalebound.core.errors import InputError
 from scalebound.core.io import canonical_json, parse_json
 
 MAGIC = b"SBZ"
-PLAIN, GROUPED = 1, 2  # versions: a file is of the second when a tensor of it has steps
+PLAIN, GROUPED, SORTED = 1, 2, 3  # versions: of the second are files with steps, of the third those where columns change places
 MAX_META_BYTES = 16 << 20
 HEADER_KEYS = {"config", "layers", "shift", "code", "tensors"}
 # where several keys of a configuration hold the same number, which one the usual shapes are written with
@@ -53,6 +54,12 @@ class Code:
         return tuple(numbers)
 
 
+def version_of(codes: Iterable[Code]) -> int:
+    """The lowest version that has what these codes need."""
+    steps = [code.steps for code in codes if code.steps]
+    return SORTED if any("columns" in part[::3] for part in steps) else GROUPED if steps else PLAIN
+
+
 @dataclass(frozen=True)
 class Slot:
     """One tensor of the file."""
@@ -78,9 +85,13 @@ class Pattern:
 
 
 def steps_of(name: str, tensor: Grouped, written: str) -> tuple[str | int, ...]:
-    """Steps as an entry has them, for a tensor that is ``written`` with a star: names of parts that contain its own get the star too."""
+    """Steps as an entry has them, for a tensor that is ``written`` with a star: names of parts of the same layer get the star too."""
     steps = [field for step in tensor.steps for field in (step.kind, step.part, step.each)]
-    return tuple(field.replace(name, written) if isinstance(field, str) else field for field in steps)
+    if name == written:
+        return tuple(steps)
+    at = written.index("*")
+    layer = name[:at] + name[at:].partition(".")[0] + "."
+    return tuple(field.replace(layer, f"{name[:at]}*.") if isinstance(field, str) else field for field in steps)
 
 
 def find_patterns(shapes: dict[str, tuple[int, ...]], kinds: dict[str, str | Grouped]) -> tuple[int | None, list[Pattern]]:
@@ -216,7 +227,7 @@ def _code(fields: Any, num_tables: int, name: str, where: str) -> Code:
         triples = list(zip(steps[::3], steps[1::3], steps[2::3], strict=False))
         good = good and len(steps) % 3 == 0 and numbers[1:3] == [-1, -1]
         good = good and all(isinstance(part, str) and type(each) is int and 0 < each <= 1 << 40 for _, part, each in triples)
-        good = good and all(kind in ("times", "plus") or (kind == "book" and k == 0) for k, (kind, _, _) in enumerate(triples))
+        good = good and all(kind in ("times", "plus", "columns") or (kind == "book" and k == 0) for k, (kind, _, _) in enumerate(triples))
     if not good:
         raise InputError(f"the code of {name} is {fields!r}", where=where, expected=f"a dtype, or numbers of the {num_tables} tables and steps")
     return replace(Code("", *numbers), steps=steps)
