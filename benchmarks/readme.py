@@ -176,6 +176,18 @@ def price(record: dict) -> str:
     return markdown(["data", "compute", "anchor's parameters", "its loss", "bits per parameter", "quantization", "smoothing", "complexity", "variance", "bound", "bound minus loss", "anchor alone"], rows)
 
 
+def further(results: dict) -> str:
+    """Trials of further ways of training for the certificate, each trial's seeds on one row."""
+    rows = []
+    trials: dict[str, list[dict]] = {}
+    for row in results["rows"]:
+        trials.setdefault(row["trial"], []).append(row)
+    for name, seeds in trials.items():
+        columns = [[f"{row['added_loss']:+.3f}", f"{row['bits']:.3f}", f"{row['product']:.3f}"] for row in seeds]
+        rows.append([name, seeds[0]["what"], f"{seeds[0]['steps']:,}", f"{seeds[0]['seconds']:.0f} s", *(", ".join(column) for column in zip(*columns, strict=True))])
+    return markdown(["trial", "what", "steps", "time", "added loss", "bits per parameter", "product"], rows)
+
+
 PAGES = {
     "README.md": {
         "compression": ("compress/results.json", compression), "train": ("train/results.json", train), "measure": ("measure/results.json", measure), "scaling": ("scaling/results.json", scaling),
@@ -183,7 +195,7 @@ PAGES = {
     },
     "docs/training.md": {"blind": ("train/blind.json", blind)},
     "docs/gallery/certify.md": {"price": ("certify/price.json", price)},
-    "docs/gallery/compression.md": {"peers": ("compress/peers.json", peers), "sparsity": ("compress/sparsity.json", sparsity), "structure": ("compress/structure.json", structure), "formats": ("compress/formats.json", formats), "trained": ("compress/trained.json", trained)},
+    "docs/gallery/compression.md": {"peers": ("compress/peers.json", peers), "sparsity": ("compress/sparsity.json", sparsity), "structure": ("compress/structure.json", structure), "formats": ("compress/formats.json", formats), "trained": ("compress/trained.json", trained), "further": ("compress/further.json", further)},
 }  # fmt: skip
 
 

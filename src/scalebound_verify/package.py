@@ -13,7 +13,7 @@ import numpy as np
 
 from scalebound_verify.strict import FORMS, Refused, conform, parse
 
-DICTIONARY = Path(__file__).with_name("package_dictionary.txt").read_bytes() + b"\0"  # section 8
+DICTIONARY, DELTAS = (Path(__file__).with_name(f"package_{name}.txt").read_bytes() + b"\0" for name in ("dictionary", "deltas"))  # section 8
 RAW: dict[str, str] = FORMS["raw"]
 Tensors = dict[str, tuple[str, np.ndarray]]
 Table = tuple[int, list[int]]
@@ -99,16 +99,20 @@ def bfloat(patterns: np.ndarray) -> np.ndarray:
 
 @np.errstate(all="ignore")
 def stepped(value: np.ndarray, steps: list[Any], tensors: Tensors) -> np.ndarray:
-    """Entries of a codebook for the integers, then products and sums with parts, each rounded to float32 (section 6)."""
+    """Entries of a codebook for the integers, then products and sums with parts, each rounded to float32, and columns sorted back (section 6)."""
     parts = {name: array.ravel() for name, (dtype, array) in tensors.items() if dtype == "F32" and name[:1] == "="}
     for what, name, each in zip(*[iter(steps)] * 3, strict=True):
-        good = type(name) is str and type(each) is int and 0 < each <= 2**40 and (what in ("times", "plus") or what == "book" and value.dtype.kind == "i")
+        good = type(name) is str and type(each) is int and 0 < each <= 2**40 and (what in ("times", "plus", "columns") or what == "book" not in steps[3::3])
+        part = parts[name] if good and name in parts else np.zeros(0, "<f4")
+        if what == "columns" and part.size == value.shape[1] and bool(np.isfinite(part).all()):
+            value = value[:, part.argsort(kind="stable").argsort()]
+            continue
         at = value if what == "book" else np.arange(value.size).reshape(value.shape) // (each if good else 1)
-        need(good and name in parts and 0 <= at.min() and at.max() < parts[name].size, "has a malformed step, or one that its part does not fit")
-        wide, value = parts[name][at], value.astype("<f4")
+        need(what != "columns" and 0 <= at.min() and at.max() < part.size, "has a malformed step, or one that its part does not fit")
+        wide, value = part[at], value.astype("<f4")
         value = wide if what == "book" else value * wide if what == "times" else value + wide
     need(bool(np.isfinite(value).all()), "has a number that is not finite")
-    return value
+    return value.astype("<f4")
 
 def coded(coder: Coder, tables: list[Table], shape: list[int], code: list[Any], shift: int, one: np.ndarray, tensors: Tensors) -> np.ndarray:
     """The next coded tensor: scales, classes, then integers class by class (end of section 5, section 6)."""
@@ -128,11 +132,11 @@ def coded(coder: Coder, tables: list[Table], shape: list[int], code: list[Any], 
 
 def decode(data: bytes, params: int) -> tuple[dict[str, Any], Tensors]:
     """``(config, {name: (dtype, array)})`` of a package; no tensors unless it holds ``params`` numbers (a delta: at most so many)."""
-    need(data[:4] in (b"SBZ\x01", b"SBZ\x02"), "does not begin like a package of version 1 or 2")
+    need(data[:4] in (b"SBZ\x01", b"SBZ\x02", b"SBZ\x03", b"SBZ\x04"), "does not begin like a package of version 1 to 4")
     n, at = varint(data, 4)
     need(len(data) == at + n + 4, f"has {len(data):,} bytes where its header says {at + n + 4:,}: cut short, or something follows it")
     need(zlib.crc32(data[:-4]) == int.from_bytes(data[-4:], "little"), "does not match its checksum")
-    payload, inflate = data[at:-4], zlib.decompressobj(-15, zdict=DICTIONARY)
+    payload, inflate = data[at:-4], zlib.decompressobj(-15, zdict=DICTIONARY + DELTAS * (data[3] == 4))
     m, at = varint(payload, 0)
     try:
         text, zero, rest = (meta := inflate.decompress(payload[at : at + m], (16 << 20) + 1)).partition(b"\0")
@@ -142,9 +146,10 @@ def decode(data: bytes, params: int) -> tuple[dict[str, Any], Tensors]:
     header, tables, at = conform(parse(text, "package"), FORMS["package"], "package"), read_tables(rest), at + m
     entries, tensors = expand(header, len(tables)), Tensors()
     floats = {name: math.prod(shape) for name, shape, code in entries if code[0] not in RAW or code[0] in ("F32", "F16", "BF16")}
-    parts = {name for name, _, _ in entries if data[3] == 2 and name[:1] == "="}
-    need(sum(floats.values()) <= 2**28 + 2**16 * n and 0 <= header["shift"] <= 7 and (data[3] == 2) == any(code[5:] for *_, code in entries),
-         "holds more numbers than a package may, a shift beyond 7, or steps in another version than 2")  # fmt: skip
+    parts = {name for name, _, _ in entries if data[3] in (2, 3) and name[:1] == "="}
+    version = 1 + any(code[5:] for *_, code in entries) + any("columns" in code[5::3] for *_, code in entries)
+    need(sum(floats.values()) <= 2**28 + 2**16 * n and 0 <= header["shift"] <= 7 and data[3] in (version, 4 * (version == 1 and "delta" in header["config"])),
+         "holds more numbers than a package may, a shift beyond 7, or steps of another version than its own")  # fmt: skip
     held = sum(size for name, size in floats.items() if name not in parts)
     if held != params and not ("delta" in header["config"] and held < params):
         return header["config"], tensors

@@ -48,6 +48,7 @@ def test_several_settings(capsys, folder, tmp_path):
 def test_the_table_people_see(capsys, folder, tmp_path):
     assert main(["compress", str(folder), "--out", str(tmp_path / "m.sbz")]) == 0
     shown = capsys.readouterr().out
+    assert max(map(len, (line for line in shown.splitlines() if "m.sbz" not in line))) <= 80 and "…" not in shown
     assert "m.sbz" in shown and "bits/parameter" in shown and "not measured" in shown
 
 
@@ -98,6 +99,7 @@ def test_structure_is_searched_and_said(capsys, folder, tmp_path, monkeypatch):
     assert status == 0 and all(not np.any(data[decoded[name] == 0]) for name, data in read_package(tmp_path / "k.sbz")[1].items() if name.endswith("proj.weight"))
     status, record = run(capsys, folder, *common, "--bits", "5", "--prune", "magnitude", "--sparsity", "0.6", "--allocation", "evolution", "--out", tmp_path / "s.sbz")
     assert status == 0 and len(record["evolution"]["shares"]) == 7 and record["gptq"]["sparsity"] == 0.6
+    assert not [file for file in tmp_path.iterdir() if file.suffix in (".modules", ".levels", ".state")]
     for wrong in (("--drop", "0.3"), ("--quantizer", "gptq", "--bits", "3", "--stream", text, "--prune", "kept", "--sparsity", "0.5"), ("--quantizer", "gptq", "--bits", "3", "--stream", text, "--drop", "1.5")):
         assert run(capsys, folder, *wrong, "--out", tmp_path / "w.sbz")[0] == 2
 
@@ -145,13 +147,13 @@ def test_options_that_do_not_go_together(words):
             way_of(found)
     for way, takes in TAKES.items():
         every = dict.fromkeys(takes, "x") | ({} if way == "rtn" else {way: True})
-        numbers = {"tokens": 5, "sequences": 1, "drop": 0.5, "prune": "wanda", "bits": "3"}
+        numbers = {"tokens": 5, "sequences": 1, "drop": 0.5, "sparsity": 0.5, "alpha": 0.2, "prune": "wanda", "bits": "3"}
         every |= {name: value for name, value in numbers.items() if name in every}
         every.pop("step" if way == "rtn" else "", None)
         assert way_of(every) == way
 
 
-@pytest.mark.parametrize("option", [{"tokens": 1}, {"sequences": 0}, {"drop": 0.0}, {"drop": 1.0}])
+@pytest.mark.parametrize("option", [{"tokens": 1}, {"sequences": 0}, {"drop": 0.0}, {"drop": 1.0}, {"sparsity": 1.0, "prune": "wanda"}, {"sparsity": -0.1, "prune": "wanda"}])
 def test_numbers_out_of_range_are_told_before_the_model_is_read(option):
     with pytest.raises(UsageError, match=f"--{next(iter(option))}"):
         way_of({"gptq": True, "bits": "3", "stream": "s", **option})

@@ -1,12 +1,16 @@
 """Formats of other programs: packed by readable loops from their published layouts, dequantized by loops, and nothing of that may change."""
 
+import dataclasses
 import json
+import zlib
 
 import numpy as np
 import pytest
 
-from scalebound.compress import decode, encode
+from scalebound.compress import QuantizedModel, decode, encode
+from scalebound.compress.dictionary import DICTIONARY
 from scalebound.compress.foreign import KINDS, Blocks, assemble, keep_folder, unpack
+from scalebound.compress.tables import read_varint
 from scalebound.core.errors import InputError
 from scalebound_verify.package import decode as checker_decode
 
@@ -25,6 +29,9 @@ def through_a_package(config, tensors):
     return found
 
 
+IQ4 = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113]
+
+
 # --- .gguf: one block as the C code of ggml reads it, element by element ---
 def half(b, at):
     return F32(np.frombuffer(bytes(b[at : at + 2]), "<f2")[0])
@@ -33,7 +40,7 @@ def half(b, at):
 def loop_block(kind, b):
     """The weights of one block, each operation in float32."""
     b = [int(x) for x in b]
-    n = 32 if kind in ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL") else 256
+    n = 32 if kind in ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL", "MXFP4") else 256
     y = np.zeros(n, F32)
     nibble = lambda at, j: b[at + j % 16] >> (4 * (j >= 16)) & 15  # noqa: E731
     bit = lambda at, j: b[at + j // 8] >> (j % 8) & 1  # noqa: E731
@@ -59,7 +66,18 @@ def loop_block(kind, b):
         elif kind == "Q8_0":
             y[j] = half(b, 0) * F32((b[2 + j] + 128) % 256 - 128)
         elif kind == "IQ4_NL":
-            y[j] = half(b, 0) * F32([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113][nibble(2, j)])
+            y[j] = half(b, 0) * F32(IQ4[nibble(2, j)])
+        elif kind == "IQ4_XS":
+            k = j // 32
+            scale = (b[4 + k // 2] >> (4 * (k % 2)) & 15) + 16 * (int(b[2 + k // 4]) >> (2 * (k % 4)) & 3) - 32
+            y[j] = half(b, 0) * F32(scale) * F32(IQ4[nibble(8 + 16 * k, j % 32)])
+        elif kind == "MXFP4":
+            y[j] = F32(np.ldexp(1.0, b[0] - 128)) * F32([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12][nibble(1, j)])
+        elif kind == "TQ2_0":
+            y[j] = half(b, 64) * F32((b[32 * (j // 128) + j % 32] >> (2 * (j % 128 // 32)) & 3) - 1)
+        elif kind == "TQ1_0":
+            at, digit = (j % 32, j // 32) if j < 160 else (32 + (j - 160) % 16, (j - 160) // 16) if j < 240 else (48 + (j - 240) % 4, (j - 240) // 4)
+            y[j] = half(b, 52) * F32((b[at] * 3**digit % 256 * 3 >> 8) - 1)
         else:
             h, part, at = j // 128, j % 128 // 32, j % 32  # half, quarter of a half, byte
             two = b[{"Q2_K": 16, "Q3_K": 32, "Q6_K": 128}[kind] + 32 * h + at] >> (2 * part) & 3
@@ -76,7 +94,7 @@ def loop_block(kind, b):
     return y
 
 
-HALVES = {"Q2_K": (80, 82), "Q3_K": (108,), "Q6_K": (208,), "Q4_0": (0,), "Q5_0": (0,), "Q8_0": (0,), "IQ4_NL": (0,)}
+HALVES = {"MXFP4": (), "TQ1_0": (52,), "TQ2_0": (64,), "IQ4_XS": (0,), "Q2_K": (80, 82), "Q3_K": (108,), "Q6_K": (208,), "Q4_0": (0,), "Q5_0": (0,), "Q8_0": (0,), "IQ4_NL": (0,)}
 
 
 def random_blocks(kind, rows=5, blocks=2, seed=0):
@@ -86,6 +104,9 @@ def random_blocks(kind, rows=5, blocks=2, seed=0):
         scales = (rng.normal(size=(rows, blocks)) * 10.0 ** rng.integers(-6, 4, size=(rows, blocks))).astype("<f2")
         scales[0, 0], scales[-1, -1] = 0.0, -0.0
         data[..., at : at + 2] = scales[..., None].view(np.uint8)
+    if kind == "MXFP4":
+        data[..., 0] = rng.integers(90, 140, size=(rows, blocks))
+        data[0, :, 0], data[-1, :, 0] = (0, 1), (2, 250)  # powers of two below and at the ends of the normal numbers
     return data
 
 
@@ -121,22 +142,41 @@ def test_a_scale_that_is_not_finite_is_refused():
 
 
 # --- GPTQ and AWQ ---
-def gptq_map(rng, inputs, outputs, group, bits, minus=1):
-    """(parts, weight): integers packed one by one, and dequantized one by one."""
+def pack_column(q, bits):
+    """Words of one column of integers; those of 3 bits case by case, as AutoGPTQ's ``qlinear`` writes three words of 32."""
+    words = np.zeros(len(q) * bits // 32, np.uint32)
+    if bits != 3:
+        for i, value in enumerate(q):
+            words[i * bits // 32] |= np.uint32(int(value) << i * bits % 32)
+        return words
+    for w in range(0, len(words), 3):
+        v = [int(value) for value in q[32 * (w // 3) : 32 * (w // 3) + 32]]
+        for j in range(10):
+            words[w] |= np.uint32(v[j] << 3 * j)
+        words[w] |= np.uint32(v[10] << 30 & 0xFFFFFFFF)
+        words[w + 1] |= np.uint32(v[10] >> 2 & 1)
+        for j in range(11, 21):
+            words[w + 1] |= np.uint32(v[j] << 3 * (j - 11) + 1)
+        words[w + 1] |= np.uint32(v[21] << 31 & 0xFFFFFFFF)
+        words[w + 2] |= np.uint32(v[21] >> 1 & 3)
+        for j in range(22, 32):
+            words[w + 2] |= np.uint32(v[j] << 3 * (j - 22) + 2)
+    return words
+
+
+def gptq_map(rng, inputs, outputs, group, bits, minus=1, index=None):
+    """(parts, weight): integers packed one by one, and dequantized one by one; ``index`` is the group of every input."""
     q = rng.integers(0, 2**bits, size=(inputs, outputs))
     zeros = rng.integers(0, 2**bits, size=(inputs // group, outputs))  # 0 is stored as the largest field: it wraps around
     scales = (rng.random((inputs // group, outputs)) * 0.02 + 1e-4).astype(np.float16)
-    each = 32 // bits
-    words, packed = np.zeros((inputs // each, outputs), np.uint32), np.zeros((inputs // group, outputs // each), np.uint32)
+    index = np.arange(inputs) // group if index is None else index
     weight = np.zeros((outputs, inputs), F32)
     for i in range(inputs):
         for o in range(outputs):
-            words[i // each, o] |= np.uint32(int(q[i, o]) << bits * (i % each))
-            weight[o, i] = F32(scales[i // group, o]) * F32(q[i, o] - zeros[i // group, o])
-    for g in range(inputs // group):
-        for o in range(outputs):
-            packed[g, o // each] |= np.uint32((int(zeros[g, o]) - minus) % 2**bits << bits * (o % each))
-    parts = {"qweight": words.view(np.int32), "qzeros": packed.view(np.int32), "scales": scales, "g_idx": (np.arange(inputs) // group).astype(np.int32)}
+            weight[o, i] = F32(scales[index[i], o]) * F32(q[i, o] - zeros[index[i], o])
+    words = np.stack([pack_column(q[:, o], bits) for o in range(outputs)], axis=1)
+    packed = np.stack([pack_column((row - minus) % 2**bits, bits) for row in zeros])
+    parts = {"qweight": words.view(np.int32), "qzeros": packed.view(np.int32), "scales": scales, "g_idx": index.astype(np.int32)}
     return parts, weight
 
 
@@ -176,7 +216,7 @@ def kept(path):
     return found, model
 
 
-@pytest.mark.parametrize(("bits", "form", "group"), [(4, "gptq", 16), (8, "gptq", 32), (2, "gptq", 16), (4, "gptq_v2", 64)])
+@pytest.mark.parametrize(("bits", "form", "group"), [(4, "gptq", 16), (8, "gptq", 32), (2, "gptq", 16), (4, "gptq_v2", 64), (3, "gptq", 32), (3, "gptq_v2", 16)])
 def test_gptq_folders(tmp_path, bits, form, group):
     rng = np.random.default_rng(bits)
     tensors, wanted = {"norm.weight": np.float32([1.0, 0.1])}, {"norm.weight": np.float32([1.0, 0.1])}
@@ -187,6 +227,31 @@ def test_gptq_folders(tmp_path, bits, form, group):
     found, model = kept(save_folder(tmp_path / "m", {"quant_method": "gptq", "bits": bits, "group_size": group, "checkpoint_format": form}, tensors))
     assert {name: value.tobytes() for name, value in found.items()} == {name: value.tobytes() for name, value in wanted.items()}
     assert model.config == {"model_type": "toy"} and model.num_params == 2 * (64 * 32 + 32) + 2
+
+
+def test_gptq_columns_quantized_in_an_order_of_their_own(tmp_path):
+    """``desc_act``: a version 3 package, by library and checker; maps with the same inputs share one order; without it weights are others."""
+    rng, tensors, wanted = np.random.default_rng(7), {}, {}
+    for layer in range(3):
+        order = rng.permutation(np.arange(96) // 16)
+        for name in ("q", "k", "v"):
+            parts, wanted[f"h.{layer}.{name}.weight"] = gptq_map(rng, 96, 32, 16, 4, index=order)
+            tensors |= {f"h.{layer}.{name}.{part}": value for part, value in parts.items()}
+    path = save_folder(tmp_path / "m", {"quant_method": "gptq", "bits": 4, "desc_act": True}, tensors)
+    found, model = kept(path)
+    assert {name: value.tobytes() for name, value in found.items()} == {name: value.tobytes() for name, value in wanted.items()}
+    assert encode(model)[:4] == b"SBZ\x03" and sum(name.endswith(".g") for name in model.tensors) == 3
+    entries = json.loads(inflated(encode(model)))["tensors"]
+    assert sum("*" in name for name, *_ in entries) == len(entries) - 1, "one entry for all layers, but for the list of numbers"
+    broken = dict(model.tensors)
+    broken["h.0.q.weight"] = dataclasses.replace(broken["h.0.q.weight"], steps=broken["h.0.q.weight"].steps[:-1])
+    assert QuantizedModel(model.config, broken).dequantized()["h.0.q.weight"].tobytes() != wanted["h.0.q.weight"].tobytes()
+
+
+def inflated(package):
+    """The header of a package."""
+    meta = read_varint(package, read_varint(package, 4, "")[1], "")
+    return zlib.decompressobj(-15, zdict=DICTIONARY).decompress(package[meta[1] : meta[1] + meta[0]]).partition(b"\0")[0]
 
 
 def test_awq_folders(tmp_path):
@@ -200,8 +265,10 @@ def test_awq_folders(tmp_path):
     [
         (lambda parts: parts.pop("qzeros"), "lacks fc.qzeros"),
         (lambda parts: parts.pop("scales"), "lacks fc.scales"),
-        (lambda parts: parts.update(g_idx=parts["g_idx"][::-1].copy()), "g_idx that is not in order"),
-        (lambda parts: parts.update(scales=parts["scales"][:-1]), "a zero and a scale for each"),
+        (lambda parts: parts.update(g_idx=np.maximum(parts["g_idx"], 1)), "does not give 4 groups 16 columns each"),
+        (lambda parts: parts.update(g_idx=-parts["g_idx"]), "does not give 4 groups"),
+        (lambda parts: parts.update(g_idx=parts["g_idx"][:-1]), "does not give 4 groups"),
+        (lambda parts: parts.update(scales=parts["scales"][:-1]), "a scale for each output"),
         (lambda parts: parts.update(qweight=parts["qweight"].astype(np.int64)), "has qweight of type int64"),
     ],
 )
@@ -216,7 +283,7 @@ def test_gptq_parts_that_do_not_fit_are_refused(tmp_path, change, match):
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
-        ({"quant_method": "gptq", "bits": 3}, "integers of 3 bits"), ({"quant_method": "hqq"}, "quantized by 'hqq'"), ({}, "quantized by None"),
+        ({"quant_method": "gptq", "bits": 5}, "integers of 5 bits"), ({"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}, "checkpoint_format 'marlin'"), ({"quant_method": "hqq"}, "quantized by 'hqq'"), ({}, "quantized by None"),
         ({"quant_method": "awq", "bits": 4, "version": "gemv"}, "packed for 'gemv'"), ({"quant_method": "bitsandbytes"}, "no quantized weight"),
     ],
 )  # fmt: skip

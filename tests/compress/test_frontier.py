@@ -68,6 +68,39 @@ def test_refusals(made, change, capsys):
     assert json.loads(capsys.readouterr().out)["error"]["what"]
 
 
+def test_packages_made_otherwise_stand_beside_the_sweep(made, tmp_path, capsys):
+    """Scored, certified and verified like the others, marked in both panels; the best of all is the best; another package under its name is noticed."""
+    from scalebound.compress import load_package, quantize, read_checkpoint
+    from scalebound.compress.model import QuantizedModel
+
+    folder, arguments = made
+    arguments = [*arguments[:-3], "--out", str(tmp_path / "out"), "--json"]
+    save_package(tmp_path / "coarse.sbz", quantize(*read_checkpoint(folder / "run"), step=1.5))
+    save_package(tmp_path / "fine.sbz", quantize(*read_checkpoint(folder / "run"), step=0.2))
+    beside = ["--beside", f"very coarse={tmp_path / 'coarse.sbz'}", "--beside", f"fine={tmp_path / 'fine.sbz'}"]
+    arguments = [text for text in arguments if text not in ("--bits", "2.5")]
+    assert main([*arguments, *beside]) == 0
+    record = json.loads(capsys.readouterr().out)
+    found = load_struct(tmp_path / "out/frontier.json", Frontier)
+    assert [(p.name, p.way, p.setting) for p in found.points] == [("rtn-1", "rtn", 1.0), ("very coarse", "beside", 0.0), ("fine", "beside", 0.0)]
+    assert record["best"] == min(found.points, key=lambda p: p.bound).name and record["search_bits"] == found.search_bits == 3.0
+    for point, source in zip(found.points[1:], ("coarse", "fine"), strict=True):
+        size = (tmp_path / f"{source}.sbz").stat().st_size
+        assert (tmp_path / "out" / point.package).read_bytes() == (tmp_path / f"{source}.sbz").read_bytes()
+        assert verify(tmp_path / "out" / point.certificate)["holds"] and load_certificate(tmp_path / "out" / point.certificate).code.bits == code_bits(size) == point.code_bits
+    by_bits = sorted(found.points, key=lambda p: p.bits_per_parameter)
+    assert [p.name for p in by_bits] == ["very coarse", "rtn-1", "fine"] and by_bits[0].loss > by_bits[2].loss, "fewer bits, more loss"
+    svg = (tmp_path / "out/frontier.svg").read_text()
+    assert svg.count(">very coarse<") == svg.count(">fine<") == 2 and "made otherwise" in svg and "calibrated" not in svg
+    assert main([*arguments, "--beside", f"fine={tmp_path / 'coarse.sbz'}"]) == 3, "the statistics there are of the other package"
+    save_package(tmp_path / "delta.sbz", QuantizedModel({"delta": "full"}, load_package(tmp_path / "fine.sbz").tensors))
+    for wrong, status in ((f"d={tmp_path / 'delta.sbz'}", 3), (f"d={tmp_path / 'none.sbz'}", 3), ("fine", 2), (f"rtn-1={tmp_path / 'fine.sbz'}", 2), (f"../x={tmp_path / 'fine.sbz'}", 2), (f"full={tmp_path / 'fine.sbz'}", 2)):
+        assert main([*arguments, "--beside", wrong]) == status, wrong
+    capsys.readouterr()
+    assert main(["compress", str(folder / "run"), "--beside", "a=b", "--out", str(tmp_path / "x.sbz"), "--json"]) == 2
+    assert "--frontier" in json.loads(capsys.readouterr().out)["error"]["what"]
+
+
 def test_the_figure_and_the_table_hold_the_points():
     points = tuple(
         FrontierPoint(name=name, way=name[:3] if name[0] == "r" else "gptq", setting=1.0, package=f"{name}.sbz", file_bytes=1000 * k, code_bits=8000 * k, bits_per_parameter=1.0 * k, loss=2.5 - 0.1 * k, certificate=f"{name}.json", bound=bound, alpha=0.1, vacuous=False)

@@ -111,8 +111,8 @@ def test_a_gptq_folder_is_the_model_of_its_package(tmp_path, capsys, write_gguf)
     assert source.sha256 == package.sha256 == record["model_sha256"] and torch.equal(source.logits(tokens), package.logits(tokens))
     status, record = run(capsys, "compress", folder, "--bits", "4", "--out", tmp_path / "rounded.sbz")
     assert status == 0 and load_model(tmp_path / "rounded.sbz").num_params == package.num_params
-    (folder / "config.json").write_text(json.dumps(plain.config | {"quantization_config": {"quant_method": "gptq", "bits": 3}}))
-    with pytest.raises(InputError, match="3 bits"):
+    (folder / "config.json").write_text(json.dumps(plain.config | {"quantization_config": {"quant_method": "gptq", "bits": 5}}))
+    with pytest.raises(InputError, match="5 bits"):
         load_model(folder)
 
 
@@ -135,8 +135,8 @@ def test_files_that_cannot_be_kept_are_refused(tmp_path, options, match, write_g
 def test_a_file_of_an_unknown_type_or_cut_short_is_refused(tmp_path, monkeypatch, write_gguf):
     path = write_gguf(tmp_path / "m.gguf")
     with monkeypatch.context() as patch:
-        patch.setattr(GgufFile, "kind", lambda self, name: "TQ1_0" if name == "blk.1.ffn_up.weight" else "Q8_0" if self.tensors[name].kind == 8 else "F32")
-        with pytest.raises(InputError, match=r"blk\.1\.ffn_up\.weight: type TQ1_0"):
+        patch.setattr(GgufFile, "kind", lambda self, name: "IQ1_S" if name == "blk.1.ffn_up.weight" else "Q8_0" if self.tensors[name].kind == 8 else "F32")
+        with pytest.raises(InputError, match=r"blk\.1\.ffn_up\.weight: type IQ1_S"):
             keep_codes(path)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(InputError, match="beyond its end"):

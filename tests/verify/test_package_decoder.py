@@ -11,7 +11,7 @@ from scalebound.compress import QuantizedModel, decode_model, encode, quantize, 
 from scalebound.compress.tables import read_varint
 from scalebound.core.errors import InputError
 from scalebound_verify import Refused
-from scalebound_verify.package import DICTIONARY, decode, model_sha256
+from scalebound_verify.package import DELTAS, DICTIONARY, decode, model_sha256
 
 
 def same(data: bytes, model: QuantizedModel, config: dict) -> None:
@@ -49,7 +49,7 @@ def test_models_of_the_library(setting):
 
 def by_hand(header: dict, tables: bytes = b"", rest: bytes = b"", version: int = 1) -> bytes:
     """A package as docs/package-format.md says, sections 1 and 2, with one stored DEFLATE stream."""
-    packer = zlib.compressobj(9, zlib.DEFLATED, -15, zdict=DICTIONARY)
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15, zdict=DICTIONARY + DELTAS * (version == 4))
     meta = packer.compress(json.dumps(header).encode() + b"\0" + tables) + packer.flush()
 
     def varint(value: int) -> bytes:
@@ -229,6 +229,17 @@ WRONG = {
     "scales and steps": (header(tensors=[["=s", [2]], ["w", [2], 0, 0, -1, -1, -1, "times", "=s", 1]]), S, 2, "malformed code"),
     "a product beyond float32": (stepped("times", "=s", 2), struct.pack("<2f", 3e38, 1), 2, "not finite"),
     "a part that is not a number": (stepped("plus", "=s", 2), struct.pack("<2f", np.nan, 1), 2, "not finite"),
+    "columns in version 2": (stepped("columns", "=s", 1), S, 2, "another version"),
+    "version 3 without columns": (stepped("times", "=s", 2), S, 3, "another version"),
+    "version 4 without a delta": (header(tensors=[["a", [2]]]), S, 4, "another version"),
+    "a delta of version 4 with steps": (stepped("times", "=s", 2, config={"delta": "full"}), S, 4, "another version"),
+    "a delta with steps that says version 1": (stepped("times", "=s", 2, config={"delta": "full"}), S, 1, "another version"),
+    "fewer keys than columns": (stepped("columns", "=s", 1, parts=[["=s", [1]]]), struct.pack("<f", 1), 3, "malformed step"),
+    "more keys than columns": (stepped("columns", "=s", 1, parts=[["=s", [3]]]), struct.pack("<3f", 1, 2, 3), 3, "malformed step"),
+    "keys that are no numbers": (stepped("columns", "=s", 1), struct.pack("<2f", np.nan, 1), 3, "malformed step"),
+    "endless keys": (stepped("columns", "=s", 1), struct.pack("<2f", np.inf, 1), 3, "malformed step"),
+    "keys that are not there": (stepped("columns", "=t", 1), S, 3, "malformed step"),
+    "a book after columns": (stepped("columns", "=s", 1, "book", "=s", 1), S, 3, "malformed step"),
     "raw bytes cut short": (stepped("times", "=s", 2), S[:-1], 2, "raw bytes"),
 }
 
@@ -237,7 +248,7 @@ WRONG = {
 def test_malformed_steps(what):
     """The checker refuses them with a word on what is wrong, and the library refuses the same files."""
     head, rest, version, match = WRONG[what]
-    data, params = by_hand(head, THREE, rest, version), {"no steps in version 2": 2, "a tensor of the model as a part": 6}.get(what, 4)
+    data, params = by_hand(head, THREE, rest, version), {"no steps in version 2": 2, "version 4 without a delta": 2, "a tensor of the model as a part": 6}.get(what, 4)
     params = 2 if "later" in what or "scales" in what else params
     with pytest.raises(Refused, match=match):
         decode(data, params)
@@ -252,22 +263,31 @@ def test_control_the_same_files_without_the_fault():
         assert decode(data, 4)[1]["w"][1].tobytes() == decode_model(data).dequantized()["w"].tobytes()
 
 
+def test_columns_by_hand():
+    """Rows times -1 and 2, then columns sorted back: the greater key had stood second. Integers without another step become floats."""
+    data = by_hand(stepped("times", "=r", 1, "columns", "=s", 1, parts=[["=r", [4]], ["=s", [2]]]), THREE, struct.pack("<6f", 1, 2, 3, 4, 9, -9), 3)
+    assert decode(data, 4)[1]["w"][1].tolist() == [[6.0, 3.0], [12.0, 9.0]] == decode_model(data).dequantized()["w"].tolist()
+    alone = by_hand(stepped("columns", "=s", 1), THREE, S, 3)
+    assert decode(alone, 4)[1]["w"][1].tobytes() == np.float32([3] * 4).tobytes() == decode_model(alone).dequantized()["w"].tobytes()
+
+
 def test_parts_do_not_count_as_parameters():
     data = by_hand(stepped("times", "=s", 2), THREE, S, 2)
     assert decode(data, 6)[1] == {} and decode_model(data).num_params == 4 and set(decode(data, 4)[1]) == {"w"}
 
 
-def test_library_and_checker_agree_on_damaged_packages_of_version_2():
+@pytest.mark.parametrize("version", [2, 3])
+def test_library_and_checker_agree_on_damaged_packages_with_steps(version):
     """Headers with fields changed, dropped, put in or shuffled, tables and content with a bit flipped: both refuse, or both find the same model."""
     import random
     from pathlib import Path
 
-    package = (Path(__file__).parents[1] / "golden" / "package-2.sbz").read_bytes()
+    package = (Path(__file__).parents[1] / "golden" / f"package-{version}.sbz").read_bytes()
     n, at = read_varint(package, 4, "")
     m, at = read_varint(package, at, "")
     text, _, tables = zlib.decompressobj(-15, zdict=DICTIONARY).decompress(package[at : at + m]).partition(b"\0")
     rest, rng, outcomes = package[at + m : -4], random.Random(0), {True: 0, False: 0}
-    put = [0, 1, -1, 20, 1 << 40, 2.0, None, [], [0, 0, 0], "times", "plus", "book", "=flat.s", "==h.*.w.s.d", "=h.*.w.s", "h.*.w", "====d", "F16"]
+    put = [0, 1, -1, 20, 1 << 40, 2.0, None, [], [0, 0, 0], "times", "plus", "book", "=flat.s", "==h.*.w.s.d", "=h.*.w.s", "h.*.w", "====d", "F16"] + ["columns", "=keys", "=h.*.q.g", "=h.*.q.d"] * (version == 3)
     for trial in range(300):
         head, other, content = json.loads(text), bytearray(tables), bytearray(rest)
         entry = rng.choice(head["tensors"])
@@ -281,7 +301,7 @@ def test_library_and_checker_agree_on_damaged_packages_of_version_2():
         else:
             part = rng.choice([other, content])
             part[rng.randrange(len(part))] ^= 1 << rng.randrange(8)
-        data = by_hand(head, bytes(other), bytes(content), 2)
+        data = by_hand(head, bytes(other), bytes(content), version)
         try:
             model = decode_model(data)
             wanted, params = tensors_sha256(model.config, model.dequantized()), model.num_params

@@ -20,9 +20,10 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
              allocation: Literal["fisher", "uniform", "evolution"] | None = None, rate_penalty: float | None = None, sequences: int | None = None,
              prune: Literal["magnitude", "wanda", "sparsegpt", "kept"] | None = None, sparsity: float | None = None, drop: float | None = None,
              finetune: Annotated[bool, Parameter(negative=())] = False, steps: int | None = None, price: float | None = None,
-             reference: Path | None = None, alpha: float | None = None, seed: int | None = None, base: Path | None = None,
+             reference: Path | None = None, alpha: float | None = None, teacher: Path | None = None, teacher_share: float | None = None,
+             divergence: Literal["forward", "balanced"] | None = None, seed: int | None = None, base: Path | None = None,
              keep_codes: Annotated[bool, Parameter(negative=())] = False, stream: Path | None = None, tokens: int | None = None,
-             frontier: Annotated[bool, Parameter(negative=())] = False) -> Result:  # fmt: skip
+             frontier: Annotated[bool, Parameter(negative=())] = False, beside: Annotated[tuple[str, ...] | None, Parameter(consume_multiple=False)] = None) -> Result:  # fmt: skip
     """Write a model as a package: one small file that decodes to exactly the weights it was rounded to.
 
     The file's size is the code length of a certificate. Which way makes the shortest depends on what there is:
@@ -78,14 +79,20 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
         then minimised, which suits a certificate relative to that reference.
     alpha
         Of --reference: the share mixed in that training assumes. Default 0.2.
+    teacher
+        Of --finetune: a model of the same vocabulary whose distributions are learned beside the text: a larger one, or MODEL itself.
+    teacher_share
+        Of --teacher: the share of the loss it takes. Default 0.5.
+    divergence
+        Of --teacher. forward: from the teacher's distribution to the model's. balanced: both ways, weighted by which is surer. Default forward.
     seed
         Of --finetune: the order of its sequences. Of gptq: the labels its Fisher information draws. Default 0.
     base
         Write only how the model differs from this one: low-rank factors or the vector of a subspace where `train --from --adapter` trained
         those, else the differences of all weights. --step is then of these numbers.
     keep_codes
-        Of a model that is quantized already (.gguf, or a folder of GPTQ, AWQ or bitsandbytes): change no weight, and code its own integers and
-        scales. Takes no other setting.
+        Of a model that is quantized already (.gguf, or a folder of GPTQ, AWQ, bitsandbytes, compressed-tensors or float8): change no weight,
+        and code its own integers and scales, and what it left in 16 bits. Takes no other setting.
     stream
         A stream or text to measure the loss on, before and after, and to calibrate or train on.
     tokens
@@ -93,6 +100,9 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
     frontier
         Write packages of many lengths to the folder --out, each with the certificate of --stream, and the figure of loss and bound against
         size. Lengths: --step for plain rounding, --bits for calibrated, or both; --tokens limits the window.
+    beside
+        Of --frontier: NAME=FILE.sbz, a package made in another way (--finetune, or --keep-codes of what another program quantized), scored,
+        certified and marked under that name. Repeatable.
 
     Examples
     --------
@@ -102,9 +112,11 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
 
     scalebound compress runs/ladder/59760 --finetune --stream runs/ladder/streams/train.json --out small.sbz
 
+    scalebound compress runs/ladder/38048 --finetune --teacher runs/ladder/148928 --stream runs/ladder/streams/train.json --out taught.sbz
+
     scalebound compress model-Q4_K_M.gguf --keep-codes --out model.sbz
 
-    scalebound compress runs/ladder/38048 --frontier --stream runs/ladder/streams/train.json --out frontier
+    scalebound compress runs/ladder/38048 --frontier --stream runs/ladder/streams/train.json --beside nf4=nf4.sbz --out frontier
 
     next: scalebound measure small.sbz STREAM --out small.safetensors, then scalebound certify small.safetensors --package small.sbz
     """
@@ -200,16 +212,21 @@ def _record(path: Path, model: QuantizedModel, parts: Breakdown) -> dict[str, An
 
 
 def _result(names: list[str], records: list[dict[str, Any]]) -> Result:
-    rows = []
+    """Two tables, since one would not fit a terminal of 80 columns: what came out, and where its bytes are."""
+    rows, parts = [], []
     for name, record in zip(names, records, strict=True):
         losses = ["not measured" if record[key] is None else f"{record[key]:.4f}" for key in ("loss_before", "loss_after")]
-        rows.append([name, f"{record['file_bytes']:,}", f"{record['bits_per_parameter']:.3f}", *losses, *(f"{part:,}" for part in record["breakdown"].values())])
-    headers = ["rounding", "bytes", "bits/parameter", "loss before", "loss after", "header", "tables", "classes", "scales", "raw", "weights"]
+        rows.append([name, f"{record['file_bytes']:,}", f"{record['bits_per_parameter']:.3f}", *losses])
+        parts.append([name, *(f"{part:,}" for part in record["breakdown"].values())])
     if len(records) > 1:
         note(f"Certificates hold for all {len(records)} packages at once, so picking the best costs nothing, as long as all tokens of the window are scored.")
-    caption = f"{records[0]['params']:,} parameters; losses in nats/token; parts in bytes"
-    lines = [_change(entry) for entry in records if entry["interval"] is not None]
-    return Result(records[0] if len(records) == 1 else {"packages": records}, [table(headers, rows, caption=caption), *lines, *(f"Wrote {entry['package']}" for entry in records)])
+    view = [
+        table(["rounding", "bytes", "bits/parameter", "loss before", "loss after"], rows, caption=f"{records[0]['params']:,} parameters; losses in nats/token"),
+        table(["bytes of", *records[0]["breakdown"]], parts),
+        *(_change(entry) for entry in records if entry["interval"] is not None),
+        *(f"Wrote {entry['package']}" for entry in records),
+    ]
+    return Result(records[0] if len(records) == 1 else {"packages": records}, view)
 
 
 def _losses(before: Stats | None, after: Stats | None) -> dict:
@@ -260,19 +277,20 @@ def _calibrated(config: dict, tensors: dict, stream: Path, out: Path, options: d
     from scalebound.train import quantize_calibrated
 
     extra: dict = {}
+    states = {what: out.with_name(f"{out.name}.{what}") for what in ("modules", "levels", "state")}  # of what was interrupted; the last removes itself
     share, searched = options.pop("drop"), {key: options[key] for key in ("sequences", "start", "seed")} | {"threads": cores()}
     if share is not None:
         from scalebound.train.dropping import drop_blocks, without_blocks
 
         with progress_bar("choose modules", "tries") as progress:
-            blocks = drop_blocks(config, tensors, stream, share=share, **searched, progress=progress)
+            blocks = drop_blocks(config, tensors, stream, share=share, **searched, state=states["modules"], progress=progress)
         tensors, extra["dropping"] = without_blocks(tensors, blocks.dropped), asdict(blocks)
     if options["allocation"] == "evolution":
         from scalebound.train.evolution import matrix_levels, sparsity_levels
         from scalebound.train.posttraining import PENALTY
 
         options = options | {"allocation": "fisher"}
-        searched["penalty"] = PENALTY if options["penalty"] is None else options["penalty"]
+        searched |= {"penalty": PENALTY if options["penalty"] is None else options["penalty"], "state": states["levels"]}
         with progress_bar("choose levels", "tries") as progress:
             if options["prune"] is not None:
                 shares = sparsity_levels(config, tensors, stream, bits=options["bits"], sparsity=options["sparsity"], prune=options["prune"], **searched, progress=progress)
@@ -281,7 +299,9 @@ def _calibrated(config: dict, tensors: dict, stream: Path, out: Path, options: d
                 levels = matrix_levels(config, tensors, stream, bits=options["bits"], **searched, progress=progress)
                 options, extra["evolution"] = options | {"factors": levels.factors}, asdict(levels)
     with progress_bar(f"round to {options['bits']:g} bits", "matrices") as progress:
-        done = quantize_calibrated(config, tensors, stream, **options, threads=cores(), state=out.with_name(out.name + ".state"), progress=progress)
+        done = quantize_calibrated(config, tensors, stream, **options, threads=cores(), state=states["state"], progress=progress)
+    for state in states.values():
+        state.unlink(missing_ok=True)
     return done.model, {"gptq": done.record()} | extra
 
 
@@ -333,7 +353,7 @@ def _frontier(model: Path, stream: Path | None, out: Path, given: dict[str, Any]
 
     assert stream is not None
     lists = {flag: parse_numbers(given[flag], f"--{flag}") if flag in given else None for flag in ("step", "bits")}
-    return frontier(model, stream, out, steps=lists["step"], bits=lists["bits"], sequences=given.get("sequences", 32), tokens=given.get("tokens"), seed=given.get("seed", 0))
+    return frontier(model, stream, out, steps=lists["step"], bits=lists["bits"], beside=given.get("beside", ()), sequences=given.get("sequences", 32), tokens=given.get("tokens"), seed=given.get("seed", 0))
 
 
 def _finetune(model: Path, out: Path, given: dict[str, Any]) -> tuple[QuantizedModel, dict]:
@@ -348,10 +368,11 @@ def _finetune(model: Path, out: Path, given: dict[str, Any]) -> tuple[QuantizedM
     if not is_stream(given["stream"]):
         raise InputError("is not a stream", where=str(given["stream"]), expected="the .json of the stream the model was trained on")
     reference = None if "reference" not in given else Stats.load(given["reference"])
+    taught = {name: given[name] for name in ("teacher", "teacher_share", "divergence") if name in given}
     with progress_bar("train the rounding", "steps") as progress:
         done = finetune(
             model, given["stream"], steps=given.get("steps"), price=given.get("price"), reference=reference, alpha=given.get("alpha", ALPHA), seed=given.get("seed", 0),
-            threads=cores(), state=out.with_name(out.name + ".state"), progress=progress,
+            **taught, threads=cores(), state=out.with_name(out.name + ".state"), progress=progress,
         )  # fmt: skip
     return done.model, {"finetune": done.record()}
 

@@ -54,7 +54,7 @@ def progress_bar(description: str, unit: str = "tokens") -> Iterator[Progress]:
 
         def update(done: int, total: int) -> None:
             speed = bar.tasks[0].speed
-            bar.update(task, completed=done, total=total, rate=f"{speed:,.0f} {unit}/s" if speed else "")
+            bar.update(task, completed=done, total=total, rate="" if not speed else f"{speed:,.0f} {unit}/s" if speed >= 10 else f"{speed:.2g} {unit}/s")
 
         yield update
 

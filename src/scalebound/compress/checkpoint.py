@@ -1,6 +1,6 @@
 """Reading a model as numpy arrays: ``config.json`` and safetensors files, whatever precision they hold.
 
-A run folder stands for its newest checkpoint; weights that GPTQ, AWQ or bitsandbytes quantized are dequantized. Folders and packages need neither torch nor transformers; ``.gguf`` files need both.
+A run folder stands for its newest checkpoint; weights that another program quantized are dequantized. Folders and packages need neither torch nor transformers; ``.gguf`` files need both.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from scalebound.core.errors import InputError, from_os_error, require_extra
 from scalebound.core.io import parse_json, read_json
 
 MAX_HEADER_BYTES = 100 << 20
-DTYPES = {
+FLOAT8 = np.dtype([("e4m3", "u1")])  # patterns of 8 bits, marked: numpy has no such floats
+DTYPES: dict[str, Any] = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
-    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?",
+    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?", "F8_E4M3": FLOAT8,
 }  # fmt: skip
 
 
@@ -48,6 +49,9 @@ def read_checkpoint(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, 
     if is_known(config):
         model = keep_tensors(config, tensors, where=str(path))
         return model.config, model.dequantized()
+    small = next((name for name, value in tensors.items() if value.dtype == FLOAT8), None)
+    if small is not None:
+        raise InputError("holds floats of 8 bits, and its config.json does not say with which scales", where=f"{path}: {small}", expected="a quantization_config")
     return config, tensors
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from scalebound.compress.coder import encode_messages
 from scalebound.compress.grouped import Grouped
-from scalebound.compress.header import GROUPED, MAGIC, PLAIN, Code, check_size, deflate, find_patterns, steps_of, write_header
+from scalebound.compress.header import MAGIC, Code, check_size, deflate, find_patterns, steps_of, version_of, write_header
 from scalebound.compress.model import RAW_DTYPES, Coded, QuantizedModel, Raw, matrix_shape
 from scalebound.compress.plan import Plan, family_of, find_plan, has_one_scale
 from scalebound.compress.tables import varint
@@ -47,7 +47,7 @@ def encode_with_breakdown(model: QuantizedModel) -> tuple[bytes, Breakdown]:
     Raises
     ------
     InputError
-        A scale that is not positive and finite, an integer outside 17 bits, a configuration that is not JSON.
+        A scale that is not positive and finite, integers that no table holds (:class:`Coded`), a configuration that is not JSON.
     MissingExtra
         ``constriction`` is not installed.
 
@@ -67,22 +67,24 @@ def encode_with_breakdown(model: QuantizedModel) -> tuple[bytes, Breakdown]:
     shift = _common_shift(model)
     coded = {name: tensor for name in order if not isinstance(tensor := model.tensors[name], Raw)}
 
+    version = version_of(steps.values(), config)
+
     def header_of(plan: Plan) -> bytes:
         codes = {name: Code(dtype=raw[name]) if name in raw else replace(plan.codes[name], steps=steps.get(name, ())) for name in order}
         return write_header(config, layers, patterns, codes, shift)
 
-    plan = find_plan(coded, shift, lambda plan: 8 * len(deflate(header_of(plan), plan.tables)))
+    plan = find_plan(coded, shift, lambda plan: 8 * len(deflate(header_of(plan), plan.tables, version)))
     header = header_of(plan)
-    meta = deflate(header, plan.tables)
+    meta = deflate(header, plan.tables, version)
     raw_bytes = b"".join(_raw_bytes(model.tensors[name]) for name in order)
     words = encode_messages([(message.symbols, plan.tables[k]) for message, k in plan.messages])
     payload = varint(len(meta)) + meta + raw_bytes + words
-    body = MAGIC + bytes([GROUPED if grouped else PLAIN]) + varint(len(payload)) + payload
+    body = MAGIC + bytes([version]) + varint(len(payload)) + payload
     check_size(sum(math.prod(shape) for shape in shapes.values()), len(payload), "the model")
     package = body + zlib.crc32(body).to_bytes(4, "little")
 
-    header_bytes = len(package) - len(raw_bytes) - len(words) - len(meta) + min(len(meta), len(deflate(header, [])))
-    parts = {family_of(name) for name in model.parts}
+    header_bytes = len(package) - len(raw_bytes) - len(words) - len(meta) + min(len(meta), len(deflate(header, [], version)))
+    parts = {family_of(name, tensor) for name, tensor in coded.items() if name in model.parts}
     single = sum(len(_raw_bytes(tensor)) for name, tensor in model.tensors.items() if name in model.parts or has_one_scale(tensor))
     scale_bytes = min(len(words), round((plan.bits("scales") + sum(plan.bits(kind) for kind in parts)) / 8))
     class_bytes = min(len(words) - scale_bytes, round(plan.bits("classes") / 8))

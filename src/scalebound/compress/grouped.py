@@ -7,6 +7,8 @@ and *steps*, and what a step needs is another tensor of the same file, a *part*,
 .. math:: v_0 = C[q]\\;\\text{or}\\;q,\\qquad v_{k+1}[p] = \\mathrm{fl}\\big(v_k[p] \\cdot s_k[\\lfloor p / each_k \\rfloor]\\big)
    \\;\\text{or}\\; \\mathrm{fl}\\big(v_k[p] + s_k[\\lfloor p / each_k \\rfloor]\\big)
 
+or the columns change places, where a format's groups are of columns that are no neighbours.
+
 p counts elements in row-major order and fl rounds to the nearest float32 (ties to even): the arithmetic of the programs that made the files,
 so their weights come back bit for bit. docs/package-format.md, section 6, is normative.
 """
@@ -37,12 +39,13 @@ def part_order(name: str) -> tuple[int, str]:
 
 @dataclass(frozen=True)
 class Step:
-    """Look the integers up in a part (``book``, only as the first step), multiply by a part, or add it.
+    """Look the integers up in a part (``book``, only as the first step), multiply by a part, add it, or sort the columns back (``columns``).
 
-    In a product or a sum, each element of the part serves ``each`` consecutive elements of the tensor, row-major.
+    In a product or a sum, each element of the part serves ``each`` consecutive elements of the tensor, row-major. For ``columns`` the part
+    holds a number for each column of the result; the columns so far stand in the ascending order of those, equal ones as in the result.
     """
 
-    kind: Literal["book", "times", "plus"]
+    kind: Literal["book", "times", "plus", "columns"]
     part: str
     each: int = 1
 
@@ -53,7 +56,8 @@ class Grouped:
 
     Parameters
     ----------
-    integers : the tensor's shape, at least one element; magnitudes below 2^17
+    integers : the tensor's shape, at least one element; magnitudes below 2^16
+        (below 2^17 where the integers of tensors that share a table lie less than 2^17 apart)
     steps : one or more, in the order they are taken
 
     Examples
@@ -99,6 +103,9 @@ class Grouped:
             value = flat.astype(np.float32)
         with np.errstate(over="ignore", invalid="ignore", under="ignore"):  # seen below
             for step in steps:
+                if step.kind == "columns":
+                    value = self._sorted_back(value, parts[step.part].reshape(-1), where)
+                    continue
                 wide = _spread(parts[step.part].reshape(-1), step, len(value), where)
                 grouped = value.reshape(wide.shape[0], -1) if wide.ndim == 2 else value
                 if step.kind == "times":
@@ -108,6 +115,13 @@ class Grouped:
         if not np.isfinite(value).all():
             raise InputError("has a number that is not finite", where=where, expected="products and sums within float32")
         return value.reshape(self.shape)
+
+    def _sorted_back(self, value: np.ndarray, keys: np.ndarray, where: str) -> np.ndarray:
+        """Elements whose columns stand in the order of ``keys``, each back in the column that has its key."""
+        rows, columns = matrix_shape(self.shape)
+        if len(keys) != columns or not np.isfinite(keys).all():
+            raise InputError(f"has {columns:,} columns and {len(keys):,} numbers to sort them by", where=where, expected="a finite number for each column")
+        return value.reshape(rows, columns)[:, np.argsort(np.argsort(keys, kind="stable"))].reshape(-1)
 
 
 def _spread(part: np.ndarray, step: Step, size: int, where: str) -> np.ndarray:

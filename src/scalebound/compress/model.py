@@ -56,7 +56,8 @@ class Coded:
 
     Parameters
     ----------
-    integers : the tensor's shape, at least one element, any signed integer dtype; magnitudes below 2^17
+    integers : the tensor's shape, at least one element, any signed integer dtype; magnitudes below 2^16
+        (below 2^17 where the integers of tensors that share a table lie less than 2^17 apart)
     row_scales : (rows,) or (1,) bfloat16 patterns (uint16), positive and finite
         One for every row of :func:`matrix_shape`, or one for the tensor.
     col_scales : (cols,) bfloat16 patterns, or None

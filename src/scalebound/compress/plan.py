@@ -20,7 +20,8 @@ from scalebound.compress.header import Code
 from scalebound.compress.model import Coded, Raw, matrix_shape
 from scalebound.compress.pooling import groupings
 from scalebound.compress.sharing import SMALL, Choice, choose_classes
-from scalebound.compress.tables import Table, count_symbols, fit_table
+from scalebound.compress.tables import MAX_SYMBOLS, Table, count_symbols, fit_table
+from scalebound.core.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,10 @@ Groups = dict[tuple[str, str], int]  # table of a kind and owner, 0 where none i
 POOLED = ("scales", "classes")
 
 
-def family_of(name: str) -> str:
-    """Which matrices draw on one list of tables: those of the model, and of its parts those that play one part (the end of their names)."""
+def family_of(name: str, tensor: Coded | Grouped) -> str:
+    """Which matrices draw on one list of tables: numbers into one codebook; of the others those of the model, and of its parts those that play one part (the end of their names)."""
+    if isinstance(tensor, Grouped) and tensor.steps[0].kind == "book":
+        return f"matrix {tensor.steps[0].part}"
     return f"matrix {name.rpartition('.')[2] if name.startswith(PART) else ''}"
 
 
@@ -93,7 +96,7 @@ def find_plan(coded: dict[str, Coded | Grouped], shift: int, meta_bits: Callable
     families: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
     for name, tensor in coded.items():
         if len(tensor.shape) >= 2:
-            families[family_of(name)][name] = tensor.matrix
+            families[family_of(name, tensor)][name] = tensor.matrix
     choices = {name: Choice("", np.zeros(1, dtype=np.int32)) for matrices in families.values() for name in matrices}
     memo: Memo = {}
     fits: Fits = {}
@@ -135,7 +138,7 @@ def _plan(coded: dict[str, Coded | Grouped], choices: dict[str, Choice], groups:
             memo[key] = choice, _messages(name, tensor, choice, shift)
         messages += memo[key][1]
     # tables are numbered kind by kind: those of matrices first
-    kinds = [*sorted({family_of(name) for name in choices}), "scales", "classes", "vector"]
+    kinds = [*sorted({family_of(name, coded[name]) for name in choices}), "scales", "classes", "vector"]
     number = [groups.get((message.kind, message.owner), 0) if message.kind in POOLED else message.number for message in messages]
     counts = {kind: 1 + max((k for k, message in zip(number, messages, strict=True) if message.kind == kind), default=-1) for kind in kinds}
     first = dict(zip(kinds, itertools.accumulate(counts.values(), initial=0), strict=False))
@@ -151,7 +154,7 @@ def _plan(coded: dict[str, Coded | Grouped], choices: dict[str, Choice], groups:
         if isinstance(tensor, Coded) and tensor.col_scales is not None:
             code["col_scales"] = table("scales", f"{name} cols")
         if choice := choices.get(name):
-            code["table"] = first[family_of(name)] + (0 if choice.axis else int(choice.classes[0]))
+            code["table"] = first[family_of(name, tensor)] + (0 if choice.axis else int(choice.classes[0]))
             if choice.axis:
                 code["row_classes" if choice.axis == "rows" else "col_classes"] = table("classes", name)
         codes[name] = Code(**code)  # type: ignore
@@ -170,7 +173,7 @@ def _plan(coded: dict[str, Coded | Grouped], choices: dict[str, Choice], groups:
 
 def _messages(name: str, tensor: Coded | Grouped, choice: Choice | None, shift: int) -> list[Message]:
     """What the coder is given of one tensor."""
-    family, (rows, _) = family_of(name), matrix_shape(tensor.shape)
+    family, (rows, _) = family_of(name, tensor), matrix_shape(tensor.shape)
     messages: list[Message] = []
     if isinstance(tensor, Coded) and _has_coded_scales(tensor):
         messages.append(Message("scales", np.broadcast_to(tensor.row_scales, rows).astype(np.int32) >> shift, owner=f"{name} rows"))
@@ -189,9 +192,11 @@ def _messages(name: str, tensor: Coded | Grouped, choice: Choice | None, shift: 
 
 
 def _pool(histograms: list[tuple[int, np.ndarray]]) -> tuple[int, np.ndarray]:
-    """The counts of all messages of one table."""
-    low = min(first for first, _ in histograms)
-    counts = np.zeros(max(first + len(part) for first, part in histograms) - low, dtype=np.int64)
+    """The counts of all messages of one table; InputError when no table holds them all."""
+    low, end = min(first for first, _ in histograms), max(first + len(part) for first, part in histograms)
+    if end - low > MAX_SYMBOLS:
+        raise InputError(f"integers of tensors that share a table run from {low:,} to {end - 1:,}", expected=f"fewer than {MAX_SYMBOLS:,} apart", hint="use a larger step")
+    counts = np.zeros(end - low, dtype=np.int64)
     for first, part in histograms:
         counts[first - low : first - low + len(part)] += part
     return low, counts

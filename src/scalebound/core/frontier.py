@@ -11,8 +11,8 @@ class FrontierPoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """One package of the sweep. ``loss`` is its mean over the window, ``bound`` that of its certificate; nats per token."""
 
     name: str
-    way: str  # "rtn" or "gptq"
-    setting: float  # the relative step of rtn, the bits per parameter asked of gptq
+    way: str  # "rtn", "gptq" or "beside": a package that was brought along
+    setting: float  # the relative step of rtn, the bits per parameter asked of gptq, 0 of what was brought along
     package: str  # paths are relative to the folder
     file_bytes: int
     code_bits: int
@@ -28,7 +28,8 @@ class Frontier(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """All points, and the price of having looked at them.
 
     A bound of this kind holds for all packages of one decoder at once, each paying its own length, so picking the best package costs
-    nothing more; the share alpha of each certificate was picked from a list, and is paid for (``alpha_choice_bits``) in each.
+    nothing more (``package_choice_bits``); one form of bound was computed, so none was picked (``method_choice_bits``); the share alpha of each
+    certificate was picked from a list, and is paid for in each (``alpha_choice_bits``).
     """
 
     schema: str = SCHEMA
@@ -40,9 +41,16 @@ class Frontier(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     full_loss: float
     package_choice_bits: float
     alpha_choice_bits: float
+    method: str = "product"  # the form of every bound
+    method_choice_bits: float = 0.0
     best: str  # name of the point with the smallest bound
     points: tuple[FrontierPoint, ...]
     version: str
+
+    @property
+    def search_bits(self) -> float:
+        """What all that was picked costs in bits, part of every certificate's code."""
+        return self.package_choice_bits + self.alpha_choice_bits + self.method_choice_bits
 
 
 Frontier.SCHEMA = SCHEMA  # type: ignore[attr-defined]

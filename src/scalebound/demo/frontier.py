@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import scalebound
 from scalebound.certify import certify
 from scalebound.certify.codelength import choice_bits
 from scalebound.compress import code_bits, load_package, quantize, read_checkpoint, save_package
+from scalebound.compress.delta import is_delta
 from scalebound.core.certificate import Inputs, file_ref, load_certificate
 from scalebound.core.errors import ClaimFails, InputError, UsageError
 from scalebound.core.frontier import Frontier, FrontierPoint
@@ -31,9 +33,10 @@ from scalebound_verify.check import verify
 STEPS = (0.3, 0.5, 0.8, 1.2)  # of plain rounding
 BITS = (3.5, 3.0, 2.5, 2.0, 1.5, 1.0)  # asked of calibrated rounding
 DELTA = 0.01
+LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .,_+-]{0,39}")
 
 
-def run_frontier(model: str | os.PathLike, stream: str | os.PathLike, out: str | os.PathLike, *, steps: Sequence[float] = STEPS, bits: Sequence[float] = BITS,
+def run_frontier(model: str | os.PathLike, stream: str | os.PathLike, out: str | os.PathLike, *, steps: Sequence[float] = STEPS, bits: Sequence[float] = BITS, beside: Mapping[str, str | os.PathLike] | None = None,
                  window: tuple[int, int] | None = None, sequences: int = 32, delta: float = DELTA, seed: int = 0, threads: int = 1, progress: Progress = silent) -> Frontier:  # fmt: skip
     """Sweep, and write packages, statistics, certificates and ``frontier.json`` to a folder.
 
@@ -48,13 +51,16 @@ def run_frontier(model: str | os.PathLike, stream: str | os.PathLike, out: str |
     steps, bits
         What is tried: relative steps of plain rounding, bits per parameter of the file of calibrated rounding (on the window's first
         ``sequences`` pieces of 512 tokens).
+    beside
+        Packages made in other ways, by the name to show them under: copied to the folder, then scored, certified and verified like the others.
+        They too cost nothing to pick from.
 
     Raises
     ------
     UsageError
-        Nothing to try, or a setting twice.
+        Nothing to try, a setting or a name twice, a name that is no word.
     InputError
-        No stream or model there.
+        No stream, model or package there; statistics in the folder that are of another package of that name.
     ClaimFails
         The independent checker refuses a certificate.
 
@@ -62,9 +68,13 @@ def run_frontier(model: str | os.PathLike, stream: str | os.PathLike, out: str |
     -----
     Interrupted, it goes on: packages whose certificates are there and hold are not made again. Cost: one pass over the window a package.
     """
-    names = [f"rtn-{step:g}" for step in steps] + [f"gptq-{width:g}" for width in bits]
-    if not names or len(set(names)) < len(names):
-        raise UsageError("nothing to try, or a setting twice", expected="different steps and bits")
+    brought = {name: Path(path) for name, path in (beside or {}).items()}
+    names = [*(f"rtn-{step:g}" for step in steps), *(f"gptq-{width:g}" for width in bits), *brought]
+    if not names or len({_file_name(name) for name in names}) < len(names):
+        raise UsageError("nothing to try, or a setting or a name twice", expected="different steps, bits and names")
+    wrong = next((name for name in brought if not LABEL.fullmatch(name) or name in ("full", "frontier", "settings")), None)
+    if wrong is not None:
+        raise UsageError(f"a package named {wrong!r}", where="--beside", expected="letters, digits, spaces and . , _ + -, at most 40; not full, frontier or settings")
     if not is_stream(stream):
         raise InputError("is not a stream", where=str(stream), expected="the .json of the stream the model was trained on")
     model, stream, out = Path(model), Path(stream), Path(out)
@@ -85,27 +95,43 @@ def run_frontier(model: str | os.PathLike, stream: str | os.PathLike, out: str |
 
     full = measure(model, stream, out / "full.safetensors", window=window, threads=threads, progress=passes(0))
     points = []
-    for number, (name, setting) in enumerate(zip(names, [*steps, *bits], strict=True)):
-        package, certificate = out / f"{name}.sbz", out / f"{name}.json"
-        if not package.is_file():
-            if name.startswith("rtn"):
+    for number, (name, setting) in enumerate(zip(names, [*steps, *bits, *(0.0 for _ in brought)], strict=True)):
+        way = "beside" if name in brought else name.partition("-")[0]
+        package, certificate = out / f"{_file_name(name)}.sbz", out / f"{_file_name(name)}.json"
+        if way == "beside":
+            _bring(brought[name], package)
+        elif not package.is_file():
+            if way == "rtn":
                 made = quantize(config, tensors, step=setting)
             else:
                 made = quantize_calibrated(config, tensors, stream, bits=setting, sequences=sequences, start=window[0], seed=seed, threads=threads, state=out / f"{name}.state").model
             save_package(package, made)
-        stats = measure(package, stream, out / f"{name}.safetensors", window=window, threads=threads, progress=passes(number + 1))
-        points.append(_certified(name, setting, package, certificate, stats, full, stream, delta))
+        stats = measure(package, stream, package.with_suffix(".safetensors"), window=window, threads=threads, progress=passes(number + 1))
+        points.append(_certified(name, way, setting, package, certificate, stats, full, stream, delta))
     progress(total, total)
     best = min(points, key=lambda point: point.bound)
     found = Frontier(
-        model_sha256=full.info.model.sha256, stream_sha256=full.info.stream.sha256, params=load_package(out / points[0].package).num_params, window=window, delta=delta, full_loss=_mean(full),
+        model_sha256=full.info.model.sha256, stream_sha256=full.info.stream.sha256, params=full.info.model.params, window=window, delta=delta, full_loss=_mean(full),
         package_choice_bits=0.0, alpha_choice_bits=choice_bits(load_certificate(out / points[0].certificate).code.choices), best=best.name, points=tuple(points), version=scalebound.__version__,
     )  # fmt: skip
     save_struct(out / "frontier.json", found)
     return found
 
 
-def _certified(name: str, setting: float, package: Path, out: Path, stats: Stats, full: Stats, stream: Path, delta: float) -> FrontierPoint:
+def _file_name(name: str) -> str:
+    return name.replace(" ", "-")
+
+
+def _bring(source: Path, package: Path) -> None:
+    """Copy a package that was made elsewhere, if it is one of a whole model."""
+    if is_delta(load_package(source).config):
+        raise InputError("holds only how a model differs from another", where=str(source), expected="a package of a whole model")
+    data = read_bytes(source)
+    if not package.is_file() or read_bytes(package) != data:
+        atomic_write(package, data)
+
+
+def _certified(name: str, way: str, setting: float, package: Path, out: Path, stats: Stats, full: Stats, stream: Path, delta: float) -> FrontierPoint:
     """Certify a package on what was measured, and have the independent checker verify it."""
     inputs = Inputs(
         stats=file_ref(Path(stats.path), out.parent), full=file_ref(Path(full.path), out.parent), package=file_ref(package, out.parent),
@@ -119,7 +145,7 @@ def _certified(name: str, setting: float, package: Path, out: Path, stats: Stats
         wrong = next(check for check in record["checks"] if not check["ok"])
         raise ClaimFails(f"the independent checker refuses it: {wrong['name']}: {wrong['detail']}", where=str(out))
     return FrontierPoint(
-        name=name, way=name.partition("-")[0], setting=setting, package=package.name, file_bytes=size, code_bits=code_bits(size), bits_per_parameter=8 * size / stats.info.model.params,
+        name=name, way=way, setting=setting, package=package.name, file_bytes=size, code_bits=code_bits(size), bits_per_parameter=8 * size / stats.info.model.params,
         loss=_mean(stats), certificate=out.name, bound=found.bound, alpha=found.smoothing.alpha, vacuous=found.vacuous,
     )  # fmt: skip
 

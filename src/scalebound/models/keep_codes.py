@@ -24,7 +24,7 @@ def keep_codes(path: str | os.PathLike, *, progress: Progress = silent) -> Quant
     ----------
     path
         A ``.gguf`` file of Llama, Mistral, Qwen2 or Qwen3 whose tensors are of the types in :data:`~scalebound.compress.foreign.gguf_blocks.KINDS` or floats, or
-        a folder that GPTQ, AWQ or bitsandbytes quantized.
+        a folder that one of :data:`~scalebound.compress.foreign.folder.METHODS` quantized.
 
     Returns
     -------
@@ -42,7 +42,7 @@ def keep_codes(path: str | os.PathLike, *, progress: Progress = silent) -> Quant
     134515008
     """
     if Path(path).suffix == ".sbz":
-        raise InputError("is a package already", where=str(path), expected="a .gguf file, or a folder that GPTQ, AWQ or bitsandbytes quantized")
+        raise InputError("is a package already", where=str(path), expected="a .gguf file, or a folder that GPTQ, AWQ, bitsandbytes or compressed-tensors quantized")
     return _keep_gguf(Path(path), progress) if Path(path).suffix == ".gguf" else keep_folder(path)
 
 

@@ -1,7 +1,7 @@
 """Whatever people call a model, loaded behind :class:`~scalebound.models.language_model.LanguageModel`.
 
 A Hugging Face folder, a ``.gguf`` file, a run (its newest checkpoint), a checkpoint, a package (``.sbz``), or the folder of a certified
-mixture (:mod:`scalebound.models.mixture`). Folders that GPTQ, AWQ or bitsandbytes quantized are dequantized, in float32, by
+mixture (:mod:`scalebound.models.mixture`). Folders that GPTQ, AWQ, bitsandbytes or compressed-tensors quantized are dequantized, in float32, by
 :mod:`scalebound.compress.foreign`, and are the same models as the packages that keep their integers. No code from a model folder is ever run.
 """
 

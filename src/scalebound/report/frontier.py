@@ -1,4 +1,5 @@
-"""A frontier as one SVG: loss against bits per parameter of real files, and the certified bound against the same, the best certificate ringed.
+"""A frontier as one SVG: loss against bits per parameter of real files, and the certified bound against the same, the best certificate ringed,
+packages that were brought along (``--beside``) marked with a cross and their names.
 
 Plain SVG without scripts, so that it opens anywhere; every number drawn is in ``frontier.json`` and ``frontier.csv``. There is no band: losses
 are means over the whole window, and a bound is an upper end by itself.
@@ -6,15 +7,17 @@ are means over the whole window, and a bound is an upper end by itself.
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Sequence
 
 from scalebound.core.frontier import Frontier, FrontierPoint
-from scalebound.report.drawing import BLUE, GREY, ORANGE
+from scalebound.report.drawing import BLUE, GREY, ORANGE, RED
 
 WIDTH, HEIGHT = 420, 300
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 34, 64
 WAYS = {"rtn": ("rounded to nearest", ORANGE), "gptq": ("calibrated", BLUE)}
+LINE = 12  # pixels from one label to the next
 
 
 def draw_frontier(found: Frontier) -> str:
@@ -32,13 +35,17 @@ def draw_frontier(found: Frontier) -> str:
         for way, (_, colour) in WAYS.items():
             mine = sorted((p for p in found.points if p.way == way), key=lambda p: p.bits_per_parameter)
             out += axes.line([(p.bits_per_parameter, _height(p, column)) for p in mine], colour)
+        out += axes.crosses([(p.bits_per_parameter, _height(p, column), p.name) for p in found.points if p.way == "beside"])
         x, y = axes.x(best.bits_per_parameter), axes.y(_height(best, column))
         out.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6" fill="none" stroke="#222" stroke-width="1.5"/>')
     x = LEFT
-    for label, colour in WAYS.values():
+    for label, colour in (shown for way, shown in WAYS.items() if any(point.way == way for point in found.points)):
         out.append(f'<rect x="{x}" y="{HEIGHT - 15}" width="14" height="4" fill="{colour}"/><text x="{x + 19}" y="{HEIGHT - 9}">{label}</text>')
         x += 130
-    out.append(f'<text x="{x}" y="{HEIGHT - 9}" fill="#555">ring: best certificate, {best.bound:.3f} at {best.bits_per_parameter:.2f} bits; the search cost {found.package_choice_bits + found.alpha_choice_bits:g} bits</text></svg>')
+    if any(point.way == "beside" for point in found.points):
+        out.append(f'<path d="M{x} {HEIGHT - 17}l8 8m0 -8l-8 8" stroke="{RED}" stroke-width="1.6"/><text x="{x + 14}" y="{HEIGHT - 9}">made otherwise</text>')
+        x += 110
+    out.append(f'<text x="{x}" y="{HEIGHT - 9}" fill="#555">ring: best certificate, {best.bound:.3f} at {best.bits_per_parameter:.2f} bits; the search cost {found.search_bits:g} bits</text></svg>')
     return "\n".join(out) + "\n"
 
 
@@ -74,6 +81,20 @@ class Axes:
         path = " ".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in points)
         return [f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.8"/>', *[f'<circle cx="{self.x(x):.1f}" cy="{self.y(y):.1f}" r="2.6" fill="{colour}"/>' for x, y in points]]
 
+    def crosses(self, points: Sequence[tuple[float, float, str]]) -> list[str]:
+        """Named marks; names stand on the side with more room, as far apart as they need, and a thread leads to one that had to move."""
+        out: list[str] = []
+        for right in (True, False):
+            mine = sorted(((self.x(x), self.y(y), name) for x, y, name in points if (self.x(x) < self.left + self.width / 2) == right), key=lambda mark: mark[1])
+            rows = spread([y for _, y, _ in mine], LINE, TOP + 6, TOP + self.height - 4)
+            for (x, y, name), row in zip(mine, rows, strict=True):
+                at = x + (9 if right else -9)
+                out.append(f'<path d="M{x - 4:.1f} {y - 4:.1f}l8 8m0 -8l-8 8" stroke="{RED}" stroke-width="1.6"/>')
+                if abs(row - y) > LINE / 2:
+                    out.append(f'<path d="M{x:.1f} {y:.1f}L{at:.1f} {row:.1f}" stroke="{GREY}" stroke-width="0.7"/>')
+                out.append(f'<text x="{at:.1f}" y="{row + 4:.1f}" text-anchor="{"start" if right else "end"}">{html.escape(name)}</text>')
+        return out
+
     def frame(self, title: str, up: str) -> list[str]:
         right, bottom = self.left + self.width, TOP + self.height
         out = [f'<path d="M{self.left} {TOP}V{bottom}H{right}" fill="none" stroke="#888"/>', f'<text x="{self.left}" y="{TOP - 12}" font-weight="bold">{title}</text>']
@@ -84,6 +105,20 @@ class Axes:
         out.append(f'<text x="{(self.left + right) / 2}" y="{bottom + 32}" text-anchor="middle">bits per parameter, whole file</text>')
         out.append(f'<text transform="translate({self.left - 42} {(TOP + bottom) / 2}) rotate(-90)" text-anchor="middle">{up}</text>')
         return out
+
+
+def spread(places: Sequence[float], apart: float, low: float, high: float) -> list[float]:
+    """Sorted places moved so that neighbours are ``apart``, downwards first and then back up from ``high``; none above ``low`` if there is room.
+
+    >>> spread([10.0, 11.0, 40.0], 12.0, 0.0, 50.0), spread([45.0, 48.0], 12.0, 0.0, 50.0)
+    ([10.0, 22.0, 40.0], [38.0, 50.0])
+    """
+    out: list[float] = []
+    for place in places:
+        out.append(max(place, low, out[-1] + apart if out else low))
+    for k in range(len(out) - 1, -1, -1):
+        out[k] = min(out[k], high - apart * (len(out) - 1 - k))
+    return out
 
 
 def _wider(span: tuple[float, float]) -> tuple[float, float]:

@@ -9,11 +9,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from scalebound.compress.foreign.floats import BOOK, is_short, number_floats, shortest
 from scalebound.compress.grouped import PART, Grouped, Step, part_order
-from scalebound.compress.model import DTYPE_NAMES, Coded, QuantizedModel, Raw
-from scalebound.compress.tables import MAX_SYMBOLS
+from scalebound.compress.model import Coded, QuantizedModel, Raw
+from scalebound.core.errors import InputError
 
-BOOK = 4 * PART  # begins the names of codebooks, which the parts of parts draw on
+MATRICES, VECTORS = "matrices", "vectors"  # roles of floats of 16 bits that a method left as they were
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Scale:
         Elements in a row, row-major, that share one.
     role
         What ends the names of these parts, without a dot. All parts of one role share a codebook, or tables: ``d`` and ``m`` for the floats
-        that scale and shift, ``s`` and ``o`` for their integers.
+        that scale and shift, ``s`` and ``o`` for their integers. (``g``: numbers that columns are sorted by.)
     """
 
     kind: Literal["times", "plus"]
@@ -39,11 +40,40 @@ class Scale:
 
 @dataclass(frozen=True)
 class Blocks:
-    """A matrix as a format has it: integers, floats they are the numbers of (``book``) or None, and steps in the order of the format's arithmetic."""
+    """A matrix as a format has it: integers, floats they are the numbers of (``book``) or None, and steps in the order of the format's arithmetic.
+
+    Where groups are of columns that are no neighbours, the columns stand in the ascending order of ``keys``, one for each column of the matrix
+    (its group), equal ones as in the matrix: :meth:`of_groups`.
+    """
 
     integers: np.ndarray
     steps: tuple[Scale, ...]
     book: np.ndarray | None = None
+    keys: np.ndarray | None = None
+
+    @classmethod
+    def of_groups(cls, name: str, codes: np.ndarray, zeros: np.ndarray | None, scales: np.ndarray, index: np.ndarray | None) -> Blocks:
+        """``scale * (code - zero)``: codes (rows, columns), zeros and scales (rows, groups), and each column's group (None: neighbours share one).
+
+        What is kept is code - zero: it says all that both do about the weights, and zeros cost nothing.
+
+        Raises InputError for shapes that do not fit each other, and unless groups are of one size.
+        """
+        (rows, columns), groups = codes.shape, scales.shape[-1]
+        if scales.ndim != 2 or len(scales) != rows or not groups or columns % groups or (zeros is not None and zeros.shape != scales.shape):
+            raise InputError(f"has weights {codes.shape}, scales {scales.shape} and zeros {'' if zeros is None else zeros.shape}", where=name, expected="a scale for each output and group of inputs, and as many zeros")
+        each = columns // groups
+        order = np.arange(columns)
+        if index is not None:
+            if index.shape != (columns,) or index.min() < 0 or not np.array_equal(np.bincount(index, minlength=groups), np.full(groups, each)):
+                raise InputError(f"has a g_idx that does not give {groups:,} groups {each:,} columns each", where=name, expected="groups of one size")
+            order = np.argsort(index, kind="stable")
+        sorted_already = bool((np.diff(order) == 1).all())
+        integers = codes.astype(np.int16) if sorted_already else codes[:, order].astype(np.int16)
+        if zeros is not None:
+            integers.reshape(rows, groups, each)[...] -= zeros.astype(np.int16)[:, :, None]
+        step = Scale("times", np.ascontiguousarray(scales), each, "d")
+        return cls(np.ascontiguousarray(integers), (step,), keys=None if sorted_already or index is None else index.astype(np.float32).reshape(1, -1))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -58,22 +88,25 @@ def assemble(config: dict[str, Any], tensors: Mapping[str, np.ndarray | Blocks])
     config
         As in ``config.json``, without what says that the weights are quantized.
     tensors
-        Blocks; and plain arrays, which are stored raw in the shortest type that holds them.
+        Blocks; and plain arrays. Those of 16-bit floats are entropy coded where that is shorter, all others stored raw in the shortest type
+        that holds them.
 
     Notes
     -----
-    Floats of scales repeat: all of one role become numbers into one sorted list of the values that occur, which entropy coding brings from 16
-    bits to 8 or 10, unless storing them raw is shorter. Codebooks with the same content are stored once.
+    Floats repeat: all of one role (scales, offsets, matrices and vectors left in 16 bits) become numbers into one sorted list of the values
+    that occur, unless storing them raw is shorter. Codebooks with the same content are stored once.
     """
     parts: dict[str, Grouped | np.ndarray] = {}
     books: dict[bytes, str] = {}
     out: dict[str, Raw | Coded | Grouped] = {}
+    by_role: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
     for name, tensor in tensors.items():
         if isinstance(tensor, Blocks):
             out[name] = _flatten(name, tensor, parts, books)
+        elif is_short(tensor):
+            by_role[MATRICES if tensor.ndim > 1 else VECTORS][name] = tensor
         else:
             out[name] = shortest(tensor)
-    by_role: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
     for name, part in parts.items():
         if isinstance(part, Grouped):
             out[name] = part
@@ -82,7 +115,7 @@ def assemble(config: dict[str, Any], tensors: Mapping[str, np.ndarray | Blocks])
         else:
             by_role[name.rpartition(".")[2]][name] = part
     for role, values in by_role.items():
-        out |= _floats(role, values)
+        out |= number_floats(role, values)
     return QuantizedModel(config, dict(sorted(out.items(), key=lambda item: part_order(item[0]))))
 
 
@@ -98,40 +131,9 @@ def _flatten(name: str, blocks: Blocks, parts: dict[str, Grouped | np.ndarray], 
         part = f"{PART}{name}.{scale.role}"
         parts[part] = _flatten(part, scale.values, parts, books) if isinstance(scale.values, Blocks) else scale.values
         steps.append(Step(scale.kind, part, scale.each))
+    if blocks.keys is not None:  # matrices with the same inputs often have the same order: stored once
+        content = np.append(np.inf, blocks.keys).astype(np.float32)  # no codebook begins so
+        part = books.setdefault(content.tobytes(), f"{PART}{name}.g")
+        parts.setdefault(part, blocks.keys)
+        steps.append(Step("columns", part))
     return Grouped(blocks.integers, tuple(steps))
-
-
-def _floats(role: str, values: dict[str, np.ndarray]) -> dict[str, Raw | Coded | Grouped]:
-    """All floats of a role: as numbers into one list of the values that occur, or raw."""
-    together = np.concatenate([part.reshape(-1) for part in values.values()]).astype(np.float32)
-    patterns, where, counts = np.unique(together.view(np.uint32), return_inverse=True, return_counts=True)  # patterns: -0.0 is not 0.0
-    order = np.argsort(patterns.view(np.float32), kind="stable")
-    book = shortest(patterns.view(np.float32)[order])
-    width = 8 * book.data.itemsize
-    coded_bits = float(-counts @ np.log2(counts / len(together))) + len(patterns) * (width + 8)  # a byte each in the table
-    if len(patterns) >= MAX_SYMBOLS or coded_bits >= width * len(together):
-        return {name: shortest(part) for name, part in values.items()}
-    number = np.empty(len(order), dtype=np.int32)
-    number[order] = np.arange(len(order))
-    number = number[where.reshape(-1)]
-    out: dict[str, Raw | Coded | Grouped] = {f"{BOOK}{role}": book}
-    at = 0
-    for name, part in values.items():
-        out[name] = Grouped(number[at : at + part.size].reshape(part.shape), (Step("book", f"{BOOK}{role}"),))
-        at += part.size
-    return out
-
-
-def shortest(data: np.ndarray) -> Raw:
-    """A raw tensor; floats in the shortest of float16, bfloat16 and float32 that holds each of them, signs of zeros included."""
-    if data.dtype.kind != "f":
-        return Raw(DTYPE_NAMES[data.dtype if data.dtype == bool else data.dtype.newbyteorder("<")], data.view(np.uint8) if data.dtype == bool else data)
-    data = np.ascontiguousarray(data, dtype=np.float32)
-    bits = data.view(np.uint32)
-    with np.errstate(over="ignore"):
-        half = data.astype(np.float16)
-    if np.array_equal(half.astype(np.float32).view(np.uint32), bits):
-        return Raw("F16", half)
-    if not (bits & 0xFFFF).any():
-        return Raw("BF16", (bits >> 16).astype(np.uint16))
-    return Raw("F32", data)

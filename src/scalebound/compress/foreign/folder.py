@@ -1,4 +1,4 @@
-"""Hugging Face folders whose weights GPTQ, AWQ or bitsandbytes quantized, as ``quantization_config`` in their ``config.json`` says."""
+"""Hugging Face folders whose weights GPTQ, AWQ, bitsandbytes or compressed-tensors quantized, or that hold floats of 8 bits, as ``quantization_config`` in their ``config.json`` says."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from scalebound.compress.checkpoint import read_stored
+from scalebound.compress.checkpoint import FLOAT8, read_stored
 from scalebound.compress.foreign.assemble import Blocks, assemble
 from scalebound.compress.foreign.bitsandbytes import unpack_eight_bits, unpack_four_bits
+from scalebound.compress.foreign.compressed import ACTIVATIONS, PARTS, unpack_compressed
 from scalebound.compress.foreign.packed import unpack_awq, unpack_gptq
 from scalebound.compress.model import QuantizedModel
 from scalebound.core.errors import InputError
 
 Tensors = dict[str, np.ndarray]
-METHODS = ("gptq", "awq", "bitsandbytes")
+METHODS = ("gptq", "awq", "bitsandbytes", "compressed-tensors", "fp8")
+FORMS = ("pack-quantized", "int-quantized", "float-quantized", "naive-quantized", "dense")  # of compressed-tensors
 
 
 def is_known(config: Mapping[str, Any]) -> bool:
@@ -61,12 +63,17 @@ def keep_tensors(config: dict[str, Any], tensors: Tensors, *, where: str) -> Qua
             found = _packed(tensors, settings, unpack_gptq if method == "gptq" else unpack_awq)
         elif method == "bitsandbytes":
             found = _bitsandbytes(tensors)
+        elif method in ("compressed-tensors", "fp8"):
+            found = _compressed(tensors, settings)
         else:
             raise InputError(f"is quantized by {method!r}", expected=" or ".join(METHODS))
     except InputError as error:
         raise InputError(error.what, where=f"{where}: {error.where}" if error.where else where, expected=error.expected, hint=error.hint) from error
     if not any(isinstance(value, Blocks) for value in found.values()):
         raise InputError("holds no quantized weight", where=where, expected=f"what {method} writes")
+    small = next((name for name, value in found.items() if isinstance(value, np.ndarray) and value.dtype == FLOAT8), None)
+    if small is not None:
+        raise InputError("holds floats of 8 bits without scales", where=f"{where}: {small}", expected="a weight_scale beside it")
     return assemble({key: value for key, value in config.items() if key != "quantization_config"}, found)
 
 
@@ -78,6 +85,29 @@ def _packed(tensors: Tensors, settings: dict[str, Any], unpack: Callable[[str, M
     for name in maps:
         parts = {part: tensors[key] for key, (of, part) in own.items() if of == name and key in tensors}
         out[f"{name}.weight"] = unpack(name, parts, settings)
+    return out
+
+
+def _compressed(tensors: Tensors, settings: dict[str, Any]) -> dict[str, np.ndarray | Blocks]:
+    """Linear maps with a ``weight_scale`` (of ``fp8``: ``weight_scale_inv``); how activations are rounded is left out, a package being weights."""
+    groups = settings.get("config_groups")
+    each = [group for group in (groups if isinstance(groups, dict) else {}).values() if isinstance(group, dict)]
+    forms = [str(form) for form in (settings.get("format"), *(group.get("format") for group in each)) if form not in (None, "mixed-precision")]
+    wrong = next((form for form in forms if form not in FORMS), None)
+    if wrong is not None:
+        raise InputError(f"has the format {wrong!r} of compressed-tensors", expected=" or ".join(FORMS))
+    shapes = [settings.get("weight_block_size"), *(weights.get("block_structure") for group in each if isinstance(weights := group.get("weights"), dict))]
+    blocks = {tuple(shape) for shape in shapes if isinstance(shape, list) and len(shape) == 2 and all(type(size) is int and size > 0 for size in shape)}
+    if len(blocks) > 1:
+        raise InputError(f"has blocks of several shapes ({', '.join(map(str, sorted(blocks)))})", expected="one")
+    maps = {name.rpartition(".")[0] for name in tensors if name.endswith((".weight_scale", ".weight_scale_inv"))}
+    own = {f"{name}.{part}": (name, part) for name in maps for part in (*PARTS, *ACTIVATIONS)}
+    out: dict[str, np.ndarray | Blocks] = {name: value for name, value in tensors.items() if name not in own}
+    for name in sorted(maps):
+        parts = {part: tensors[f"{name}.{part}"] for part in PARTS if f"{name}.{part}" in tensors}
+        if not {"weight", "weight_packed"} & set(parts):
+            raise InputError(f"lacks {name}.weight", where=name, expected="weight or weight_packed beside its weight_scale")
+        out[f"{name}.weight"] = unpack_compressed(name, parts, next(iter(blocks), None))
     return out
 
 

@@ -1,7 +1,10 @@
 """The quantized types of ``.gguf`` files: blocks of 32 or 256 weights of a row, unpacked into integers and scales.
 
 All share one arithmetic: weight = scale * integer + offset in float32, where a product of a float16 with integers of up to 13 bits is exact, so
-only the sum rounds. In the types of 256 (``K``) a sub-block's scale is itself a float16 times an integer, and so is its offset.
+only the sum rounds. In the types of 256 (``K``, IQ4_XS) a sub-block's scale is itself a float16 times an integer, and so is its offset.
+
+Left out are the types that number points of a lattice, eight or four weights at a time (IQ1, IQ2, IQ3): weight by weight their integers take more
+bits than the numbers of the points do.
 
 Layouts: ``ggml-common.h`` and ``ggml-quants.c`` of ggml; the ``gguf`` package's ``quants.py`` is the reference the tests compare with.
 """
@@ -20,6 +23,8 @@ NIBBLES = np.array([0, 4], dtype=np.uint8)
 PAIRS = np.array([0, 2, 4, 6], dtype=np.uint8)
 BITS = np.arange(8, dtype=np.uint8)
 IQ4 = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], dtype=np.int8)  # the values of IQ4_NL and IQ4_XS
+E2M1 = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], dtype=np.int8)  # the values of MXFP4, twice
+POWERS = np.array([1, 3, 9, 27, 81], dtype=np.int32)
 
 
 def unpack(kind: str, data: np.ndarray) -> Blocks:
@@ -108,6 +113,27 @@ def iq4_nl(b: np.ndarray) -> Blocks:
     return _simple(IQ4[_nibbles(b[..., 2:])], b[..., :2])
 
 
+def mxfp4(b: np.ndarray) -> Blocks:
+    """A power of two (its exponent + 128, the two lowest subnormal) and 16 bytes, whose halves number twice the values of E2M1."""
+    power = np.ldexp(np.float32(1), b[..., 0].astype(np.int32) - 128)
+    return Blocks(_flat(E2M1[_nibbles(b[..., 1:])]), (Scale("times", power, 32, "d"),))
+
+
+def tq2_0(b: np.ndarray) -> Blocks:
+    """64 bytes of four ternary digits, by halves of 128, and scale."""
+    return _ternary(_low_pairs(b[..., :64]), b[..., 64:66])
+
+
+def tq1_0(b: np.ndarray) -> Blocks:
+    """Bytes of five ternary digits (32, then 16) and of four (4), as fractions of 256 in base 3, and scale."""
+    parts = [(b[..., low:high, None] * POWERS[:count] & 255).swapaxes(-1, -2) * 3 >> 8 for low, high, count in ((0, 32, 5), (32, 48, 5), (48, 52, 4))]
+    return _ternary(np.concatenate([part.reshape(*b.shape[:2], -1) for part in parts], axis=-1), b[..., 52:54])
+
+
+def _ternary(digits: np.ndarray, d: np.ndarray) -> Blocks:
+    return Blocks(_flat(digits.astype(np.int8) - 1), (Scale("times", _half(d), 256, "d"),))
+
+
 def _nested(integers: np.ndarray, d: np.ndarray, scales: np.ndarray, dmin: np.ndarray | None = None, mins: np.ndarray | None = None) -> Blocks:
     """A type of 256: d and dmin a block, integers ``scales`` and ``mins`` a sub-block, (rows, blocks, sub-blocks).
 
@@ -167,8 +193,17 @@ def q6_k(b: np.ndarray) -> Blocks:
     return _nested((low | _low_pairs(b[..., 128:192]) << 4).astype(np.int8) - 32, b[..., 208:210], np.ascontiguousarray(b[..., 192:208]).view(np.int8))
 
 
+def iq4_xs(b: np.ndarray) -> Blocks:
+    """d, upper pairs of eight scales, their lower halves, 128 bytes as in :func:`iq4_nl`."""
+    high = np.ascontiguousarray(b[..., 2:4]).view("<u2") >> np.arange(0, 16, 2, dtype=np.uint16) & 3
+    low = _split(b[..., 4:8], NIBBLES, 15).swapaxes(-1, -2).reshape(*b.shape[:2], 8)
+    codes = _split(b[..., 8:].reshape(*b.shape[:2], 8, 16), NIBBLES, 15)
+    return _nested(IQ4[codes.reshape(*b.shape[:2], 256)], b[..., :2], (low | high.astype(np.uint8) << 4).astype(np.int8) - 32)
+
+
 # type: bytes of a block, and how it is unpacked
 KINDS: dict[str, tuple[int, Unpacker]] = {
     "Q4_0": (18, q4_0), "Q4_1": (20, q4_1), "Q5_0": (22, q5_0), "Q5_1": (24, q5_1), "Q8_0": (34, q8_0), "IQ4_NL": (18, iq4_nl),
+    "MXFP4": (17, mxfp4), "TQ1_0": (54, tq1_0), "TQ2_0": (66, tq2_0), "IQ4_XS": (136, iq4_xs),
     "Q2_K": (84, q2_k), "Q3_K": (110, q3_k), "Q4_K": (144, q4_k), "Q5_K": (176, q5_k), "Q6_K": (210, q6_k),
 }  # fmt: skip

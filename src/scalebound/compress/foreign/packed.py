@@ -1,11 +1,11 @@
-"""GPTQ and AWQ folders: integers of 2, 4 or 8 bits packed into 32-bit words, a scale and a zero for every group of input columns.
+"""GPTQ and AWQ folders: integers of 2, 3, 4 or 8 bits packed into 32-bit words, a scale and a zero for every group of input columns.
 
-Both mean ``weight[o, i] = scale[g, o] * (q[i, o] - zero[g, o])`` with g = i // group size; the product of a float16 with an integer of nine bits
-is exact in float32. (Kernels that compute in float16 round it once more; a package holds the unrounded number.) What is kept is q - zero: it
-says all that q and zero do about the weights, and zeros cost nothing.
+Both mean ``weight[o, i] = scale[g, o] * (q[i, o] - zero[g, o])`` with g the group of input i: i // group size, or ``g_idx[i]`` where columns were
+quantized in an order of their own (``desc_act``), so that a group's columns are no neighbours. The product of a float16 with an integer of nine bits
+is exact in float32. (Kernels that compute in float16 round it once more; a package holds the unrounded number.)
 
 Layouts: AutoGPTQ's ``qlinear`` (words along the inputs, lowest bits first; zeros are stored minus 1 unless ``checkpoint_format`` is ``gptq_v2``,
-and wrap around) and AutoAWQ's ``gemm`` packing (words along the outputs, in the order 0 2 4 6 1 3 5 7). Frantar et al. 2023, arXiv 2210.17323;
+and wrap around; symmetric ones have the same zero everywhere) and AutoAWQ's ``gemm`` packing (words along the outputs, in the order 0 2 4 6 1 3 5 7). Frantar et al. 2023, arXiv 2210.17323;
 Lin et al. 2024, arXiv 2306.00978.
 """
 
@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from scalebound.compress.foreign.assemble import Blocks, Scale
+from scalebound.compress.foreign.assemble import Blocks
+from scalebound.compress.foreign.words import fields
 from scalebound.core.errors import InputError
 
 AWQ_ORDER = np.array([0, 2, 4, 6, 1, 3, 5, 7])  # the column that each half byte of a word holds
@@ -38,19 +39,16 @@ def unpack_gptq(name: str, parts: Mapping[str, np.ndarray], settings: Mapping[st
     Raises
     ------
     InputError
-        A part is missing or has another shape; inputs do not belong to groups in their order (``desc_act``).
+        A part is missing or has another shape, groups of several sizes, a layout that is not known.
     """
-    bits = _bits(name, settings, (2, 4, 8))
+    bits, form = _bits(name, settings, (2, 3, 4, 8)), settings.get("checkpoint_format", "gptq")
+    if form not in ("gptq", "gptq_v2"):
+        raise InputError(f"has the checkpoint_format {form!r}", where=name, expected="gptq or gptq_v2")
     words, zeros, scales = _parts(name, parts)
-    codes = _fields(words.T, bits)  # (outputs, inputs)
-    offset = 0 if settings.get("checkpoint_format") == "gptq_v2" else 1
-    zeros = (_fields(zeros, bits).T.astype(np.int16) + offset) & ((1 << bits) - 1)  # (outputs, groups)
-    group = _group(name, codes, zeros, scales)
+    codes = fields(words.T, bits)  # (outputs, inputs)
+    zeros = (fields(zeros, bits).T.astype(np.int16) + (form == "gptq")) & ((1 << bits) - 1)  # (outputs, groups)
     index = parts.get("g_idx")
-    if index is not None and not np.array_equal(index.reshape(-1), np.arange(codes.shape[1]) // group):
-        raise InputError("has a g_idx that is not in order: its columns were quantized in an order of their own (desc_act)", where=name,
-                         expected=f"groups of {group} neighbouring columns", hint="quantize it with desc_act off")  # fmt: skip
-    return _centred(codes, zeros, scales, group)
+    return Blocks.of_groups(name, codes, zeros, scales, None if index is None else index.reshape(-1))
 
 
 def unpack_awq(name: str, parts: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> Blocks:
@@ -65,11 +63,10 @@ def unpack_awq(name: str, parts: Mapping[str, np.ndarray], settings: Mapping[str
     words, zeros, scales = _parts(name, parts)
 
     def columns(packed: np.ndarray) -> np.ndarray:
-        fields = _fields(packed, 4).reshape(len(packed), -1, 8)
-        return fields[..., np.argsort(AWQ_ORDER)].reshape(len(packed), -1).T
+        eights = fields(packed, 4).reshape(len(packed), -1, 8)
+        return eights[..., np.argsort(AWQ_ORDER)].reshape(len(packed), -1).T
 
-    codes, centre = columns(words), columns(zeros).astype(np.int16)
-    return _centred(codes, centre, scales, _group(name, codes, centre, scales))
+    return Blocks.of_groups(name, columns(words), columns(zeros), scales, None)
 
 
 def _bits(name: str, settings: Mapping[str, Any], known: tuple[int, ...]) -> int:
@@ -86,25 +83,3 @@ def _parts(name: str, parts: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.n
         if parts[key].ndim != 2 or (parts[key].dtype.kind == "f") != (key == "scales") or (key != "scales" and parts[key].dtype.itemsize != 4):
             raise InputError(f"has {key} of type {parts[key].dtype} and shape {parts[key].shape}", where=name, expected="a matrix of int32, or of floats for scales")
     return parts["qweight"], parts["qzeros"], parts["scales"].astype(np.float32).T
-
-
-def _fields(words: np.ndarray, bits: int) -> np.ndarray:
-    """(rows, n) 32-bit words -> (rows, n * 32 / bits), lowest bits first."""
-    words = np.ascontiguousarray(words).view(np.uint32)
-    shifts = np.arange(0, 32, bits, dtype=np.uint32)
-    return ((words[..., None] >> shifts) & np.uint32((1 << bits) - 1)).astype(np.uint8).reshape(len(words), -1)
-
-
-def _group(name: str, codes: np.ndarray, zeros: np.ndarray, scales: np.ndarray) -> int:
-    """Columns that share a scale; codes (outputs, inputs), zeros and scales (outputs, groups)."""
-    outputs, inputs = codes.shape
-    groups = scales.shape[1]
-    if zeros.shape != scales.shape or len(scales) != outputs or not groups or inputs % groups:
-        raise InputError(f"has weights {codes.shape}, zeros {zeros.shape} and scales {scales.shape}", where=name, expected="a zero and a scale for each output and group of inputs")
-    return inputs // groups
-
-
-def _centred(codes: np.ndarray, zeros: np.ndarray, scales: np.ndarray, group: int) -> Blocks:
-    integers = codes.astype(np.int16, order="C")
-    integers.reshape(len(codes), -1, group)[...] -= zeros[:, :, None]
-    return Blocks(integers, (Scale("times", np.ascontiguousarray(scales), group, "d"),))
