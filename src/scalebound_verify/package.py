@@ -13,7 +13,7 @@ import numpy as np
 
 from scalebound_verify.strict import FORMS, Refused, conform, parse
 
-DICTIONARY = Path(__file__).with_name("package_dictionary.txt").read_bytes() + b"\0"  # section 8
+DICTIONARY, DELTAS = (Path(__file__).with_name(f"package_{name}.txt").read_bytes() + b"\0" for name in ("dictionary", "deltas"))  # section 8
 RAW: dict[str, str] = FORMS["raw"]
 Tensors = dict[str, tuple[str, np.ndarray]]
 Table = tuple[int, list[int]]
@@ -132,11 +132,11 @@ def coded(coder: Coder, tables: list[Table], shape: list[int], code: list[Any], 
 
 def decode(data: bytes, params: int) -> tuple[dict[str, Any], Tensors]:
     """``(config, {name: (dtype, array)})`` of a package; no tensors unless it holds ``params`` numbers (a delta: at most so many)."""
-    need(data[:4] in (b"SBZ\x01", b"SBZ\x02", b"SBZ\x03"), "does not begin like a package of version 1, 2 or 3")
+    need(data[:4] in (b"SBZ\x01", b"SBZ\x02", b"SBZ\x03", b"SBZ\x04"), "does not begin like a package of version 1 to 4")
     n, at = varint(data, 4)
     need(len(data) == at + n + 4, f"has {len(data):,} bytes where its header says {at + n + 4:,}: cut short, or something follows it")
     need(zlib.crc32(data[:-4]) == int.from_bytes(data[-4:], "little"), "does not match its checksum")
-    payload, inflate = data[at:-4], zlib.decompressobj(-15, zdict=DICTIONARY)
+    payload, inflate = data[at:-4], zlib.decompressobj(-15, zdict=DICTIONARY + DELTAS * (data[3] == 4))
     m, at = varint(payload, 0)
     try:
         text, zero, rest = (meta := inflate.decompress(payload[at : at + m], (16 << 20) + 1)).partition(b"\0")
@@ -146,9 +146,9 @@ def decode(data: bytes, params: int) -> tuple[dict[str, Any], Tensors]:
     header, tables, at = conform(parse(text, "package"), FORMS["package"], "package"), read_tables(rest), at + m
     entries, tensors = expand(header, len(tables)), Tensors()
     floats = {name: math.prod(shape) for name, shape, code in entries if code[0] not in RAW or code[0] in ("F32", "F16", "BF16")}
-    parts = {name for name, _, _ in entries if data[3] > 1 and name[:1] == "="}
+    parts = {name for name, _, _ in entries if data[3] in (2, 3) and name[:1] == "="}
     version = 1 + any(code[5:] for *_, code in entries) + any("columns" in code[5::3] for *_, code in entries)
-    need(sum(floats.values()) <= 2**28 + 2**16 * n and 0 <= header["shift"] <= 7 and data[3] == version,
+    need(sum(floats.values()) <= 2**28 + 2**16 * n and 0 <= header["shift"] <= 7 and data[3] in (version, 4 * (version == 1 and "delta" in header["config"])),
          "holds more numbers than a package may, a shift beyond 7, or steps of another version than its own")  # fmt: skip
     held = sum(size for name, size in floats.items() if name not in parts)
     if held != params and not ("delta" in header["config"] and held < params):

@@ -99,6 +99,7 @@ def test_structure_is_searched_and_said(capsys, folder, tmp_path, monkeypatch):
     assert status == 0 and all(not np.any(data[decoded[name] == 0]) for name, data in read_package(tmp_path / "k.sbz")[1].items() if name.endswith("proj.weight"))
     status, record = run(capsys, folder, *common, "--bits", "5", "--prune", "magnitude", "--sparsity", "0.6", "--allocation", "evolution", "--out", tmp_path / "s.sbz")
     assert status == 0 and len(record["evolution"]["shares"]) == 7 and record["gptq"]["sparsity"] == 0.6
+    assert not [file for file in tmp_path.iterdir() if file.suffix in (".modules", ".levels", ".state")]
     for wrong in (("--drop", "0.3"), ("--quantizer", "gptq", "--bits", "3", "--stream", text, "--prune", "kept", "--sparsity", "0.5"), ("--quantizer", "gptq", "--bits", "3", "--stream", text, "--drop", "1.5")):
         assert run(capsys, folder, *wrong, "--out", tmp_path / "w.sbz")[0] == 2
 

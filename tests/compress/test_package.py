@@ -220,8 +220,8 @@ def test_contents_that_do_not_fit_are_refused(tables, rest):
 def test_other_files_are_named(tmp_path, package):
     with pytest.raises(InputError, match="not a package"):
         decode(b"PK\3\4 something else")
-    with pytest.raises(InputError, match="version 4"):
-        decode(b"SBZ\4" + package[4:])
+    with pytest.raises(InputError, match="version 5"):
+        decode(b"SBZ\5" + package[4:])
     with pytest.raises(InputError, match="no such file"):
         read_package(tmp_path / "none.sbz")
 

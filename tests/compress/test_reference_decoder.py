@@ -3,6 +3,7 @@
 It shares no code with scalebound but the preset dictionary, which it reads from the document. ``decode`` is 65 lines.
 """
 
+import hashlib
 import json
 import re
 import struct
@@ -16,15 +17,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scalebound.compress import Coded, Grouped, QuantizedModel, Raw, Step, decode_model, encode, quantize
+from scalebound.compress import Coded, Grouped, QuantizedModel, Raw, Step, decode_model, encode, encode_with_breakdown, quantize
 from scalebound.compress.coder import encode_messages
-from scalebound.compress.dictionary import DICTIONARY
+from scalebound.compress.delta import pack_delta
+from scalebound.compress.dictionary import DELTAS, DICTIONARY
 from scalebound.compress.model import RAW_DTYPES
 from scalebound.compress.tables import Table, fit_table
 from scalebound.compress.tables import varint as varint_of
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "package-format.md").read_text()
 DOCUMENTED = re.search(r"## 8 The preset dictionary.*?```\n(.*?)```", DOCUMENT, re.DOTALL)[1].replace("\n", "").encode() + b"\0"
+DOCUMENTED_DELTAS = re.search(r"Version 4: after these.*?```\n(.*?)```", DOCUMENT, re.DOTALL)[1].replace("\n", "").encode() + b"\0"
 
 
 # --- the reference decoder ---
@@ -80,8 +83,9 @@ class Ans:
 def decode(package, dictionary=DOCUMENTED):
     """config, {name: (shape, list of numbers)}"""
     n, at = varint(package, 4)
-    assert package[:4] in (b"SBZ\1", b"SBZ\2", b"SBZ\3") and len(package) == at + n + 4 and zlib.crc32(package[:-4]) == int.from_bytes(package[-4:], "little")
+    assert package[:4] in (b"SBZ\1", b"SBZ\2", b"SBZ\3", b"SBZ\4") and len(package) == at + n + 4 and zlib.crc32(package[:-4]) == int.from_bytes(package[-4:], "little")
     m, at = varint(package, at)
+    dictionary += DOCUMENTED_DELTAS * (package[3] == 4)
     head, _, rest = zlib.decompressobj(-15, zdict=dictionary).decompress(package[at : at + m]).partition(b"\0")
     head, tables, at = json.loads(head), read_tables(rest), at + m
     config, layers = head["config"], head["layers"]
@@ -130,7 +134,7 @@ def decode(package, dictionary=DOCUMENTED):
                 values[p] = s[v] if kind == "book" else fl(fl(v) * s[p // each]) if kind == "times" else fl(fl(v) + s[p // each])
         out[name] = (shape, values)
     assert ans.state == 0 and not ans.words
-    return config, {name: found for name, found in out.items() if package[3] == 1 or not name.startswith("=")}
+    return config, {name: found for name, found in out.items() if package[3] in (1, 4) or not name.startswith("=")}
 
 
 # --- tests ---
@@ -146,7 +150,9 @@ def check(model, package=None):
 
 
 def test_the_document_quotes_the_dictionary():
-    assert DOCUMENTED == DICTIONARY
+    assert DOCUMENTED == DICTIONARY and DOCUMENTED_DELTAS == DELTAS
+    for dictionary in (DICTIONARY, DELTAS):
+        assert f"{len(dictionary):,} " in DOCUMENT and hashlib.sha256(dictionary).hexdigest() in DOCUMENT
 
 
 @settings(max_examples=150, deadline=None)
@@ -331,4 +337,38 @@ def test_a_file_of_version_3_stays_readable():
     package = (Path(__file__).parents[1] / "golden" / "package-3.sbz").read_bytes()
     model = decode_model(package)
     assert model.sha256() == "7ceb54ed80fbc490cf63d91323438d4fb649ca7a5d832127fa64439a6a3a9ad4"
+    check(model, package)
+
+
+def deltas():
+    """One of each kind; the first is tests/golden/package-4.sbz."""
+    rng = np.random.default_rng(4)
+    names = [f"model.layers.{k}.self_attn.{m}_proj.weight" for k in range(2) for m in "qv"]
+    yield pack_delta("subspace", {"w": rng.normal(size=32).astype(np.float32)}, seed=3, step=0.6)
+    yield pack_delta("lora", {f"{name}{end}": rng.normal(size=shape).astype(np.float32) for name in names for end, shape in ((".a", (2, 64)), (".b", (64, 2)))}, step=0.6)
+    yield pack_delta("full", {name: rng.normal(size=(16, 16)).astype(np.float32) for name in names}, step=0.6)
+
+
+def test_deltas_have_a_dictionary_of_their_own():
+    """Headers of 35 bytes at most, all kinds; files of version 1, as older writers made them, decode to the same."""
+    for model in deltas():
+        package, parts = encode_with_breakdown(model)
+        assert package[:4] == b"SBZ\4" and parts.header_bytes <= 35
+        check(model, package)
+        n, at = varint(package, 4)
+        m, at = varint(package, at)
+        plain = zlib.decompressobj(-15, zdict=DICTIONARY + DELTAS).decompress(package[at : at + m])
+        packer = zlib.compressobj(9, zlib.DEFLATED, -15, zdict=DICTIONARY)
+        meta = packer.compress(plain) + packer.flush()
+        payload = varint_of(len(meta)) + meta + package[at + m : -4]
+        body = b"SBZ\1" + varint_of(len(payload)) + payload
+        older = body + zlib.crc32(body).to_bytes(4, "little")
+        assert len(older) > len(package) + 14 and decode_model(older).sha256() == model.sha256()
+        check(model, older)
+
+
+def test_a_file_of_version_4_stays_readable():
+    package = (Path(__file__).parents[1] / "golden" / "package-4.sbz").read_bytes()
+    model = decode_model(package)
+    assert model.sha256() == "fc14cd9b0638bc88c6d2d0fd882d2bdf3083457bd37c74a9fead14699354c8d1" and len(package) == 46
     check(model, package)

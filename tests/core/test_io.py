@@ -41,6 +41,12 @@ def test_disk_full_at_every_step_keeps_the_old_file(tmp_path, monkeypatch, where
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["file"]
 
 
+def test_a_file_in_the_place_of_a_folder_is_named(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(InputError, match=f"{tmp_path / 'file'}: is a file"):
+        atomic_write(tmp_path / "file" / "below", b"")
+
+
 def test_a_target_is_refused_before_the_work(tmp_path, monkeypatch):
     (tmp_path / "file").write_bytes(b"")
     check_target(tmp_path / "file")

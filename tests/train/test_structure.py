@@ -1,5 +1,8 @@
 """Modules left out and shares of zeros chosen by trying: budgets kept, predictions against finite differences, files that run, what is refused."""
 
+import json
+from functools import partial
+
 import msgspec
 import numpy as np
 import pytest
@@ -14,9 +17,10 @@ from scalebound.models.load import transformers_from_config
 from scalebound.train import derive_recipe, quantize_calibrated, train_run
 from scalebound.train.calibration import Calibration
 from scalebound.train.dropping import block_damages, blocks_of, drop_blocks, tensors_of, without_blocks
-from scalebound.train.evolution import sparsity_levels
+from scalebound.train.evolution import matrix_levels, sparsity_levels
 from scalebound.train.posttraining import calibration_inputs
 from scalebound.train.trials import Trials
+from scalebound.train.tried import Tried
 
 RECIPE = msgspec.structs.replace(derive_recipe(15_000, context=32), tokens=32 * 4 * 150, batch_sequences=4, warmup=0.1)
 METHODS = ("evolution", "additive", "fisher")
@@ -53,6 +57,46 @@ def test_modules_are_left_out(made, method):
         assert found.divergence_chosen <= found.divergence_start
         worst = max(loss_of(config, without_blocks(tensors, (f"model.layers.{k}.mlp",)), path, 16) for k in range(3))
         assert found.loss_chosen < worst, "control: which module is left out matters"
+
+
+def interrupted_after(monkeypatch, count):
+    """Divergences raise after so many; returns the list that counts them."""
+    asked, divergence = [], Trials.divergence
+
+    def counted(self, levels, pieces=None):
+        asked.append(levels)
+        if len(asked) > count:
+            raise KeyboardInterrupt
+        return divergence(self, levels, pieces)
+
+    monkeypatch.setattr(Trials, "divergence", counted)
+    return asked
+
+
+@pytest.mark.parametrize("search", [
+    partial(drop_blocks, share=0.3, sequences=8, generations=4), partial(drop_blocks, share=0.3, sequences=8, generations=4, method="additive"),
+    partial(sparsity_levels, bits=2.5, sparsity=0.6, sequences=8, generations=2), partial(matrix_levels, bits=2.5, sequences=8, generations=2),
+])  # fmt: skip
+def test_an_interrupted_search_goes_on(made, tmp_path, monkeypatch, search):
+    """It ends where it would have and computes nothing twice; what belongs to another search is left unread; a file that is none is refused."""
+    monkeypatch.setattr("scalebound.train.trials.Tried", partial(Tried, interval_s=0.0))
+    whole, state = search(*made), tmp_path / "s"
+    with monkeypatch.context() as patch:
+        interrupted_after(patch, 9)
+        with pytest.raises(KeyboardInterrupt):
+            search(*made, state=state)
+    kept = len(json.loads(state.read_bytes())["tried"])
+    with monkeypatch.context() as patch:
+        asked = interrupted_after(patch, 10**6)
+        assert search(*made, state=state) == whole
+        first = len(asked)
+        assert search(*made, state=state) == whole and len(asked) - first == first - len(json.loads(state.read_bytes())["tried"]) + kept, "the second time no choice is computed at all"
+    assert kept == 9
+    other = search(*made, seed=1, state=state)
+    assert other == search(*made, seed=1), "control: another draw of pieces, another search"
+    state.write_text('{"tried": 3}')
+    with pytest.raises(InputError, match="state of a search"):
+        search(*made, state=state)
 
 
 def test_a_module_of_zeros_adds_nothing_costs_next_to_nothing_and_runs(made):

@@ -11,7 +11,7 @@ from scalebound.compress import QuantizedModel, decode_model, encode, quantize, 
 from scalebound.compress.tables import read_varint
 from scalebound.core.errors import InputError
 from scalebound_verify import Refused
-from scalebound_verify.package import DICTIONARY, decode, model_sha256
+from scalebound_verify.package import DELTAS, DICTIONARY, decode, model_sha256
 
 
 def same(data: bytes, model: QuantizedModel, config: dict) -> None:
@@ -49,7 +49,7 @@ def test_models_of_the_library(setting):
 
 def by_hand(header: dict, tables: bytes = b"", rest: bytes = b"", version: int = 1) -> bytes:
     """A package as docs/package-format.md says, sections 1 and 2, with one stored DEFLATE stream."""
-    packer = zlib.compressobj(9, zlib.DEFLATED, -15, zdict=DICTIONARY)
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15, zdict=DICTIONARY + DELTAS * (version == 4))
     meta = packer.compress(json.dumps(header).encode() + b"\0" + tables) + packer.flush()
 
     def varint(value: int) -> bytes:
@@ -231,6 +231,9 @@ WRONG = {
     "a part that is not a number": (stepped("plus", "=s", 2), struct.pack("<2f", np.nan, 1), 2, "not finite"),
     "columns in version 2": (stepped("columns", "=s", 1), S, 2, "another version"),
     "version 3 without columns": (stepped("times", "=s", 2), S, 3, "another version"),
+    "version 4 without a delta": (header(tensors=[["a", [2]]]), S, 4, "another version"),
+    "a delta of version 4 with steps": (stepped("times", "=s", 2, config={"delta": "full"}), S, 4, "another version"),
+    "a delta with steps that says version 1": (stepped("times", "=s", 2, config={"delta": "full"}), S, 1, "another version"),
     "fewer keys than columns": (stepped("columns", "=s", 1, parts=[["=s", [1]]]), struct.pack("<f", 1), 3, "malformed step"),
     "more keys than columns": (stepped("columns", "=s", 1, parts=[["=s", [3]]]), struct.pack("<3f", 1, 2, 3), 3, "malformed step"),
     "keys that are no numbers": (stepped("columns", "=s", 1), struct.pack("<2f", np.nan, 1), 3, "malformed step"),
@@ -245,7 +248,7 @@ WRONG = {
 def test_malformed_steps(what):
     """The checker refuses them with a word on what is wrong, and the library refuses the same files."""
     head, rest, version, match = WRONG[what]
-    data, params = by_hand(head, THREE, rest, version), {"no steps in version 2": 2, "a tensor of the model as a part": 6}.get(what, 4)
+    data, params = by_hand(head, THREE, rest, version), {"no steps in version 2": 2, "version 4 without a delta": 2, "a tensor of the model as a part": 6}.get(what, 4)
     params = 2 if "later" in what or "scales" in what else params
     with pytest.raises(Refused, match=match):
         decode(data, params)

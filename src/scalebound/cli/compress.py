@@ -277,19 +277,20 @@ def _calibrated(config: dict, tensors: dict, stream: Path, out: Path, options: d
     from scalebound.train import quantize_calibrated
 
     extra: dict = {}
+    states = {what: out.with_name(f"{out.name}.{what}") for what in ("modules", "levels", "state")}  # of what was interrupted; the last removes itself
     share, searched = options.pop("drop"), {key: options[key] for key in ("sequences", "start", "seed")} | {"threads": cores()}
     if share is not None:
         from scalebound.train.dropping import drop_blocks, without_blocks
 
         with progress_bar("choose modules", "tries") as progress:
-            blocks = drop_blocks(config, tensors, stream, share=share, **searched, progress=progress)
+            blocks = drop_blocks(config, tensors, stream, share=share, **searched, state=states["modules"], progress=progress)
         tensors, extra["dropping"] = without_blocks(tensors, blocks.dropped), asdict(blocks)
     if options["allocation"] == "evolution":
         from scalebound.train.evolution import matrix_levels, sparsity_levels
         from scalebound.train.posttraining import PENALTY
 
         options = options | {"allocation": "fisher"}
-        searched["penalty"] = PENALTY if options["penalty"] is None else options["penalty"]
+        searched |= {"penalty": PENALTY if options["penalty"] is None else options["penalty"], "state": states["levels"]}
         with progress_bar("choose levels", "tries") as progress:
             if options["prune"] is not None:
                 shares = sparsity_levels(config, tensors, stream, bits=options["bits"], sparsity=options["sparsity"], prune=options["prune"], **searched, progress=progress)
@@ -298,7 +299,9 @@ def _calibrated(config: dict, tensors: dict, stream: Path, out: Path, options: d
                 levels = matrix_levels(config, tensors, stream, bits=options["bits"], **searched, progress=progress)
                 options, extra["evolution"] = options | {"factors": levels.factors}, asdict(levels)
     with progress_bar(f"round to {options['bits']:g} bits", "matrices") as progress:
-        done = quantize_calibrated(config, tensors, stream, **options, threads=cores(), state=out.with_name(out.name + ".state"), progress=progress)
+        done = quantize_calibrated(config, tensors, stream, **options, threads=cores(), state=states["state"], progress=progress)
+    for state in states.values():
+        state.unlink(missing_ok=True)
     return done.model, {"gptq": done.record()} | extra
 
 

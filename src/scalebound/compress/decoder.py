@@ -10,7 +10,7 @@ import numpy as np
 
 from scalebound.compress.coder import Decoder
 from scalebound.compress.grouped import Grouped, Step
-from scalebound.compress.header import MAGIC, SORTED, Slot, check_size, inflate, version_of
+from scalebound.compress.header import DELTA, MAGIC, PLAIN, Slot, check_size, inflate, version_of
 from scalebound.compress.model import RAW_DTYPES, Coded, QuantizedModel, Raw, matrix_shape
 from scalebound.compress.tables import Table, read_varint
 from scalebound.core.errors import InputError
@@ -25,8 +25,8 @@ def decode_model(package: bytes, *, where: str = "package") -> QuantizedModel:
     if package[:3] != MAGIC:
         raise InputError("is not a package", where=where, expected="a file that starts with 'SBZ'", hint="scalebound compress MODEL --out M.sbz makes one")
     version = package[3] if len(package) > 3 else 0
-    if not 1 <= version <= SORTED:
-        raise InputError(f"is a package of version {version or 'nothing'}", where=where, expected="version 1, 2 or 3", hint="a newer scalebound may read it")
+    if not PLAIN <= version <= DELTA:
+        raise InputError(f"is a package of version {version or 'nothing'}", where=where, expected="version 1 to 4", hint="a newer scalebound may read it")
     length, at = read_varint(package, 4, where)
     if len(package) != at + length + 4:
         raise InputError(f"has {len(package):,} bytes", where=where, expected=f"{at + length + 4:,} bytes, as its header says", hint="copy or make the package again")
@@ -35,9 +35,10 @@ def decode_model(package: bytes, *, where: str = "package") -> QuantizedModel:
     meta_length, at = read_varint(package, at, where)
     if meta_length > len(package) - 4 - at:
         raise InputError("the header is longer than the file", where=where)
-    config, slots, shift, tables = inflate(package[at : at + meta_length], where)
-    if version != version_of(slot.code for slot in slots):
-        raise InputError(f"is of version {version}, its tensors are not", where=where, expected="steps in version 2, columns that change places in version 3, and only there")
+    config, slots, shift, tables = inflate(package[at : at + meta_length], version, where)
+    needed = version_of((slot.code.steps for slot in slots), config)
+    if version != needed and (version, needed) != (PLAIN, DELTA):
+        raise InputError(f"is of version {version}, its tensors are not", where=where, expected="steps in version 2, columns that change places in version 3, deltas in version 4, and only there")
     at += meta_length
     check_size(sum(math.prod(slot.shape) for slot in slots), length, where)
     raw_length = sum(_raw_length(slot) for slot in slots)

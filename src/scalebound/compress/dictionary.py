@@ -1,6 +1,6 @@
-"""The preset DEFLATE dictionary of package version 1: text that headers of small Llama-style models mostly consist of.
+"""The preset DEFLATE dictionaries of packages: text that headers of small Llama-style models mostly consist of, and, for version 4, headers of deltas.
 
-It belongs to the format (docs/package-format.md quotes it with its SHA-256): a changed byte would be another version.
+They belong to the format (docs/package-format.md quotes them with their SHA-256): a changed byte would be another version.
 What is likelier, and what is longer, stands nearer the end, where references to it are cheaper.
 """
 
@@ -36,3 +36,24 @@ _PIECES = (
 )
 
 DICTIONARY = "".join(_PIECES).encode("ascii")
+
+_DELTAS = (
+    '"layers":4,"shift":5,"tensors":[["lm_head.weight.a",[8,256]],["lm_head.weight.b",[256,8]],["model.embed_tokens.weight.a",[4,',
+    '["model.layers.*.mlp.down_proj.weight.a",[4,128]],["model.layers.*.mlp.down_proj.weight.b",[32,4]],',
+    '["model.layers.*.mlp.gate_proj.weight.a",[4,32]],["model.layers.*.mlp.gate_proj.weight.b",[128,4]],',
+    '["model.layers.*.mlp.up_proj.weight.a",[4,32]],["model.layers.*.mlp.up_proj.weight.b",[128,4]],',
+    '["model.layers.*.self_attn.k_proj.weight.a",[2,64]],["model.layers.*.self_attn.k_proj.weight.b",[64,2]],',
+    '["model.layers.*.self_attn.o_proj.weight.a",[2,64]],["model.layers.*.self_attn.o_proj.weight.b",[64,2]],',
+    '["model.layers.*.self_attn.q_proj.weight.a",[8,64]],["model.layers.*.self_attn.q_proj.weight.b",[64,8]],',
+    '["model.layers.*.self_attn.v_proj.weight.a",[8,64]],["model.layers.*.self_attn.v_proj.weight.b",[64,8]]]}',
+    '{"code":[0,1],"config":{"delta":"full"},"layers":"num_hidden_layers","shift":4,"tensors":[["model.embed_tokens.weight",[256,',
+    '{"code":[0,1],"config":{"delta":"lora"},"layers":2,"shift":6,"tensors":[["model.layers.*.',
+    '{"code":[0],"config":{"delta":"subspace","seed":0},"layers":null,"shift":7,"tensors":[["w",[16]]]}\0',
+)
+
+DELTAS = "".join(_DELTAS).encode("ascii")  # follows DICTIONARY in packages of version 4
+
+
+def dictionary_of(version: int) -> bytes:
+    """What a package of this version presets."""
+    return DICTIONARY + DELTAS if version == 4 else DICTIONARY

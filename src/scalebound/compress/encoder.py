@@ -67,23 +67,23 @@ def encode_with_breakdown(model: QuantizedModel) -> tuple[bytes, Breakdown]:
     shift = _common_shift(model)
     coded = {name: tensor for name in order if not isinstance(tensor := model.tensors[name], Raw)}
 
-    def codes_of(plan: Plan) -> dict[str, Code]:
-        return {name: Code(dtype=raw[name]) if name in raw else replace(plan.codes[name], steps=steps.get(name, ())) for name in order}
+    version = version_of(steps.values(), config)
 
     def header_of(plan: Plan) -> bytes:
-        return write_header(config, layers, patterns, codes_of(plan), shift)
+        codes = {name: Code(dtype=raw[name]) if name in raw else replace(plan.codes[name], steps=steps.get(name, ())) for name in order}
+        return write_header(config, layers, patterns, codes, shift)
 
-    plan = find_plan(coded, shift, lambda plan: 8 * len(deflate(header_of(plan), plan.tables)))
+    plan = find_plan(coded, shift, lambda plan: 8 * len(deflate(header_of(plan), plan.tables, version)))
     header = header_of(plan)
-    meta = deflate(header, plan.tables)
+    meta = deflate(header, plan.tables, version)
     raw_bytes = b"".join(_raw_bytes(model.tensors[name]) for name in order)
     words = encode_messages([(message.symbols, plan.tables[k]) for message, k in plan.messages])
     payload = varint(len(meta)) + meta + raw_bytes + words
-    body = MAGIC + bytes([version_of(codes_of(plan).values())]) + varint(len(payload)) + payload
+    body = MAGIC + bytes([version]) + varint(len(payload)) + payload
     check_size(sum(math.prod(shape) for shape in shapes.values()), len(payload), "the model")
     package = body + zlib.crc32(body).to_bytes(4, "little")
 
-    header_bytes = len(package) - len(raw_bytes) - len(words) - len(meta) + min(len(meta), len(deflate(header, [])))
+    header_bytes = len(package) - len(raw_bytes) - len(words) - len(meta) + min(len(meta), len(deflate(header, [], version)))
     parts = {family_of(name, tensor) for name, tensor in coded.items() if name in model.parts}
     single = sum(len(_raw_bytes(tensor)) for name, tensor in model.tensors.items() if name in model.parts or has_one_scale(tensor))
     scale_bytes = min(len(words), round((plan.bits("scales") + sum(plan.bits(kind) for kind in parts)) / 8))

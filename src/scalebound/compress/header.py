@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from scalebound.compress.dictionary import DICTIONARY
+from scalebound.compress.dictionary import dictionary_of
 from scalebound.compress.grouped import Grouped, part_order
 from scalebound.compress.model import RAW_DTYPES
 from scalebound.compress.tables import Table, read_tables
@@ -21,7 +21,8 @@ from scalebound.core.errors import InputError
 from scalebound.core.io import canonical_json, parse_json
 
 MAGIC = b"SBZ"
-PLAIN, GROUPED, SORTED = 1, 2, 3  # versions: of the second are files with steps, of the third those where columns change places
+# versions: of the second are files with steps, of the third those where columns change places, of the fourth plain deltas with a dictionary of their own
+PLAIN, GROUPED, SORTED, DELTA = 1, 2, 3, 4
 MAX_META_BYTES = 16 << 20
 HEADER_KEYS = {"config", "layers", "shift", "code", "tensors"}
 # where several keys of a configuration hold the same number, which one the usual shapes are written with
@@ -54,10 +55,10 @@ class Code:
         return tuple(numbers)
 
 
-def version_of(codes: Iterable[Code]) -> int:
-    """The lowest version that has what these codes need."""
-    steps = [code.steps for code in codes if code.steps]
-    return SORTED if any("columns" in part[::3] for part in steps) else GROUPED if steps else PLAIN
+def version_of(steps: Iterable[tuple[str | int, ...]], config: dict[str, Any]) -> int:
+    """The version to write, by what the steps of all tensors need and whether the file holds a delta (which older writers gave version 1)."""
+    given = [part for part in steps if part]
+    return SORTED if any("columns" in part[::3] for part in given) else GROUPED if given else DELTA if "delta" in config else PLAIN
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def find_patterns(shapes: dict[str, tuple[int, ...]], kinds: dict[str, str | Gro
 def write_header(config: dict[str, Any], layers: int | None, patterns: list[Pattern], codes: dict[str, Code], shift: int) -> bytes:
     """The header's JSON; ``codes`` by tensor name."""
     numbers = {key: value for key, value in config.items() if type(value) is int and value >= 0}
-    dictionary = DICTIONARY.decode("ascii")
+    dictionary = dictionary_of(PLAIN).decode("ascii")
     fields = {pattern.name: _merge([codes[name].fields for name in pattern.names]) for pattern in patterns}
     default = Counter(canonical_json(code) for code in fields.values()).most_common(1)
     common = parse_json(default[0][0], where="code") if default else [0]
@@ -152,19 +153,19 @@ def _merge(fields: list[tuple[str | int, ...]]) -> list[Any]:
     return [column[0] if len(set(column)) == 1 else list(column) for column in zip(*padded, strict=True)]
 
 
-def deflate(header: bytes, tables: list[Table]) -> bytes:
+def deflate(header: bytes, tables: list[Table], version: int) -> bytes:
     """Meta bytes: the shortest of zlib's strategies."""
     plain = header + b"\0" + b"".join(table.stored for table in tables)
     best: list[bytes] = []
     for strategy in (zlib.Z_DEFAULT_STRATEGY, zlib.Z_FIXED, zlib.Z_FILTERED):
-        packer = zlib.compressobj(9, zlib.DEFLATED, -15, 9, strategy, zdict=DICTIONARY)
+        packer = zlib.compressobj(9, zlib.DEFLATED, -15, 9, strategy, zdict=dictionary_of(version))
         best.append(packer.compress(plain) + packer.flush())
     return min(best, key=len)
 
 
-def inflate(meta: bytes, where: str) -> tuple[dict[str, Any], list[Slot], int, list[Table]]:
+def inflate(meta: bytes, version: int, where: str) -> tuple[dict[str, Any], list[Slot], int, list[Table]]:
     """Configuration, tensors in file order, shift and tables; InputError for whatever the format does not allow."""
-    unpacker = zlib.decompressobj(-15, zdict=DICTIONARY)
+    unpacker = zlib.decompressobj(-15, zdict=dictionary_of(version))
     try:
         plain = unpacker.decompress(meta, MAX_META_BYTES)
     except zlib.error as error:

@@ -82,6 +82,8 @@ def from_os_error(error: OSError, path: object) -> ScaleboundError:
         return MachineError("no space left on the disk; nothing half-written was kept", where=str(path), hint="free some space and run the same command again")
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         return InputError("no such file or folder", where=str(path))
+    if error.errno == errno.EEXIST:
+        return InputError("is a file", where=str(error.filename or path), expected="a folder")
     if error.errno == errno.EISDIR:
         return InputError("is a folder", where=str(path), expected="a file")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):

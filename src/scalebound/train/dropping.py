@@ -47,7 +47,7 @@ class DroppedBlocks:
 
 
 def drop_blocks(config: dict[str, Any], tensors: dict[str, np.ndarray], stream: str | os.PathLike, *, share: float, method: Method = "evolution",
-                sequences: int = SEQUENCES, start: int = 0, seed: int = 0, generations: int = 40, threads: int = 1, progress: Progress = silent) -> DroppedBlocks:  # fmt: skip
+                sequences: int = SEQUENCES, start: int = 0, seed: int = 0, generations: int = 40, threads: int = 1, state: str | os.PathLike | None = None, progress: Progress = silent) -> DroppedBlocks:  # fmt: skip
     """Choose modules that hold at least this share of what all such modules hold.
 
     Parameters
@@ -60,6 +60,8 @@ def drop_blocks(config: dict[str, Any], tensors: dict[str, np.ndarray], stream: 
         As :mod:`~scalebound.train.trials` says; evolution begins at the choice of ``fisher``.
     generations
         Of 16 children each.
+    state
+        A file that keeps what an interrupted call had computed; a later call with the same settings goes on from it. It is not removed.
 
     Raises
     ------
@@ -89,7 +91,7 @@ def drop_blocks(config: dict[str, Any], tensors: dict[str, np.ndarray], stream: 
     trials, budget = Trials(calibration, zeros), float((1 - share) * size.sum())
     first = additive(sizes, predicted, budget)
     base, loss_start = trials.loss(np.zeros(len(blocks), dtype=int)), trials.loss(first)
-    chosen, evaluations = trials.choose(method, sizes, first, budget, seed=seed, generations=generations, progress=progress, predicted=predicted)
+    chosen, evaluations = trials.choose(method, sizes, first, budget, seed=seed, generations=generations, progress=progress, state=state, predicted=predicted)
     dropped = tuple(block for block, level in zip(blocks, chosen, strict=True) if level)
     return DroppedBlocks(dropped, float(size[chosen == 1].sum() / size.sum()), base, loss_start, trials.loss(chosen), trials.divergence(first), trials.divergence(chosen), evaluations)
 

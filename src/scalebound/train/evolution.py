@@ -49,7 +49,7 @@ class MatrixLevels:
 
 
 def matrix_levels(config: dict[str, Any], tensors: dict[str, np.ndarray], stream: str | os.PathLike, *, bits: float, method: Literal["evolution", "additive"] = "evolution",
-                  penalty: float = PENALTY, sequences: int = SEQUENCES, start: int = 0, seed: int = 0, generations: int = 40, threads: int = 1, progress: Progress = silent) -> MatrixLevels:  # fmt: skip
+                  penalty: float = PENALTY, sequences: int = SEQUENCES, start: int = 0, seed: int = 0, generations: int = 40, threads: int = 1, state: str | os.PathLike | None = None, progress: Progress = silent) -> MatrixLevels:  # fmt: skip
     """A factor on the level of every matrix, such that all together take as many bits as one level for all would.
 
     Parameters
@@ -60,6 +60,8 @@ def matrix_levels(config: dict[str, Any], tensors: dict[str, np.ndarray], stream
         ``evolution``: by the divergence of whole choices. ``additive``: by what each matrix alone at each level causes.
     generations
         Of 16 children each.
+    state
+        A file that keeps what an interrupted call had computed; a later call with the same settings goes on from it. It is not removed.
 
     Raises
     ------
@@ -87,7 +89,7 @@ def matrix_levels(config: dict[str, Any], tensors: dict[str, np.ndarray], stream
     trials, common = Trials(rounding.calibration, units.variants), np.full(len(units.names), MIDDLE)
     taken = np.array(sizes)
     base, loss_common = trials.loss([None] * len(common)), trials.loss(common)
-    chosen, evaluations = trials.choose(method, taken, common, float(taken[:, MIDDLE].sum()), seed=seed, generations=generations, progress=progress)
+    chosen, evaluations = trials.choose(method, taken, common, float(taken[:, MIDDLE].sum()), seed=seed, generations=generations, progress=progress, state=state)
     factors = {name: FACTORS[k] for names, k in zip(units.names, chosen, strict=True) for name in names}
     return MatrixLevels(factors, base, loss_common, trials.loss(chosen), trials.divergence(common), trials.divergence(chosen), evaluations)
 
@@ -106,7 +108,7 @@ class SparsityLevels:
 
 
 def sparsity_levels(config: dict[str, Any], tensors: dict[str, np.ndarray], stream: str | os.PathLike, *, bits: float, sparsity: float, prune: Pruning = "sparsegpt", method: Method = "evolution",
-                    penalty: float = PENALTY, sequences: int = SEQUENCES, start: int = 0, seed: int = 0, generations: int = 40, threads: int = 1, progress: Progress = silent) -> SparsityLevels:  # fmt: skip
+                    penalty: float = PENALTY, sequences: int = SEQUENCES, start: int = 0, seed: int = 0, generations: int = 40, threads: int = 1, state: str | os.PathLike | None = None, progress: Progress = silent) -> SparsityLevels:  # fmt: skip
     """A share of zeros for every matrix, such that of all together no more than a given share stays.
 
     ``sparsity`` and ``prune`` are those of :func:`~scalebound.train.posttraining.quantize_calibrated`; matrices are pruned and rounded at once, at
@@ -139,7 +141,7 @@ def sparsity_levels(config: dict[str, Any], tensors: dict[str, np.ndarray], stre
     trials, common = Trials(rounding.calibration, units.variants, background), np.full(len(units.names), MIDDLE)
     taken = np.array(left, dtype=np.float64)
     base, loss_common = trials.loss([None] * len(common)), trials.loss(common)
-    chosen, evaluations = trials.choose(method, taken, common, float(taken[:, MIDDLE].sum()), seed=seed, generations=generations, progress=progress, predicted=np.array(predicted))
+    chosen, evaluations = trials.choose(method, taken, common, float(taken[:, MIDDLE].sum()), seed=seed, generations=generations, progress=progress, state=state, predicted=np.array(predicted))
     found = {name: shares[k] for names, k in zip(units.names, chosen, strict=True) for name in names}
     return SparsityLevels(found, base, loss_common, trials.loss(chosen), trials.divergence(common), trials.divergence(chosen), evaluations)
 

@@ -18,6 +18,8 @@ of the text, so the parent need not be tried again.
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, get_args
 
@@ -29,9 +31,11 @@ from torch import Tensor
 from scalebound.compress import Coded
 from scalebound.compress.selection import additive, evolve
 from scalebound.core.errors import UsageError
+from scalebound.core.io import canonical_json
 from scalebound.core.progress import Progress
 from scalebound.core.seeds import generator
 from scalebound.train.calibration import Calibration
+from scalebound.train.tried import Tried
 
 Method = Literal["evolution", "additive", "fisher"]
 Variant = Mapping[str, Coded | np.ndarray]  # tensors by name; empty: the unit as it was
@@ -83,12 +87,16 @@ class Trials:
         chosen = slice(None) if pieces is None else pieces
         return float(np.sum(crossed) / self.calibration.inputs_ST[chosen].size + self.information[chosen].mean())
 
-    def alone(self) -> np.ndarray:
+    def alone(self, tried: Tried | None = None) -> np.ndarray:
         """(units, levels): the divergence that each variant causes when nothing else changes, on all of the text."""
-        count = range(len(self.variants))
-        return np.array([[self.divergence([level if other == unit else None for other in count]) for level in range(len(levels))] for unit, levels in enumerate(self.variants)])
+        tried, count = Tried(None, "") if tried is None else tried, range(len(self.variants))
 
-    def choose(self, method: Method, bits: np.ndarray, start: np.ndarray, budget: float, *, seed: int, generations: int, progress: Progress, predicted: np.ndarray | None = None) -> tuple[np.ndarray, int]:
+        def one(unit: int, level: int) -> float:
+            return tried((-1, unit, level), lambda: self.divergence([level if other == unit else None for other in count]))
+
+        return np.array([[one(unit, level) for level in range(len(levels))] for unit, levels in enumerate(self.variants)])
+
+    def choose(self, method: Method, bits: np.ndarray, start: np.ndarray, budget: float, *, seed: int, generations: int, progress: Progress, predicted: np.ndarray | None = None, state: str | os.PathLike | None = None) -> tuple[np.ndarray, int]:
         """A level for each unit, and how many divergences were computed.
 
         Parameters
@@ -96,29 +104,45 @@ class Trials:
         bits : (units, levels)          what a unit takes, falling along levels
         start : (units,) int            where evolution begins; within the budget
         predicted : (units, levels)     damages, for ``fisher``
+        state                           a file that keeps the divergences of an interrupted call (:mod:`~scalebound.train.tried`)
         """
         if method == "fisher":
             assert predicted is not None
             return additive(bits, predicted, budget), 0
+        tried = Tried(state, self._identity(seed) if state is not None else "")
         if method == "additive":
-            return additive(bits, self.alone(), budget), bits.size
+            alone = self.alone(tried)
+            tried.save()
+            return additive(bits, alone, budget), bits.size
         done, total = 0, generations * (OFFSPRING + 5)
         pieces = len(self.calibration.inputs_ST)
-        known: dict[tuple[int, ...], float] = {}  # few units have few choices, which come again
 
         def damage(levels: np.ndarray, stage: int, generation: int) -> float:
             nonlocal done
             done += 1
             progress(min(done, total), total)
             whole = STAGES[stage] == 1
-            key = (stage, 0 if whole else generation, *map(int, levels))
-            if key not in known:
-                drawn = None if whole else generator(seed, f"pieces {generation}").permutation(pieces)[: max(1, pieces // STAGES[stage])]
-                known[key] = self.divergence(levels, drawn)
-            return known[key]
+            key = (stage, 0 if whole else generation, *map(int, levels))  # few units have few choices, which come again
+            return tried(key, lambda: self.divergence(levels, None if whole else generator(seed, f"pieces {generation}").permutation(pieces)[: max(1, pieces // STAGES[stage])]))
 
         found = evolve(bits, damage, start, budget, generator(seed, "evolution"), generations=generations, offspring=OFFSPRING)
-        return found.levels, len(known)
+        tried.save()
+        return found.levels, len(tried)
+
+    def _identity(self, seed: int) -> str:
+        """Of all that a divergence depends on: the network as it was and with its background, the variants, the text, the draw of its pieces."""
+        self._set([None] * len(self.variants))
+        found = hashlib.sha256(canonical_json([seed, STAGES, self.calibration.inputs_ST.shape]))
+        found.update(self.calibration.inputs_ST.tobytes())
+        for name, parameter in self.calibration.parameters.items():
+            found.update(self.calibration.arrays[name].tobytes())
+            found.update(parameter.detach().numpy().tobytes())
+        for name, data in ((name, data) for unit in self.variants for variant in unit for name, data in variant.items()):
+            found.update(name.encode())
+            for part in (data.integers, data.row_scales, data.col_scales) if isinstance(data, Coded) else (data,):
+                if part is not None:
+                    found.update(part.tobytes())
+        return found.hexdigest()
 
     def _set(self, levels: Levels) -> None:
         for unit, (level, names) in enumerate(zip(levels, self.touched, strict=True)):
