@@ -133,12 +133,18 @@ def sparsity(bench: dict) -> str:
 
 
 def structure(bench: dict) -> str:
-    """Choices of levels, shares and modules, each file of the same length: a row a file."""
+    """Choices of levels, shares and modules, each file of the same length: a row a file; bold, the best of each and what cannot be told from it."""
     rows = []
     for name, model in bench["models"].items():
+        best = min(row["added"] for row in [row for row in model["rows"] if "behind" in row] or model["rows"])
         for k, row in enumerate(model["rows"]):
-            rows.append([name if k == 0 else "", row["way"], f"{row['bits']:.3f}", f"{row['file_bytes']:,}", f"{row['added']:+.3f}", f"{row['calibration_loss']:.3f}" if "calibration_loss" in row else "", f"{row['search_s']:.0f} s" if "search_s" in row else ""])
-    return markdown(["searched", "way", "bits per parameter", "file (bytes)", "added loss, unseen text", "loss of the choice, calibration text", "search"], rows)
+            d, behind = row["difference"], row.get("behind")
+            apart = "the best" if row["added"] == best else "" if behind is None else f"{behind['low']:+.3f} to {behind['high']:+.3f}" + (", a tie" if behind["low"] <= 0 else "")
+            bold = "**" if apart == "the best" or apart.endswith("tie") else ""
+            judged = f"{row['calibration_loss']:.3f}" if "calibration_loss" in row else ""
+            rows.append([name if k == 0 else "", f"{bold}{row['way']}{bold}", f"{row['bits']:.3f}", f"{row['file_bytes']:,}", f"{bold}{row['added']:+.3f}{bold}", f"{d['low']:+.3f} to {d['high']:+.3f}", apart, judged, f"{row['search_s']:.0f} s" if "search_s" in row else ""])
+    headers = ["searched", "way", "bits per parameter", "file (bytes)", "added loss, unseen text", "95% interval", "behind the best", "loss of the choice, calibration text", "search"]
+    return markdown(headers, rows)
 
 
 def blind(tries: dict) -> str:

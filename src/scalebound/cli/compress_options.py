@@ -53,8 +53,9 @@ def way_of(given: dict[str, Any]) -> str:
     for name, least in (("tokens", 2), ("sequences", 1)):
         if given.get(name, least) < least:
             raise UsageError(f"{flag(name)} {given[name]}", expected=f"at least {least}")
-    if not 0 < given.get("drop", 0.5) < 1:
-        raise UsageError(f"--drop {given['drop']}", expected="a share above 0 and below 1")
+    for name in ("drop", "sparsity", "alpha"):
+        if not 0 < given.get(name, 0.5) < 1:
+            raise UsageError(f"{flag(name)} {given[name]}", expected="a share above 0 and below 1")
     return way
 
 

@@ -150,7 +150,7 @@ def finetune(run: str | os.PathLike, stream: str | os.PathLike, *, window: tuple
 
     Notes
     -----
-    About 25 ms of one busy core a step at 149k parameters, 16 ms at 38k (benchmarks/LOG.md). The learning rate is 0.3 / width times the root
+    About 25 ms of one busy core a step at 149k parameters, 16 ms at 38k (benchmarks/LOG.md); a teacher's forward pass besides. The learning rate is 0.3 / width times the root
     of the batch over that of a recipe for this window, with warmup over 2% of the steps and linear decay over the last half. Price, steps and
     seed tried several times on one stream count as a choice in the certificate (`--choice`).
 
