@@ -133,12 +133,18 @@ def sparsity(bench: dict) -> str:
 
 
 def structure(bench: dict) -> str:
-    """Choices of levels, shares and modules, each file of the same length: a row a file."""
+    """Choices of levels, shares and modules, each file of the same length: a row a file; bold, the best of each and what cannot be told from it."""
     rows = []
     for name, model in bench["models"].items():
+        best = min(row["added"] for row in [row for row in model["rows"] if "behind" in row] or model["rows"])
         for k, row in enumerate(model["rows"]):
-            rows.append([name if k == 0 else "", row["way"], f"{row['bits']:.3f}", f"{row['file_bytes']:,}", f"{row['added']:+.3f}", f"{row['calibration_loss']:.3f}" if "calibration_loss" in row else "", f"{row['search_s']:.0f} s" if "search_s" in row else ""])
-    return markdown(["searched", "way", "bits per parameter", "file (bytes)", "added loss, unseen text", "loss of the choice, calibration text", "search"], rows)
+            d, behind = row["difference"], row.get("behind")
+            apart = "the best" if row["added"] == best else "" if behind is None else f"{behind['low']:+.3f} to {behind['high']:+.3f}" + (", a tie" if behind["low"] <= 0 else "")
+            bold = "**" if apart == "the best" or apart.endswith("tie") else ""
+            judged = f"{row['calibration_loss']:.3f}" if "calibration_loss" in row else ""
+            rows.append([name if k == 0 else "", f"{bold}{row['way']}{bold}", f"{row['bits']:.3f}", f"{row['file_bytes']:,}", f"{bold}{row['added']:+.3f}{bold}", f"{d['low']:+.3f} to {d['high']:+.3f}", apart, judged, f"{row['search_s']:.0f} s" if "search_s" in row else ""])
+    headers = ["searched", "way", "bits per parameter", "file (bytes)", "added loss, unseen text", "95% interval", "behind the best", "loss of the choice, calibration text", "search"]
+    return markdown(headers, rows)
 
 
 def blind(tries: dict) -> str:
@@ -181,6 +187,18 @@ def price(record: dict) -> str:
     return markdown(["data", "compute", "anchor's parameters", "its loss", "bits per parameter", "quantization", "smoothing", "complexity", "variance", "bound", "bound minus loss", "anchor alone"], rows)
 
 
+def further(results: dict) -> str:
+    """Trials of further ways of training for the certificate, each trial's seeds on one row."""
+    rows = []
+    trials: dict[str, list[dict]] = {}
+    for row in results["rows"]:
+        trials.setdefault(row["trial"], []).append(row)
+    for name, seeds in trials.items():
+        columns = [[f"{row['added_loss']:+.3f}", f"{row['bits']:.3f}", f"{row['product']:.3f}"] for row in seeds]
+        rows.append([name, seeds[0]["what"], f"{seeds[0]['steps']:,}", f"{seeds[0]['seconds']:.0f} s", *(", ".join(column) for column in zip(*columns, strict=True))])
+    return markdown(["trial", "what", "steps", "time", "added loss", "bits per parameter", "product"], rows)
+
+
 PAGES = {
     "README.md": {
         "compression": ("compress/results.json", compression), "train": ("train/results.json", train), "measure": ("measure/results.json", measure), "scaling": ("scaling/results.json", scaling),
@@ -188,7 +206,10 @@ PAGES = {
     },
     "docs/training.md": {"blind": ("train/blind.json", blind)},
     "docs/gallery/certify.md": {"price": ("certify/price.json", price)},
-    "docs/gallery/compression.md": {"peers": ("compress/peers.json", peers), "sparsity": ("compress/sparsity.json", sparsity), "structure": ("compress/structure.json", structure), "formats": ("compress/formats.json", formats), "trained": ("compress/trained.json", trained), "frontier": ("compress/frontier.json", frontier)},
+    "docs/gallery/compression.md": {
+        "frontier": ("compress/frontier.json", frontier), "trained": ("compress/trained.json", trained), "further": ("compress/further.json", further), "peers": ("compress/peers.json", peers),
+        "sparsity": ("compress/sparsity.json", sparsity), "structure": ("compress/structure.json", structure), "formats": ("compress/formats.json", formats),
+    },
 }  # fmt: skip
 
 

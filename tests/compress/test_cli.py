@@ -147,13 +147,13 @@ def test_options_that_do_not_go_together(words):
             way_of(found)
     for way, takes in TAKES.items():
         every = dict.fromkeys(takes, "x") | ({} if way == "rtn" else {way: True})
-        numbers = {"tokens": 5, "sequences": 1, "drop": 0.5, "prune": "wanda", "bits": "3"}
+        numbers = {"tokens": 5, "sequences": 1, "drop": 0.5, "sparsity": 0.5, "alpha": 0.2, "prune": "wanda", "bits": "3"}
         every |= {name: value for name, value in numbers.items() if name in every}
         every.pop("step" if way == "rtn" else "", None)
         assert way_of(every) == way
 
 
-@pytest.mark.parametrize("option", [{"tokens": 1}, {"sequences": 0}, {"drop": 0.0}, {"drop": 1.0}])
+@pytest.mark.parametrize("option", [{"tokens": 1}, {"sequences": 0}, {"drop": 0.0}, {"drop": 1.0}, {"sparsity": 1.0, "prune": "wanda"}, {"sparsity": -0.1, "prune": "wanda"}])
 def test_numbers_out_of_range_are_told_before_the_model_is_read(option):
     with pytest.raises(UsageError, match=f"--{next(iter(option))}"):
         way_of({"gptq": True, "bits": "3", "stream": "s", **option})

@@ -119,6 +119,7 @@ FLOAT8 = {"a.weight": ("F8_E4M3", np.zeros((4, 8), np.uint8)), "a.weight_scale":
         ({"config_groups": {"a": {"format": "nvfp4-pack-quantized"}}}, PACKED, "nvfp4"),
         ({"config_groups": {k: {"weights": {"block_structure": [k, 8]}} for k in (2, 4)}}, PACKED, "blocks of several shapes"),
         ({}, PACKED | {"a.weight_packed": ("I32", np.zeros((4, 7), np.int32))}, "integers of 1 to 8 bits without gaps"),
+        ({}, PACKED | {"a.weight_packed": ("I32", np.zeros((4, 1), np.int32)), "a.weight_shape": ("I64", np.array([4, 8]))}, "without gaps"),  # 1 to 4 bits would fit
         ({}, {name: value for name, value in PACKED.items() if "shape" not in name}, "for a weight of shape"),
         ({}, PACKED | {"a.weight_scale": ("F32", np.ones((4, 3), F32))}, "scales or zeros of shape"),
         ({}, PACKED | {"a.weight_scale": ("I32", np.ones((4, 2), np.int32))}, "weight_scale of floats"),

@@ -59,16 +59,21 @@ def coded(draw):
 
 @st.composite
 def models(draw):
-    """(model, whether it has steps): raw and coded tensors, and perhaps one computed in steps from parts of any float dtype."""
+    """(model, its version): raw and coded tensors, perhaps one computed in steps from parts of any float dtype, perhaps with its columns sorted back."""
     tensors = draw(st.dictionaries(names, raw() | coded(), max_size=5))
-    stepped = draw(st.booleans())
-    if stepped:
+    version = draw(st.integers(1, 3))
+    if version > 1:
         shape = draw(shapes)
-        size = int(np.prod(shape, dtype=np.int64))
+        (_, cols), size = matrix_shape(shape), int(np.prod(shape, dtype=np.int64))
         each = draw(st.integers(1, size + 2))
         floats = raw(dtypes=("F32", "F16", "BF16"), shape=(-(-size // each),))
-        tensors |= {"=g.s": draw(floats), "=g.m": draw(floats), "g": Grouped(draw(integers_of(shape)), (Step("times", "=g.s", each), Step("plus", "=g.m", each)))}
-    return QuantizedModel({}, tensors), stepped
+        tensors |= {"=g.s": draw(floats), "=g.m": draw(floats), "=g.b": draw(raw(dtypes=("F16",), shape=(9,))), "=g.c": Raw("F32", np.array(draw(st.lists(st.integers(0, 3), min_size=cols, max_size=cols)), dtype=np.float32))}
+        steps: tuple[Step, ...] = (Step("times", "=g.s", each), Step("plus", "=g.m", each))
+        integers = draw(integers_of(shape))
+        if draw(st.booleans()):
+            steps, integers = (Step("book", "=g.b"), *steps), np.abs(integers) % 9
+        tensors["g"] = Grouped(integers, (*steps, Step("columns", "=g.c")) if version == 3 else steps)
+    return QuantizedModel({}, tensors), version
 
 
 def same(found, tensor):
@@ -88,10 +93,10 @@ def same(found, tensor):
 @settings(max_examples=100, deadline=None)
 @given(models())
 def test_every_bit_comes_back(drawn):
-    """Both versions, all dtypes, 0 to 4 dimensions, empty ones among them; and what is decoded encodes to the same bytes."""
-    model, stepped = drawn
+    """All versions, all dtypes, 0 to 4 dimensions, empty ones among them; and what is decoded encodes to the same bytes."""
+    model, version = drawn
     package = encode(model)
-    assert package[:4] == (b"SBZ\2" if stepped else b"SBZ\1")
+    assert package[:4] == b"SBZ" + bytes([version])
     again = decode_model(package)
     assert set(again.tensors) == set(model.tensors)
     for name, tensor in model.tensors.items():
@@ -146,7 +151,8 @@ def files():
     every = {dtype: Raw(dtype, np.array([[1, 0]], dtype=kind)) for dtype, kind in RAW_DTYPES.items()}
     plain = {"w": Coded(rng.integers(-3, 4, size=(5, 7)), np.array([0x3C00, 0x3D10, 0x3E20, 0x3F30, 0x4040], dtype=np.uint16)), "n": Coded(np.array(3), scale)}
     stepped = {"=w.s": Raw("F16", rng.normal(size=4).astype(np.float16)), "w": Grouped(rng.integers(0, 4, size=(2, 8)), (Step("book", "=w.s"),))}
-    return {"raw": every, "coded": plain, "steps": stepped, "nothing": {}}
+    sorted_back = stepped | {"=w.c": Raw("F32", np.float32([0, 1] * 4)), "w": Grouped(stepped["w"].integers, (Step("book", "=w.s"), Step("columns", "=w.c")))}
+    return {"raw": every, "coded": plain, "steps": stepped, "columns": sorted_back, "nothing": {}}
 
 
 @pytest.mark.parametrize("what", files())

@@ -59,6 +59,17 @@ def test_wrong_calls_print_one_object_and_one_line(capsys, arguments, status, tm
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_interrupted_command_says_what_to_type(capsys, monkeypatch, tmp_path):
+    """Word for word, quotes where a shell needs them; status 130."""
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("scalebound.compress.read_checkpoint", stop)
+    words = ["compress", "a model", "--out", str(tmp_path / "it's.sbz")]
+    status, out, err = run(capsys, *words)
+    assert status == 130 and not out and shlex.split(err.partition("To go on: scalebound ")[2]) == words
+
+
 @pytest.fixture
 def losses(tmp_path):
     np.save(tmp_path / "l.npy", np.random.default_rng(0).gamma(2.0, 1.0, 20_000))

@@ -20,7 +20,8 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
              allocation: Literal["fisher", "uniform", "evolution"] | None = None, rate_penalty: float | None = None, sequences: int | None = None,
              prune: Literal["magnitude", "wanda", "sparsegpt", "kept"] | None = None, sparsity: float | None = None, drop: float | None = None,
              finetune: Annotated[bool, Parameter(negative=())] = False, steps: int | None = None, price: float | None = None,
-             reference: Path | None = None, alpha: float | None = None, seed: int | None = None, base: Path | None = None,
+             reference: Path | None = None, alpha: float | None = None, teacher: Path | None = None, teacher_share: float | None = None,
+             divergence: Literal["forward", "balanced"] | None = None, start: Path | None = None, seed: int | None = None, base: Path | None = None,
              keep_codes: Annotated[bool, Parameter(negative=())] = False, stream: Path | None = None, tokens: int | None = None,
              frontier: Annotated[bool, Parameter(negative=())] = False, beside: Annotated[tuple[str, ...] | None, Parameter(consume_multiple=False)] = None) -> Result:  # fmt: skip
     """Write a model as a package: one small file that decodes to exactly the weights it was rounded to.
@@ -78,6 +79,14 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
         then minimised, which suits a certificate relative to that reference.
     alpha
         Of --reference: the share mixed in that training assumes. Default 0.2.
+    teacher
+        Of --finetune: a model of the same vocabulary whose distributions are learned beside the text: a larger one, or MODEL itself.
+    teacher_share
+        Of --teacher: the share of the loss it takes. Default 0.5.
+    divergence
+        Of --teacher. forward: from the teacher's distribution to the model's. balanced: both ways, weighted by which is surer. Default forward.
+    start
+        Of --finetune: a package it made of this run before, whose integers are trained further. The longer, the shorter and the better.
     seed
         Of --finetune: the order of its sequences. Of gptq: the labels its Fisher information draws. Default 0.
     base
@@ -104,6 +113,8 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
     scalebound compress model.gguf --quantizer gptq --bits 3 --stream docs/ --tokens 8192 --out model.sbz
 
     scalebound compress runs/ladder/59760 --finetune --stream runs/ladder/streams/train.json --out small.sbz
+
+    scalebound compress runs/ladder/38048 --finetune --teacher runs/ladder/148928 --stream runs/ladder/streams/train.json --out taught.sbz
 
     scalebound compress model-Q4_K_M.gguf --keep-codes --out model.sbz
 
@@ -359,10 +370,11 @@ def _finetune(model: Path, out: Path, given: dict[str, Any]) -> tuple[QuantizedM
     if not is_stream(given["stream"]):
         raise InputError("is not a stream", where=str(given["stream"]), expected="the .json of the stream the model was trained on")
     reference = None if "reference" not in given else Stats.load(given["reference"])
+    taught = {name: given[name] for name in ("teacher", "teacher_share", "divergence") if name in given}
     with progress_bar("train the rounding", "steps") as progress:
         done = finetune(
             model, given["stream"], steps=given.get("steps"), price=given.get("price"), reference=reference, alpha=given.get("alpha", ALPHA), seed=given.get("seed", 0),
-            threads=cores(), state=out.with_name(out.name + ".state"), progress=progress,
+            **taught, start=given.get("start"), threads=cores(), state=out.with_name(out.name + ".state"), progress=progress,
         )  # fmt: skip
     return done.model, {"finetune": done.record()}
 

@@ -11,7 +11,7 @@ TAKES: dict[str, tuple[str, ...]] = {
     "keep_codes": (),
     "frontier": ("stream", "step", "bits", "beside", "sequences", "tokens", "seed"),
     "base": ("step",),
-    "finetune": ("stream", "tokens", "steps", "price", "reference", "alpha", "seed"),
+    "finetune": ("stream", "tokens", "steps", "price", "reference", "alpha", "teacher", "teacher_share", "divergence", "start", "seed"),
     "gptq": ("bits", "stream", "tokens", "allocation", "rate_penalty", "sequences", "prune", "sparsity", "drop", "seed"),
     "rtn": ("step", "bits", "stream", "tokens"),
 }
@@ -43,6 +43,9 @@ def way_of(given: dict[str, Any]) -> str:
         raise UsageError("--bits and --step were both given", expected="one of them")
     if "alpha" in given and "reference" not in given:
         raise UsageError("--alpha was given without --reference", hint="add --reference STATS")
+    lone = next((name for name in ("teacher_share", "divergence") if name in given and "teacher" not in given), None)
+    if lone is not None:
+        raise UsageError(f"{flag(lone)} was given without --teacher", hint="add --teacher MODEL")
     if given.get("allocation") == "evolution" and given.get("prune") == "kept":
         raise UsageError("--allocation evolution with --prune kept", expected="magnitude, wanda or sparsegpt, whose shares can be chosen")
     if "sparsity" in given and given.get("prune") in (None, "kept"):
@@ -50,8 +53,9 @@ def way_of(given: dict[str, Any]) -> str:
     for name, least in (("tokens", 2), ("sequences", 1)):
         if given.get(name, least) < least:
             raise UsageError(f"{flag(name)} {given[name]}", expected=f"at least {least}")
-    if not 0 < given.get("drop", 0.5) < 1:
-        raise UsageError(f"--drop {given['drop']}", expected="a share above 0 and below 1")
+    for name in ("drop", "sparsity", "alpha"):
+        if not 0 < given.get(name, 0.5) < 1:
+            raise UsageError(f"{flag(name)} {given[name]}", expected="a share above 0 and below 1")
     return way
 
 

@@ -201,7 +201,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return _fail(error, as_json)
     except KeyboardInterrupt:
-        print(f"\ninterrupted; what was done is kept. To go on: scalebound {' '.join(typed)}", file=sys.stderr)
+        import shlex
+
+        print(f"\ninterrupted; what was done is kept. To go on: scalebound {shlex.join(typed)}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         sys.stderr.close()  # the reader of a pipe went away; the interpreter would complain once more at exit

@@ -1,12 +1,15 @@
 """Weights become a file whose size is the model's code length, and the file becomes exactly those weights again.
 
-In: a configuration and arrays (or a model folder). Out: a package, ``.sbz`` (docs/package-format.md), decoded without a rounding anywhere.
+In: a configuration and arrays (or a model folder). Out: a package, ``.sbz`` (docs/package-format.md), that decodes to the same bits on every machine.
 Start reading at :mod:`~scalebound.compress.rounding` (weights to integers), then :mod:`~scalebound.compress.encoder` (integers to bytes),
 :mod:`~scalebound.compress.tables` (frequencies), shared as :mod:`~scalebound.compress.plan` finds shortest, and :mod:`~scalebound.compress.decoder` (what is refused). Only numpy and constriction needed.
 
 Rounding that looks at text needs a model's forward pass, which this room knows nothing of: :mod:`~scalebound.compress.gptq` and
-:mod:`~scalebound.compress.allocation` are given second moments and weights as arrays, and :mod:`scalebound.train.posttraining` runs the
-model, collects them one layer at a time and puts the rounded weights in place.
+:mod:`~scalebound.compress.allocation` are given second moments and weights as arrays (:mod:`~scalebound.compress.pruning`: which weights become zero;
+:mod:`~scalebound.compress.selection`: which matrix gets which level), and :mod:`scalebound.train.posttraining` runs the model, collects them one
+layer at a time and puts the rounded weights in place. :mod:`scalebound.train.finetune` trains integers and scales instead.
+
+Two other sources: :mod:`~scalebound.compress.foreign`, models that other programs quantized, and :mod:`~scalebound.compress.delta`, what differs from a base.
 """
 
 from scalebound.compress.checkpoint import read_checkpoint as read_checkpoint

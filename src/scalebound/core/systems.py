@@ -136,4 +136,6 @@ SYSTEMS: tuple[System, ...] = (
     System(126, "EvoPress, dropped modules", "scalebound.train.dropping:drop_blocks", "pruning", "scalebound compress M --quantizer gptq --drop 0.25 --bits 2 --stream S --out M.sbz", "arXiv:2410.14649", ("torch",)),
     System(127, "EvoPress, shares of zeros", "scalebound.train.evolution:sparsity_levels", "pruning", "scalebound compress M --quantizer gptq --prune sparsegpt --allocation evolution --bits 2 --stream S --out M.sbz", "arXiv:2410.14649", ("torch",)),
     System(124, "EvoPress", "scalebound.compress.selection:evolve", "quantizer", "scalebound compress M --quantizer gptq --allocation evolution --bits 2 --stream S --out M.sbz", "arXiv:2410.14649", ("torch",)),
+    System(128, "Knowledge distillation", "scalebound.train.distillation:forward_divergence", "distillation", "scalebound compress RUN --finetune --teacher LARGER --stream S --out M.sbz", "arXiv:1503.02531", ("torch",)),
+    System(129, "BD-KD, balanced divergences", "scalebound.train.distillation:balanced_divergence", "distillation", "scalebound compress RUN --finetune --teacher LARGER --divergence balanced --stream S --out M.sbz", "arXiv:2212.12965", ("torch",)),
 )

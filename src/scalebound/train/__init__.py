@@ -2,7 +2,7 @@
 
 In: a :class:`~scalebound.data.Stream` and a :class:`Recipe`. Out: a run folder. Start reading at :mod:`~scalebound.train.recipe` (what is
 derived from the number of parameters), then :mod:`~scalebound.train.loop` (one run) and :mod:`~scalebound.train.ladder` (many);
-:mod:`~scalebound.train.finetune` trains a finished run's rounding for its certificate (:mod:`~scalebound.train.packages`: of whole ladders); :mod:`~scalebound.train.posttraining` rounds any
+:mod:`~scalebound.train.finetune` trains a finished run's rounding for its certificate (:mod:`~scalebound.train.packages`: of whole ladders; :mod:`~scalebound.train.distillation`: with a teacher); :mod:`~scalebound.train.posttraining` rounds any
 finished model with the help of text (here because it runs the model: `compress` is given arrays). Methods the recipe names are in
 :mod:`~scalebound.train.optim`, :mod:`~scalebound.train.schedule`, :mod:`~scalebound.train.sparsity` and :mod:`~scalebound.train.parametrization`. What to
 leave out of a finished model, or to round more coarsely, is searched by :mod:`~scalebound.train.evolution` and :mod:`~scalebound.train.dropping`.

@@ -54,8 +54,9 @@ class AnchoredObjective:
     """
 
     def __init__(self, reference: Stats, window: tuple[int, int], *, alpha: float = ALPHA, s: float = S, eps: float = EPS) -> None:
-        if not (0 < alpha < 1 and 0 < s < 1 and 0 < eps < 1):
-            raise UsageError(f"alpha = {alpha}, s = {s}, eps = {eps}", expected="numbers inside (0, 1)")
+        for share, value in (("alpha", alpha), ("s", s), ("eps", eps)):
+            if not 0 < value < 1:
+                raise UsageError(f"{share} = {value}", expected="a number inside (0, 1)")
         if not reference.complete or reference.info.window != window:
             raise InputError(f"is about the tokens {reference.info.window[0]:,} to {reference.info.window[1]:,}", where=reference.path, expected=f"losses of every token from {window[0]:,} to {window[1]:,}")
         name = "reference_nll" if "reference_nll" in reference else "nll"

@@ -33,7 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
-from scalebound.compress import QuantizedModel, code_bits, encode
+from scalebound.compress import Coded, QuantizedModel, code_bits, encode, load_package
 from scalebound.core.errors import InputError, MachineError, UsageError
 from scalebound.core.hashing import canonical_config
 from scalebound.core.io import atomic_write, canonical_json, load_struct, sha256_bytes
@@ -45,6 +45,8 @@ from scalebound.models.folder import hash_tensors, read_config, read_tensors
 from scalebound.models.load import newest_checkpoint
 from scalebound.models.transformer import Transformer, own_shape
 from scalebound.train.anchored_objective import ALPHA, AnchoredObjective
+from scalebound.train.distillation import SHARE as TEACHER_SHARE
+from scalebound.train.distillation import Divergence, Teacher
 from scalebound.train.latent import Latent
 from scalebound.train.loop import CHECKPOINT_S, RunInfo
 from scalebound.train.price import product_price
@@ -73,10 +75,11 @@ class Finetuned:
     tokens: int  # D
     judged_tokens: int  # what the losses below are means of
     loss_before: float  # the model that was given
-    loss_start: float  # rounded, before the first step
+    loss_start: float  # before the first step: rounded, or the package started from
     loss_after: float
     bits_start: float
     bits_after: float
+    teacher: dict | None = None  # its SHA-256, its share of the loss and the divergence
 
     def record(self) -> dict:
         """Everything but the model."""
@@ -102,7 +105,7 @@ def price_at(step: int, steps: int, price: float) -> float:
 
 
 def finetune(run: str | os.PathLike, stream: str | os.PathLike, *, window: tuple[int, int] | None = None, steps: int | None = None, price: float | None = None,
-             reference: Stats | None = None, alpha: float = ALPHA, batch_sequences: int = BATCH_SEQUENCES, seed: int = 0, threads: int = 1, state: str | os.PathLike | None = None, checkpoint_s: float = CHECKPOINT_S, progress: Progress = silent) -> Finetuned:  # fmt: skip
+             reference: Stats | None = None, alpha: float = ALPHA, teacher: str | os.PathLike | None = None, teacher_share: float = TEACHER_SHARE, divergence: Divergence = "forward", start: str | os.PathLike | None = None, batch_sequences: int = BATCH_SEQUENCES, seed: int = 0, threads: int = 1, state: str | os.PathLike | None = None, checkpoint_s: float = CHECKPOINT_S, progress: Progress = silent) -> Finetuned:  # fmt: skip
     """Train a model's integers and scales for its certificate.
 
     Parameters
@@ -121,6 +124,10 @@ def finetune(run: str | os.PathLike, stream: str | os.PathLike, *, window: tuple
     reference, alpha
         Losses of a predictable reference on every token of the window: the anchored bound itself is minimised
         (:mod:`scalebound.train.anchored_objective`), at this alpha.
+    teacher, teacher_share, divergence
+        A model of the same vocabulary whose distributions take the place of this share of the loss (:mod:`scalebound.train.distillation`).
+    start
+        A package that an earlier call made of this run: its integers and scales are trained further, instead of the run's weights rounded anew.
     threads
         Threads of this process. Same seed, machine and thread count: same bytes.
     state
@@ -137,13 +144,13 @@ def finetune(run: str | os.PathLike, stream: str | os.PathLike, *, window: tuple
     UsageError
         A setting out of its range.
     InputError
-        No model of ours there, a stream of another vocabulary, a window outside the stream.
+        No model of ours there, a stream of another vocabulary, a window outside the stream, a package of another model to start from.
     MachineError
         The loss is no longer a number.
 
     Notes
     -----
-    About 25 ms of one busy core a step at 149k parameters, 16 ms at 38k (benchmarks/LOG.md). The learning rate is 0.3 / width times the root
+    About 25 ms of one busy core a step at 149k parameters, 16 ms at 38k (benchmarks/LOG.md); a teacher's forward pass besides. The learning rate is 0.3 / width times the root
     of the batch over that of a recipe for this window, with warmup over 2% of the steps and linear decay over the last half. Price, steps and
     seed tried several times on one stream count as a choice in the certificate (`--choice`).
 
@@ -171,35 +178,50 @@ def finetune(run: str | os.PathLike, stream: str | os.PathLike, *, window: tuple
     context = int(config["max_position_embeddings"])
     if not 0 <= window[0] < window[1] <= len(opened) or window[1] - window[0] < context:
         raise InputError(f"has {len(opened):,} tokens, which do not hold the window {window[0]:,} to {window[1]:,}", where=str(opened.path), expected=f"a window inside it of at least {context:,} tokens")
+    package = None if start is None else _start(start, config, given)
     steps = steps or default_steps(window[1] - window[0], context)
     bound = AnchoredObjective(reference, window, alpha=alpha) if reference is not None else None
     if price is None and bound is not None:
         price = bound.price
+    taught = Teacher(teacher, share=teacher_share, kind=divergence, vocab_size=shape.vocab_size, context=context) if teacher is not None else None
     model = Transformer(shape, context)
     model.load_tensors(given)
     settings = {
         "model": hash_tensors(config, given), "stream": opened.sha256, "window": list(window), "steps": steps, "price": price,
         "batch_sequences": batch_sequences, "seed": seed, "threads": threads,
         "reference": None if bound is None else [sha256_bytes(bound.losses.tobytes()), alpha],
+        "teacher": None if taught is None else taught.record(), "start": None if package is None else package.sha256(),
     }  # fmt: skip
-    work = _Work(model, canonical_config(config), opened, window, context, Path(state) if state is not None else None, sha256_bytes(canonical_json(settings)), bound)
-    return work.run({name: tensor.float() for name, tensor in given.items()}, steps, price, batch_sequences, seed, checkpoint_s, progress)
+    work = _Work(model, canonical_config(config), opened, window, context, Path(state) if state is not None else None, sha256_bytes(canonical_json(settings)), bound, taught)
+    weights = {name: tensor.float() for name, tensor in given.items()}
+    latent = Latent(weights) if package is None else Latent.of_package(package)
+    return work.run(weights, latent, steps, price, batch_sequences, seed, checkpoint_s, progress)
+
+
+def _start(path: str | os.PathLike, config: dict, given: dict[str, Tensor]) -> QuantizedModel:
+    """The package at a path, if it is one of this model whose integers and row scales can be trained further."""
+    package = load_package(path)
+    shapes = {name: tuple(tensor.shape) for name, tensor in given.items()}
+    if canonical_config(package.config) != canonical_config(config) or {name: tensor.shape for name, tensor in package.tensors.items()} != shapes:
+        raise InputError("is not a package of this model", where=str(path), expected="one that --finetune made of the same run")
+    if any(not isinstance(tensor, Coded) or tensor.col_scales is not None for tensor in package.tensors.values()):
+        raise InputError("has tensors that are not integers with a scale for each row", where=str(path), expected="a package that --finetune made")
+    return package
 
 
 class _Work:
     """What stays the same during one call."""
 
-    def __init__(self, model: Transformer, config: dict, stream: Stream, window: tuple[int, int], context: int, state: Path | None, identity: str, bound: AnchoredObjective | None = None) -> None:
+    def __init__(self, model: Transformer, config: dict, stream: Stream, window: tuple[int, int], context: int, state: Path | None, identity: str, bound: AnchoredObjective | None = None, teacher: Teacher | None = None) -> None:
         self.bound, self.references = bound, None if bound is None else torch.from_numpy(bound.sequences(context))
-        self.model, self.config, self.separator, self.state, self.identity = model, config, stream.info.separator, state, identity
+        self.model, self.config, self.separator, self.state, self.identity, self.teacher = model, config, stream.info.separator, state, identity, teacher
         self.tokens = window[1] - window[0]
         stop = window[1] - self.tokens % context
         self.sequences = np.asarray(stream.tokens[window[0] : stop]).reshape(-1, context)
 
-    def run(self, given: dict[str, Tensor], steps: int, price: float | None, batch_sequences: int, seed: int, checkpoint_s: float, progress: Progress) -> Finetuned:
+    def run(self, given: dict[str, Tensor], latent: Latent, steps: int, price: float | None, batch_sequences: int, seed: int, checkpoint_s: float, progress: Progress) -> Finetuned:
         judged = self.sequences[generator(seed, "finetune judged").permutation(len(self.sequences))[:JUDGED_SEQUENCES]]
         order = generator(seed, "finetune order").permutation(len(self.sequences))
-        latent = Latent(given)
         loss_before = self._judge({name: tensor.numpy() for name, tensor in given.items()}, judged)
         loss_start, bits_start = self._package(latent, judged)
         usual = batch_for(self.tokens, self.sequences.shape[1])
@@ -215,9 +237,7 @@ class _Work:
             target = at_slope if price is None else price
             at = (step * batch_sequences + np.arange(batch_sequences)) % len(order)
             tensors, bits = latent()
-            losses_BT = self._losses(tensors, self.sequences[order[at]])
-            loss = losses_BT.mean() if self.bound is None or self.references is None else self.bound(losses_BT, self.references[order[at]])
-            objective = loss + price_at(step, steps, target) * math.log(2) / self.tokens * bits
+            objective = self._loss(tensors, order[at]) + price_at(step, steps, target) * math.log(2) / self.tokens * bits
             if not math.isfinite(objective.item()):
                 raise MachineError(f"the objective is {objective.item()} at step {step + 1} of {steps}", where="finetune", hint="lower the price")
             objective.backward()
@@ -233,27 +253,41 @@ class _Work:
         loss_after, bits_after = self._package(latent, judged)
         if self.state is not None:
             self.state.unlink(missing_ok=True)
-        return Finetuned(latent.quantized(self.config), steps, target, self.tokens, judged.size, loss_before, loss_start, loss_after, bits_start, bits_after)
+        taught = None if self.teacher is None else self.teacher.record()
+        return Finetuned(latent.quantized(self.config), steps, target, self.tokens, judged.size, loss_before, loss_start, loss_after, bits_start, bits_after, taught)
 
-    def _losses(self, tensors: dict[str, Tensor], batch: np.ndarray) -> Tensor:
-        """Losses of some sequences' tokens under given weights."""
+    def _loss(self, tensors: dict[str, Tensor], at: np.ndarray) -> Tensor:
+        """What is minimised beside the bits, on the sequences of these numbers."""
+        inputs_BT, targets_BT = self._tokens(self.sequences[at])
+        logits_BTV = self._logits(tensors, inputs_BT)
+        losses_BT = _cross_entropy(logits_BTV, targets_BT)
+        loss = losses_BT.mean() if self.bound is None or self.references is None else self.bound(losses_BT, self.references[at])
+        return loss if self.teacher is None else self.teacher.mixed(loss, inputs_BT, logits_BTV)
+
+    def _tokens(self, batch: np.ndarray) -> tuple[Tensor, Tensor]:
+        """What the model is given of some sequences, and what it predicts."""
         targets_BT = torch.from_numpy(batch.astype(np.int64))
-        inputs_BT = F.pad(targets_BT[:, :-1], (1, 0), value=self.separator)
-        logits_BTV = functional_call(self.model, Transformer.fused(tensors, self.model.shape.depth), (inputs_BT,))
-        return F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten(), reduction="none").view(targets_BT.shape)
+        return F.pad(targets_BT[:, :-1], (1, 0), value=self.separator), targets_BT
+
+    def _logits(self, tensors: dict[str, Tensor], inputs_BT: Tensor) -> Tensor:
+        return functional_call(self.model, Transformer.fused(tensors, self.model.shape.depth), (inputs_BT,))
 
     @torch.no_grad()
+    def _losses(self, tensors: dict[str, Tensor], sequences: np.ndarray) -> Tensor:
+        """Losses of all tokens of some sequences, one after the other."""
+        parts = [self._tokens(part) for part in np.array_split(sequences, math.ceil(len(sequences) / 16))]
+        return torch.cat([_cross_entropy(self._logits(tensors, inputs_BT), targets_BT).flatten() for inputs_BT, targets_BT in parts])
+
     def _judge(self, tensors: dict[str, np.ndarray], judged: np.ndarray) -> float:
-        weights = {name: torch.from_numpy(data) for name, data in tensors.items()}
-        parts = [judged[k : k + 16] for k in range(0, len(judged), 16)]
-        return math.fsum(self._losses(weights, part).mean().item() * part.size for part in parts) / judged.size
+        """Mean loss of some sequences' tokens."""
+        return float(self._losses({name: torch.from_numpy(data) for name, data in tensors.items()}, judged).double().mean())
 
     @torch.no_grad()
     def _slope(self, latent: Latent, judged: np.ndarray) -> float:
         """The certificate's price at these latents, by the losses of some sequences."""
         tensors, bits = latent()
-        losses = torch.cat([self._losses(tensors, part).flatten() for part in np.array_split(judged, math.ceil(len(judged) / 16))])
-        return product_price(losses.numpy(), self.model.shape.vocab_size, (math.log(1 / DELTA) + float(bits) * math.log(2)) / self.tokens)
+        losses = self._losses(tensors, judged).numpy()
+        return product_price(losses, self.model.shape.vocab_size, (math.log(1 / DELTA) + float(bits) * math.log(2)) / self.tokens)
 
     def _package(self, latent: Latent, judged: np.ndarray) -> tuple[float, float]:
         """Loss and bits per parameter of the package that these latents would be now."""
@@ -288,3 +322,8 @@ class _Work:
         latent.load_state_dict(tensors)
         optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
         return int(kept["step"]), float(kept["price"])
+
+
+def _cross_entropy(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
+    """Losses of tokens, (B, T)."""
+    return F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten(), reduction="none").view(targets_BT.shape)

@@ -64,9 +64,10 @@ def unpack_compressed(name: str, parts: Mapping[str, np.ndarray], block: tuple[i
 def _packed(name: str, parts: Mapping[str, np.ndarray], scales: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """Integers (rows, columns) and zeros (rows, groups), both around 0."""
     words, shape = parts["weight_packed"], [int(size) for size in parts.get("weight_shape", np.zeros(0, int)).reshape(-1)]
-    bits = next((bits for bits in range(1, 9) if len(shape) == 2 and min(shape) > 0 and words.shape == (shape[0], -(-shape[1] * bits // 32))), None)
-    if words.dtype.itemsize != 4 or bits is None:
+    widths = [bits for bits in range(1, 9) if len(shape) == 2 and min(shape) > 0 and words.shape == (shape[0], -(-shape[1] * bits // 32))]
+    if words.dtype.itemsize != 4 or len(widths) != 1:  # below 32 inputs several may fit
         raise InputError(f"has weight_packed {words.shape} of {words.dtype} for a weight of shape {tuple(shape)}", where=name, expected="int32, integers of 1 to 8 bits without gaps")
+    bits = widths[0]
     middle = np.int16(1 << (bits - 1))
     codes = (fields(words, bits)[:, : shape[1]] - middle).astype(np.int8)
     zeros = parts.get("weight_zero_point")
