@@ -133,12 +133,18 @@ def sparsity(bench: dict) -> str:
 
 
 def structure(bench: dict) -> str:
-    """Choices of levels, shares and modules, each file of the same length: a row a file."""
+    """Choices of levels, shares and modules, each file of the same length: a row a file; bold, the best of each and what cannot be told from it."""
     rows = []
     for name, model in bench["models"].items():
+        best = min(row["added"] for row in [row for row in model["rows"] if "behind" in row] or model["rows"])
         for k, row in enumerate(model["rows"]):
-            rows.append([name if k == 0 else "", row["way"], f"{row['bits']:.3f}", f"{row['file_bytes']:,}", f"{row['added']:+.3f}", f"{row['calibration_loss']:.3f}" if "calibration_loss" in row else "", f"{row['search_s']:.0f} s" if "search_s" in row else ""])
-    return markdown(["searched", "way", "bits per parameter", "file (bytes)", "added loss, unseen text", "loss of the choice, calibration text", "search"], rows)
+            d, behind = row["difference"], row.get("behind")
+            apart = "the best" if row["added"] == best else "" if behind is None else f"{behind['low']:+.3f} to {behind['high']:+.3f}" + (", a tie" if behind["low"] <= 0 else "")
+            bold = "**" if apart == "the best" or apart.endswith("tie") else ""
+            judged = f"{row['calibration_loss']:.3f}" if "calibration_loss" in row else ""
+            rows.append([name if k == 0 else "", f"{bold}{row['way']}{bold}", f"{row['bits']:.3f}", f"{row['file_bytes']:,}", f"{bold}{row['added']:+.3f}{bold}", f"{d['low']:+.3f} to {d['high']:+.3f}", apart, judged, f"{row['search_s']:.0f} s" if "search_s" in row else ""])
+    headers = ["searched", "way", "bits per parameter", "file (bytes)", "added loss, unseen text", "95% interval", "behind the best", "loss of the choice, calibration text", "search"]
+    return markdown(headers, rows)
 
 
 def blind(tries: dict) -> str:
@@ -148,6 +154,17 @@ def blind(tries: dict) -> str:
         found, known = one["forecast"]["largest"], sorted({row["params"] for row in one["forecast"]["rows"]})
         rows.append([f"{found['params']:,}", f"{len(one['forecast']['rows'])} runs of {known[0]:,} to {known[-1]:,}", f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]", one["stamp"]["at"], f"{one['truth']:.3f}", f"{one['error']:+.2%}", "yes" if one["inside"] else "no"])
     return markdown(["parameters", "forecast from", "forecast, 95% interval", "made at", "held-out loss", "error", "inside"], rows)
+
+
+def frontier(bench: dict) -> str:
+    """Packages of one rung, other programs' quantizers among them: a row a file, the best bound in bold."""
+    words = {"rtn": "plain, step {setting:g}", "gptq": "calibrated", "beside": "{name}"}
+    rows = []
+    for point in sorted(bench["points"], key=lambda point: point["bits_per_parameter"]):
+        stored = "" if point["stored_bits"] is None else f"{point['stored_bits']:.2f}"
+        row = [words[point["way"]].format(**point), f"{point['file_bytes']:,}", f"{point['bits_per_parameter']:.3f}", stored, f"{point['loss']:.3f}", f"{point['loss'] - bench['full_loss']:+.3f}", f"{point['bound']:.3f}" + (" (vacuous)" if point["vacuous"] else "")]
+        rows.append([f"**{cell}**" if cell and point["name"] == bench["best"] else cell for cell in row])
+    return markdown(["package", "bytes", "bits per parameter", "as the peer stores it", "loss", "over full precision", "certified bound"], rows)
 
 
 def trained(results: dict) -> str:
@@ -189,7 +206,10 @@ PAGES = {
     },
     "docs/training.md": {"blind": ("train/blind.json", blind)},
     "docs/gallery/certify.md": {"price": ("certify/price.json", price)},
-    "docs/gallery/compression.md": {"peers": ("compress/peers.json", peers), "sparsity": ("compress/sparsity.json", sparsity), "structure": ("compress/structure.json", structure), "formats": ("compress/formats.json", formats), "trained": ("compress/trained.json", trained), "further": ("compress/further.json", further)},
+    "docs/gallery/compression.md": {
+        "frontier": ("compress/frontier.json", frontier), "trained": ("compress/trained.json", trained), "further": ("compress/further.json", further), "peers": ("compress/peers.json", peers),
+        "sparsity": ("compress/sparsity.json", sparsity), "structure": ("compress/structure.json", structure), "formats": ("compress/formats.json", formats),
+    },
 }  # fmt: skip
 
 

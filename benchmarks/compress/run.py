@@ -7,7 +7,7 @@ MODEL is anything ``scalebound compress`` reads; without one, SmolLM2-135M-Instr
 before (Q4_1). TEXT is a stream, a text or a folder; without one, Python's documentation of its own language (``pydoc_data.topics``). The first ``--sequences``
 pieces of 512 tokens calibrate, the ``--tokens`` after them are scored (context 512): no token is used for both, and nothing is chosen by the scored ones.
 Every way writes a real package of each length; bits are those of the whole file over all parameters. Plain rounding gets the step whose file has that
-length. ``behind`` compares a file, token by token, with the file of that length that loses least. The entry ``--name`` of the JSON file is replaced (lengths measured before in the same way stay), others stay; ``python benchmarks/readme.py`` renders it.
+length. ``behind`` compares a file, token by token, with the one of the same length (and zeros) that loses least. The entry ``--name`` of the JSON file is replaced (lengths measured before in the same way stay), others stay; ``python benchmarks/readme.py`` renders it.
 """
 
 from __future__ import annotations
@@ -176,6 +176,7 @@ def run(path: Path, given: argparse.Namespace, folder: Path) -> dict:
             done = quantize_calibrated(config, kept, stream.path, bits=target, sequences=given.sequences, threads=cores(), **options)
             add(way, target, done.model, since(began), {"level": done.level, "passes": len(done.passes)} | ({"search_s": search_s} | found if found else {}))
         these = [k for k, row in enumerate(rows) if row["target_bits"] == target]
+        these = these[1:] if given.ways in ("pruning", "shares", "blocks") else these  # what keeps all weights stands beside them
         best = min(these, key=lambda k: rows[k]["loss"])
         for k in these:
             rows[k]["behind"] = None if k == best else apart(scores[k], scores[best])

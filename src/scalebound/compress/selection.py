@@ -5,7 +5,8 @@ In: ``bits[m, k]``, what matrix m takes at level k, falling in k. The choice min
 * :func:`additive` minimises ``sum_m errors[m, k_m]`` by dynamic programming over the bits, cut into a few thousand parts.
 * :func:`evolve` minimises any function of the whole choice (EvoPress: Sieberling et al., arXiv 2410.14649): a child moves some matrices to the
   next finer level and others to the next coarser until it fits the budget; children compete in stages on samples that grow, the last
-  with their parent, and the best goes on.
+  with their parent, and the best goes on. As published, but for two things: there a matrix changes places with one of its own size, here sizes may
+  differ, since bits are those of entropy coded integers; and children are 16 where a server tries 64 or 128.
 """
 
 from __future__ import annotations
