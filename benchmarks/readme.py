@@ -156,6 +156,17 @@ def blind(tries: dict) -> str:
     return markdown(["parameters", "forecast from", "forecast, 95% interval", "made at", "held-out loss", "error", "inside"], rows)
 
 
+def frontier(bench: dict) -> str:
+    """Packages of one rung, other programs' quantizers among them: a row a file, the best bound in bold."""
+    words = {"rtn": "plain, step {setting:g}", "gptq": "calibrated", "beside": "{name}"}
+    rows = []
+    for point in sorted(bench["points"], key=lambda point: point["bits_per_parameter"]):
+        stored = "" if point["stored_bits"] is None else f"{point['stored_bits']:.2f}"
+        row = [words[point["way"]].format(**point), f"{point['file_bytes']:,}", f"{point['bits_per_parameter']:.3f}", stored, f"{point['loss']:.3f}", f"{point['loss'] - bench['full_loss']:+.3f}", f"{point['bound']:.3f}" + (" (vacuous)" if point["vacuous"] else "")]
+        rows.append([f"**{cell}**" if cell and point["name"] == bench["best"] else cell for cell in row])
+    return markdown(["package", "bytes", "bits per parameter", "as the peer stores it", "loss", "over full precision", "certified bound"], rows)
+
+
 def trained(results: dict) -> str:
     """Packages trained for their certificates for longer than in the demo."""
     rows = []
@@ -195,7 +206,10 @@ PAGES = {
     },
     "docs/training.md": {"blind": ("train/blind.json", blind)},
     "docs/gallery/certify.md": {"price": ("certify/price.json", price)},
-    "docs/gallery/compression.md": {"peers": ("compress/peers.json", peers), "sparsity": ("compress/sparsity.json", sparsity), "structure": ("compress/structure.json", structure), "formats": ("compress/formats.json", formats), "trained": ("compress/trained.json", trained), "further": ("compress/further.json", further)},
+    "docs/gallery/compression.md": {
+        "frontier": ("compress/frontier.json", frontier), "trained": ("compress/trained.json", trained), "further": ("compress/further.json", further), "peers": ("compress/peers.json", peers),
+        "sparsity": ("compress/sparsity.json", sparsity), "structure": ("compress/structure.json", structure), "formats": ("compress/formats.json", formats),
+    },
 }  # fmt: skip
 
 

@@ -32,7 +32,6 @@ from scalebound.compress import QuantizedModel, decode, encode, read_checkpoint
 from scalebound.compress.foreign import Blocks, assemble, keep_folder, unpack
 from scalebound.compress.foreign.assemble import Scale
 from scalebound.core.io import atomic_write, sha256_file
-from scalebound.core.workers import cores
 from scalebound.demo.frontier import run_frontier
 from scalebound.report.frontier import draw_frontier
 
@@ -134,6 +133,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rung", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/frontier"))
+    parser.add_argument("--threads", type=int, default=1, help="one is best for so small a model, above all beside other work")
     parser.add_argument("--note", default="")
     given = parser.parse_args()
     began = time.process_time()
@@ -163,7 +163,7 @@ def main() -> None:
         peers.append({"name": name, "version": importlib.metadata.version(library), "stored_bytes": stored, "stored_bits": 8 * stored / model.num_params})
     beside["trained in the demo"] = given.rung / "model.sbz"
     stream = given.rung.parent.parent / "streams" / "train.json"
-    swept = run_frontier(given.rung / "run", stream, given.out / "sweep", beside=beside, threads=cores())
+    swept = run_frontier(given.rung / "run", stream, given.out / "sweep", beside=beside, threads=given.threads)
     kept = {peer["name"]: peer for peer in peers}
     points = [{key: getattr(point, key) for key in ("name", "way", "setting", "file_bytes", "bits_per_parameter", "loss", "bound", "alpha", "vacuous")} | {"stored_bits": kept.get(point.name, {}).get("stored_bits")} for point in swept.points]
     about = {"date": datetime.date.today().isoformat(), "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores", "note": given.note, "seconds": round(time.process_time() - began, 1),

@@ -1,12 +1,12 @@
 """Training for the certificate for longer than the demo's time allows: bits, loss, and distances from full-precision loss to bound.
 
     scalebound demo --out runs/demo
-    python benchmarks/compress/trained.py runs/demo [--rung 148928] [--steps 14000] [--price 14] [--anchored]
+    python benchmarks/compress/trained.py runs/demo [--rung 148928] [--steps 14000] [--price 14] [--anchored] [--start PACKAGE --seed 1]
 
 Loss and code at a price are minimised, with --anchored the anchored bound against the demo's anchor. The package is written, decoded, scored on
 every token of the rung's window, certified (product form, and `certify --best` among predictors that can be deployed, which pays for its
 choices) and verified. The distance of the paper's form after plain rounding to 4 bits is that of the demo's ``certificates/rounded.json``.
-Interrupted, it goes on. One row a rung and objective in ``trained.json``.
+Interrupted, it goes on; with --start it trains the package of an earlier call further, whose steps and seconds are counted in. One row a rung and objective in ``trained.json``.
 """
 
 from __future__ import annotations
@@ -31,17 +31,19 @@ from scalebound_verify.check import verify
 OUT = Path(__file__).parent / "trained.json"
 
 
-def one(demo: Path, rung: str, steps: int, price: float | None, anchored: bool, scratch: Path) -> dict:
+def one(demo: Path, rung: str, steps: int, price: float | None, anchored: bool, start: Path | None, seed: int, scratch: Path) -> dict:
     folder = demo / "rungs" / rung
     info, stream = load_struct(folder / "run" / "run.json", RunInfo), demo / "streams" / "train.json"
     full, work = Stats.load(folder / "train.full.safetensors"), scratch / (rung + "-anchored" * anchored)
     work.mkdir(parents=True, exist_ok=True)
     began = time.process_time()
     reference = Stats.load(folder / "train.safetensors") if anchored else None
-    package = work / "model.sbz"
-    done = finetune(folder / "run", stream, steps=steps, price=price, reference=reference, state=work / "state")
+    package, record = work / "model.sbz", work / "spent.json"
+    before = {"steps": 0, "seconds": 0.0} if start is None else json.loads(start.with_name("spent.json").read_text())
+    done = finetune(folder / "run", stream, steps=steps, price=price, reference=reference, start=start, seed=seed, state=work / "state")
     save_package(package, done.model)
-    seconds = time.process_time() - began
+    steps, seconds = before["steps"] + steps, before["seconds"] + time.process_time() - began
+    record.write_text(json.dumps({"steps": steps, "seconds": seconds}) + "\n")
     stats = measure(package, stream, work / "stats.safetensors", window=info.window, anchor=demo / "anchor")
     bits = code_bits(os.stat(package).st_size)
     inputs = Inputs(stats=file_ref(Path(stats.path), work), full=file_ref(Path(full.path), work), package=file_ref(package, work), stream=file_ref(stream, work),
@@ -70,10 +72,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=14_000)
     parser.add_argument("--price", type=float)
     parser.add_argument("--anchored", action="store_true")
+    parser.add_argument("--start", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scratch", type=Path, default=Path("runs/trained"))
     asked = parser.parse_args()
     rung = asked.rung or max((path.name for path in asked.demo.glob("rungs/*")), key=int)
-    row = one(asked.demo, rung, asked.steps, asked.price, asked.anchored, asked.scratch)
+    row = one(asked.demo, rung, asked.steps, asked.price, asked.anchored, asked.start, asked.seed, asked.scratch)
     kept = json.loads(OUT.read_text())["rows"] if OUT.exists() else []
     rows = [other for other in kept if (other["params"], other["objective"]) != (row["params"], row["objective"])] + [row]
     OUT.write_text(json.dumps({"rows": sorted(rows, key=lambda other: (other["params"], other["objective"]))}, indent=1) + "\n")

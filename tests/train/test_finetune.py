@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from scalebound.compress import code_bits, encode, load_package, quantize, read_checkpoint, save_package
+from scalebound.compress import Coded, QuantizedModel, code_bits, encode, load_package, quantize, read_checkpoint, save_package
 from scalebound.core.errors import InputError, UsageError
 from scalebound.core.workers import cores
 from scalebound.data import build_stream, load_tokenizer, read_corpus
@@ -180,6 +180,25 @@ def test_an_interrupted_call_equals_an_uninterrupted_one(made, tmp_path):
     seen.clear()
     other = finetune(run, stream.path, steps=40, seed=4, state=state, progress=lambda done, total: seen.append(done))
     assert seen[0] == 0 and encode(other.model) != encode(right.model)  # another seed starts over
+
+
+def test_a_package_is_trained_further(made, tmp_path):
+    """From its own integers: the same model before the first step, and fewer bits after; a control started anew has neither."""
+    run, stream = made
+    first = finetune(run, stream.path, steps=60, price=3.0)
+    save_package(tmp_path / "first.sbz", first.model)
+    further = finetune(run, stream.path, steps=60, price=3.0, start=tmp_path / "first.sbz", seed=1)
+    same = finetune(run, stream.path, steps=1, price=0.0, start=tmp_path / "first.sbz")
+    assert same.loss_start == first.loss_after and same.bits_start == first.bits_after
+    assert further.bits_after < 0.9 * first.bits_after and same.loss_before == first.loss_before
+    assert finetune(run, stream.path, steps=1, price=0.0).bits_start > 1.2 * first.bits_after
+    save_package(tmp_path / "other.sbz", quantize({}, {"w": np.ones((2, 2), np.float32)}, bits=3))
+    with pytest.raises(InputError, match="not a package of this model"):
+        finetune(run, stream.path, steps=1, start=tmp_path / "other.sbz")
+    scaled = {name: Coded(data.integers, data.row_scales, np.full(data.matrix.shape[1], 0x3F80, np.uint16)) for name, data in first.model.tensors.items()}
+    save_package(tmp_path / "columns.sbz", QuantizedModel(first.model.config, scaled))
+    with pytest.raises(InputError, match="scale for each row"):
+        finetune(run, stream.path, steps=1, start=tmp_path / "columns.sbz")
 
 
 def test_refusals(made, tmp_path):

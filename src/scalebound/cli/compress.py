@@ -21,7 +21,7 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
              prune: Literal["magnitude", "wanda", "sparsegpt", "kept"] | None = None, sparsity: float | None = None, drop: float | None = None,
              finetune: Annotated[bool, Parameter(negative=())] = False, steps: int | None = None, price: float | None = None,
              reference: Path | None = None, alpha: float | None = None, teacher: Path | None = None, teacher_share: float | None = None,
-             divergence: Literal["forward", "balanced"] | None = None, seed: int | None = None, base: Path | None = None,
+             divergence: Literal["forward", "balanced"] | None = None, start: Path | None = None, seed: int | None = None, base: Path | None = None,
              keep_codes: Annotated[bool, Parameter(negative=())] = False, stream: Path | None = None, tokens: int | None = None,
              frontier: Annotated[bool, Parameter(negative=())] = False, beside: Annotated[tuple[str, ...] | None, Parameter(consume_multiple=False)] = None) -> Result:  # fmt: skip
     """Write a model as a package: one small file that decodes to exactly the weights it was rounded to.
@@ -85,6 +85,8 @@ def compress(model: Path, *, out: Path, bits: str | None = None, step: str | Non
         Of --teacher: the share of the loss it takes. Default 0.5.
     divergence
         Of --teacher. forward: from the teacher's distribution to the model's. balanced: both ways, weighted by which is surer. Default forward.
+    start
+        Of --finetune: a package it made of this run before, whose integers are trained further. The longer, the shorter and the better.
     seed
         Of --finetune: the order of its sequences. Of gptq: the labels its Fisher information draws. Default 0.
     base
@@ -372,7 +374,7 @@ def _finetune(model: Path, out: Path, given: dict[str, Any]) -> tuple[QuantizedM
     with progress_bar("train the rounding", "steps") as progress:
         done = finetune(
             model, given["stream"], steps=given.get("steps"), price=given.get("price"), reference=reference, alpha=given.get("alpha", ALPHA), seed=given.get("seed", 0),
-            **taught, threads=cores(), state=out.with_name(out.name + ".state"), progress=progress,
+            **taught, start=given.get("start"), threads=cores(), state=out.with_name(out.name + ".state"), progress=progress,
         )  # fmt: skip
     return done.model, {"finetune": done.record()}
 

@@ -11,7 +11,7 @@ TAKES: dict[str, tuple[str, ...]] = {
     "keep_codes": (),
     "frontier": ("stream", "step", "bits", "beside", "sequences", "tokens", "seed"),
     "base": ("step",),
-    "finetune": ("stream", "tokens", "steps", "price", "reference", "alpha", "teacher", "teacher_share", "divergence", "seed"),
+    "finetune": ("stream", "tokens", "steps", "price", "reference", "alpha", "teacher", "teacher_share", "divergence", "start", "seed"),
     "gptq": ("bits", "stream", "tokens", "allocation", "rate_penalty", "sequences", "prune", "sparsity", "drop", "seed"),
     "rtn": ("step", "bits", "stream", "tokens"),
 }

@@ -18,6 +18,8 @@ WIDTH, HEIGHT = 420, 300
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 34, 64
 WAYS = {"rtn": ("rounded to nearest", ORANGE), "gptq": ("calibrated", BLUE)}
 LINE = 12  # pixels from one label to the next
+SLANT = 40  # degrees, of names that stand close together
+SLOPE = math.tan(math.radians(SLANT))
 
 
 def draw_frontier(found: Frontier) -> str:
@@ -82,18 +84,24 @@ class Axes:
         return [f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.8"/>', *[f'<circle cx="{self.x(x):.1f}" cy="{self.y(y):.1f}" r="2.6" fill="{colour}"/>' for x, y in points]]
 
     def crosses(self, points: Sequence[tuple[float, float, str]]) -> list[str]:
-        """Named marks; names stand on the side with more room, as far apart as they need, and a thread leads to one that had to move."""
-        out: list[str] = []
-        for right in (True, False):
-            mine = sorted(((self.x(x), self.y(y), name) for x, y, name in points if (self.x(x) < self.left + self.width / 2) == right), key=lambda mark: mark[1])
-            rows = spread([y for _, y, _ in mine], LINE, TOP + 6, TOP + self.height - 4)
-            for (x, y, name), row in zip(mine, rows, strict=True):
-                at = x + (9 if right else -9)
-                out.append(f'<path d="M{x - 4:.1f} {y - 4:.1f}l8 8m0 -8l-8 8" stroke="{RED}" stroke-width="1.6"/>')
-                if abs(row - y) > LINE / 2:
-                    out.append(f'<path d="M{x:.1f} {y:.1f}L{at:.1f} {row:.1f}" stroke="{GREY}" stroke-width="0.7"/>')
-                out.append(f'<text x="{at:.1f}" y="{row + 4:.1f}" text-anchor="{"start" if right else "end"}">{html.escape(name)}</text>')
-        return out
+        """Named marks. Names in the left half stand beside them, in the right half aslant towards the emptier side; a thread leads to one that had to move."""
+        names, marks = list[str](), list[str]()
+        places = [(self.x(x), self.y(y), name) for x, y, name in points]
+        middle = self.left + self.width / 2
+        beside = sorted((place for place in places if place[0] < middle), key=lambda place: place[1])
+        rows = spread([y for _, y, _ in beside], LINE, TOP + 6, TOP + self.height - 4)
+        put = [(x + 9, row, "start", 0) for (x, _, _), row in zip(beside, rows, strict=True)]
+        far = [place for place in places if place[0] >= middle]
+        up = 1 if sum(y - TOP - self.height / 2 for _, y, _ in far) > 0 else -1
+        aslant = sorted(far, key=lambda place: place[0] * SLOPE - up * place[1])  # by the lines that names at SLANT degrees run along
+        lines = spread([x * SLOPE - up * y for x, y, _ in aslant], LINE / math.cos(math.radians(SLANT)), -math.inf, math.inf)
+        put += [((line + up * y) / SLOPE, y - 12 * up, "end", SLANT * up) for (_, y, _), line in zip(aslant, lines, strict=True)]
+        for (x, y, name), (at, row, anchor, turn) in zip([*beside, *aslant], put, strict=True):
+            marks.append(f'<path d="M{x - 4:.1f} {y - 4:.1f}l8 8m0 -8l-8 8" stroke="{RED}" stroke-width="1.6"/>')
+            if turn or abs(row - y) > LINE / 2:
+                marks.append(f'<path d="M{x:.1f} {y:.1f}L{at:.1f} {row:.1f}" stroke="{GREY}" stroke-width="0.7"/>')
+            names.append(f'<text transform="translate({at:.1f} {row + (0 if turn else 4):.1f}) rotate({turn})" text-anchor="{anchor}" paint-order="stroke" stroke="white" stroke-width="3">{html.escape(name)}</text>')
+        return names + marks
 
     def frame(self, title: str, up: str) -> list[str]:
         right, bottom = self.left + self.width, TOP + self.height

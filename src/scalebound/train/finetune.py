@@ -33,7 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
-from scalebound.compress import QuantizedModel, code_bits, encode
+from scalebound.compress import Coded, QuantizedModel, code_bits, encode, load_package
 from scalebound.core.errors import InputError, MachineError, UsageError
 from scalebound.core.hashing import canonical_config
 from scalebound.core.io import atomic_write, canonical_json, load_struct, sha256_bytes
@@ -75,7 +75,7 @@ class Finetuned:
     tokens: int  # D
     judged_tokens: int  # what the losses below are means of
     loss_before: float  # the model that was given
-    loss_start: float  # rounded, before the first step
+    loss_start: float  # before the first step: rounded, or the package started from
     loss_after: float
     bits_start: float
     bits_after: float
@@ -105,7 +105,7 @@ def price_at(step: int, steps: int, price: float) -> float:
 
 
 def finetune(run: str | os.PathLike, stream: str | os.PathLike, *, window: tuple[int, int] | None = None, steps: int | None = None, price: float | None = None,
-             reference: Stats | None = None, alpha: float = ALPHA, teacher: str | os.PathLike | None = None, teacher_share: float = TEACHER_SHARE, divergence: Divergence = "forward", batch_sequences: int = BATCH_SEQUENCES, seed: int = 0, threads: int = 1, state: str | os.PathLike | None = None, checkpoint_s: float = CHECKPOINT_S, progress: Progress = silent) -> Finetuned:  # fmt: skip
+             reference: Stats | None = None, alpha: float = ALPHA, teacher: str | os.PathLike | None = None, teacher_share: float = TEACHER_SHARE, divergence: Divergence = "forward", start: str | os.PathLike | None = None, batch_sequences: int = BATCH_SEQUENCES, seed: int = 0, threads: int = 1, state: str | os.PathLike | None = None, checkpoint_s: float = CHECKPOINT_S, progress: Progress = silent) -> Finetuned:  # fmt: skip
     """Train a model's integers and scales for its certificate.
 
     Parameters
@@ -126,6 +126,8 @@ def finetune(run: str | os.PathLike, stream: str | os.PathLike, *, window: tuple
         (:mod:`scalebound.train.anchored_objective`), at this alpha.
     teacher, teacher_share, divergence
         A model of the same vocabulary whose distributions take the place of this share of the loss (:mod:`scalebound.train.distillation`).
+    start
+        A package that an earlier call made of this run: its integers and scales are trained further, instead of the run's weights rounded anew.
     threads
         Threads of this process. Same seed, machine and thread count: same bytes.
     state
@@ -142,7 +144,7 @@ def finetune(run: str | os.PathLike, stream: str | os.PathLike, *, window: tuple
     UsageError
         A setting out of its range.
     InputError
-        No model of ours there, a stream of another vocabulary, a window outside the stream.
+        No model of ours there, a stream of another vocabulary, a window outside the stream, a package of another model to start from.
     MachineError
         The loss is no longer a number.
 
@@ -176,6 +178,7 @@ def finetune(run: str | os.PathLike, stream: str | os.PathLike, *, window: tuple
     context = int(config["max_position_embeddings"])
     if not 0 <= window[0] < window[1] <= len(opened) or window[1] - window[0] < context:
         raise InputError(f"has {len(opened):,} tokens, which do not hold the window {window[0]:,} to {window[1]:,}", where=str(opened.path), expected=f"a window inside it of at least {context:,} tokens")
+    package = None if start is None else _start(start, config, given)
     steps = steps or default_steps(window[1] - window[0], context)
     bound = AnchoredObjective(reference, window, alpha=alpha) if reference is not None else None
     if price is None and bound is not None:
@@ -187,10 +190,23 @@ def finetune(run: str | os.PathLike, stream: str | os.PathLike, *, window: tuple
         "model": hash_tensors(config, given), "stream": opened.sha256, "window": list(window), "steps": steps, "price": price,
         "batch_sequences": batch_sequences, "seed": seed, "threads": threads,
         "reference": None if bound is None else [sha256_bytes(bound.losses.tobytes()), alpha],
-        "teacher": None if taught is None else taught.record(),
+        "teacher": None if taught is None else taught.record(), "start": None if package is None else package.sha256(),
     }  # fmt: skip
     work = _Work(model, canonical_config(config), opened, window, context, Path(state) if state is not None else None, sha256_bytes(canonical_json(settings)), bound, taught)
-    return work.run({name: tensor.float() for name, tensor in given.items()}, steps, price, batch_sequences, seed, checkpoint_s, progress)
+    weights = {name: tensor.float() for name, tensor in given.items()}
+    latent = Latent(weights) if package is None else Latent.of_package(package)
+    return work.run(weights, latent, steps, price, batch_sequences, seed, checkpoint_s, progress)
+
+
+def _start(path: str | os.PathLike, config: dict, given: dict[str, Tensor]) -> QuantizedModel:
+    """The package at a path, if it is one of this model whose integers and row scales can be trained further."""
+    package = load_package(path)
+    shapes = {name: tuple(tensor.shape) for name, tensor in given.items()}
+    if canonical_config(package.config) != canonical_config(config) or {name: tensor.shape for name, tensor in package.tensors.items()} != shapes:
+        raise InputError("is not a package of this model", where=str(path), expected="one that --finetune made of the same run")
+    if any(not isinstance(tensor, Coded) or tensor.col_scales is not None for tensor in package.tensors.values()):
+        raise InputError("has tensors that are not integers with a scale for each row", where=str(path), expected="a package that --finetune made")
+    return package
 
 
 class _Work:
@@ -203,10 +219,9 @@ class _Work:
         stop = window[1] - self.tokens % context
         self.sequences = np.asarray(stream.tokens[window[0] : stop]).reshape(-1, context)
 
-    def run(self, given: dict[str, Tensor], steps: int, price: float | None, batch_sequences: int, seed: int, checkpoint_s: float, progress: Progress) -> Finetuned:
+    def run(self, given: dict[str, Tensor], latent: Latent, steps: int, price: float | None, batch_sequences: int, seed: int, checkpoint_s: float, progress: Progress) -> Finetuned:
         judged = self.sequences[generator(seed, "finetune judged").permutation(len(self.sequences))[:JUDGED_SEQUENCES]]
         order = generator(seed, "finetune order").permutation(len(self.sequences))
-        latent = Latent(given)
         loss_before = self._judge({name: tensor.numpy() for name, tensor in given.items()}, judged)
         loss_start, bits_start = self._package(latent, judged)
         usual = batch_for(self.tokens, self.sequences.shape[1])

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from scalebound.compress.model import Coded, QuantizedModel
+from scalebound.compress.model import Coded, QuantizedModel, bfloat16
 from scalebound.compress.rounding import HIGHEST, LOWEST, MAX_INTEGER, free_scales, scale_spacing
 
 MATRIX_STEP = 1.0  # of a row's root mean square, to start from: about 2 bits a weight
@@ -69,7 +69,9 @@ class Latent(nn.Module):
     Parameters
     ----------
     tensors : name -> float32 tensor, not empty
-        What to start from. Row steps start at the row's root mean square (times :data:`MATRIX_STEP`), on the grid.
+        What to start from.
+    steps : name -> float32 (rows,) or (1,)
+        To start from; by default the row's root mean square (times :data:`MATRIX_STEP`), on the grid.
     """
 
     step_of: Tensor  # of every weight, the number of its step
@@ -78,12 +80,13 @@ class Latent(nn.Module):
     unit: Tensor  # of every step, what its bit pattern is a multiple of
     in_vectors: Tensor  # which weights are those of vectors
 
-    def __init__(self, tensors: dict[str, Tensor]) -> None:
+    def __init__(self, tensors: dict[str, Tensor], steps: dict[str, Tensor] | None = None) -> None:
         super().__init__()
         self.shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         self.sizes = [math.prod(shape) for shape in self.shapes.values()]
         self.weights = nn.Parameter(torch.cat([tensor.detach().reshape(-1) for tensor in tensors.values()]))
-        self.log_steps = nn.Parameter(torch.cat([_start(tensor).log() for tensor in tensors.values()]))
+        started = steps or {name: _start(tensor) for name, tensor in tensors.items()}
+        self.log_steps = nn.Parameter(torch.cat([started[name].log() for name in tensors]))
         self.num_steps = [shape[0] if len(shape) == 2 else 1 for shape in self.shapes.values()]
         spacing = scale_spacing({name: tensor.numpy() for name, tensor in tensors.items()})
         units = [torch.full((count,), (spacing if len(shape) == 2 else 1) << 16) for shape, count in zip(self.shapes.values(), self.num_steps, strict=True)]
@@ -104,6 +107,17 @@ class Latent(nn.Module):
         self._index(in_vectors=torch.nonzero(self.line_of[0] == 0).squeeze(1))
         self.by_columns: tuple[bool, ...] = ()  # which matrices take the distributions of their columns, and what of every weight follows from it
         self.group_of = self.line_of[0]
+
+    @classmethod
+    def of_package(cls, model: QuantizedModel) -> Latent:
+        """Latents in the middle of a package's integers. Its tensors are all :class:`~scalebound.compress.Coded`, without column scales.
+
+        >>> package = QuantizedModel({}, {"w": Coded(np.array([[1, -2]], np.int16), np.array([0x3F80], np.uint16))})
+        >>> Latent.of_package(package).quantized({}).tensors["w"].integers.tolist()
+        [[1, -2]]
+        """
+        scales = {name: torch.from_numpy(bfloat16(tensor.row_scales)) for name, tensor in model.tensors.items() if isinstance(tensor, Coded)}
+        return cls({name: torch.from_numpy(data) for name, data in model.dequantized().items()}, scales)
 
     def _index(self, **tensors: Tensor) -> None:
         for name, tensor in tensors.items():
