@@ -63,7 +63,7 @@ def test_a_package_is_a_model_too(tmp_path):
 @pytest.mark.parametrize(
     "header",
     [
-        b"", b"{", b"[]", b'{"w":{},"w":{}}', {"w": 3}, {"w": {"dtype": "F32", "shape": [2]}}, {"w": {"dtype": "F8_E4M3", "shape": [1], "data_offsets": [0, 1]}},
+        b"", b"{", b"[]", b'{"w":{},"w":{}}', {"w": 3}, {"w": {"dtype": "F32", "shape": [2]}}, {"w": {"dtype": "F8_E5M2", "shape": [1], "data_offsets": [0, 1]}},
         {"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}, {"w": {"dtype": "F32", "shape": [2], "data_offsets": [4, 12]}},
         {"w": {"dtype": "F32", "shape": [-2], "data_offsets": [8, 0]}}, {"w": {"dtype": "F32", "shape": [1 << 62], "data_offsets": [0, 1 << 64]}},
         {"w": {"dtype": ["F32"], "shape": [2], "data_offsets": [0, 8]}},
