@@ -170,7 +170,7 @@ def frontier(bench: dict) -> str:
 def trained(results: dict) -> str:
     """Packages trained for their certificates for longer than in the demo."""
     rows = []
-    for row in sorted(results["rows"], key=lambda row: (row["params"], row["objective"])):
+    for row in sorted(results["rows"], key=lambda row: (row["params"], row["objective"], row["steps"])):
         passes = row["tokens_seen"] / row["tokens"]
         rows.append([f"{row['params']:,}", row["objective"], f"{row['price']:.3g}", f"{row['steps']:,} of 2 ({passes:.1f})", f"{row['seconds']:.0f} s", f"{row['bits_per_parameter']:.2f}", f"{row['added_loss']:+.3f}",
                      f"{row['product']:.3f}", f"{row['product_ratio']:.2f}", f"{row['best']:.3f}", f"{row['best_ratio']:.2f}"])  # fmt: skip

@@ -6,7 +6,8 @@
 Loss and code at a price are minimised, with --anchored the anchored bound against the demo's anchor. The package is written, decoded, scored on
 every token of the rung's window, certified (product form, and `certify --best` among predictors that can be deployed, which pays for its
 choices) and verified. The distance of the paper's form after plain rounding to 4 bits is that of the demo's ``certificates/rounded.json``.
-Interrupted, it goes on; with --start it trains the package of an earlier call further, whose steps and seconds are counted in. One row a rung and objective in ``trained.json``.
+Interrupted, it goes on; with --start it trains the package of an earlier call further, whose steps and seconds are counted in. One row a rung,
+objective, price and number of steps in ``trained.json``.
 """
 
 from __future__ import annotations
@@ -65,6 +66,10 @@ def one(demo: Path, rung: str, steps: int, price: float | None, anchored: bool, 
     }  # fmt: skip
 
 
+def _setting(row: dict) -> tuple:
+    return row["params"], row["objective"], row["steps"], row["price"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("demo", type=Path)
@@ -79,8 +84,8 @@ def main() -> None:
     rung = asked.rung or max((path.name for path in asked.demo.glob("rungs/*")), key=int)
     row = one(asked.demo, rung, asked.steps, asked.price, asked.anchored, asked.start, asked.seed, asked.scratch)
     kept = json.loads(OUT.read_text())["rows"] if OUT.exists() else []
-    rows = [other for other in kept if (other["params"], other["objective"]) != (row["params"], row["objective"])] + [row]
-    OUT.write_text(json.dumps({"rows": sorted(rows, key=lambda other: (other["params"], other["objective"]))}, indent=1) + "\n")
+    rows = [other for other in kept if _setting(other) != _setting(row)] + [row]
+    OUT.write_text(json.dumps({"rows": sorted(rows, key=_setting)}, indent=1) + "\n")
     print(json.dumps(row, indent=1))
 
 
