@@ -177,16 +177,6 @@ def trained(results: dict) -> str:
     return markdown(["parameters", "objective", "price", "steps (passes)", "time", "bits per parameter", "added loss", "product", "of the paper's", "anchored", "of the paper's"], rows)
 
 
-def price(record: dict) -> str:
-    """How far deployable anchored bounds are above the loss, by what was spent on the anchor."""
-    rows = []
-    for row in record["rows"]:
-        terms = [f"{row['terms'][name]:+.3f}" for name in ("quantization", "smoothing", "complexity", "variance")]
-        rows.append([f"{row['data_share']:.1%}", f"{row['compute_share']:.1%}", f"{row['anchor_params']:,}", f"{row['anchor_loss']:.3f}", f"{row['bits_per_parameter']:.2f}", *terms,
-                     f"{row['bound']:.3f}", f"**{row['distance']:+.3f}**", f"{row['anchor_bound'] - row['loss']:+.3f}"])  # fmt: skip
-    return markdown(["data", "compute", "anchor's parameters", "its loss", "bits per parameter", "quantization", "smoothing", "complexity", "variance", "bound", "bound minus loss", "anchor alone"], rows)
-
-
 def further(results: dict) -> str:
     """Trials of further ways of training for the certificate, each trial's seeds on one row."""
     rows = []
@@ -205,7 +195,6 @@ PAGES = {
         "ladder": ("demo/demo.json", ladder), "bounds": ("demo/demo.json", bounds), "forecasts": ("demo/demo.json", forecasts),
     },
     "docs/training.md": {"blind": ("train/blind.json", blind)},
-    "docs/gallery/certify.md": {"price": ("certify/price.json", price)},
     "docs/gallery/compression.md": {
         "frontier": ("compress/frontier.json", frontier), "trained": ("compress/trained.json", trained), "further": ("compress/further.json", further), "peers": ("compress/peers.json", peers),
         "sparsity": ("compress/sparsity.json", sparsity), "structure": ("compress/structure.json", structure), "formats": ("compress/formats.json", formats),

@@ -31,11 +31,11 @@ def price() -> list[str]:
         "## The price of certainty (`train --anchor-slice`)",
         f"The rung of {held['params']:,} parameters on {held['tokens']:,} tokens, full-precision training loss {r['rows'][0]['loss']:.3f}. For each row an anchor was trained on a share of as many tokens, from documents apart "
         "(`python benchmarks/certify/price.py runs/demo`), the rounding was trained for the bound against that anchor (`compress --finetune --reference`), and the best certificate of a predictor that can be deployed was taken. Nats per byte at 99%.",
-        table(["data", "compute", "anchor's parameters", "its loss", "bits a parameter", "quantization", "smoothing", "complexity", "variance", "bound", "bound minus loss", "anchor alone"], rows),
+        table(["data", "compute", "anchor's parameters", "its loss", "bits per parameter", "quantization", "smoothing", "complexity", "variance", "bound", "bound minus loss", "anchor alone"], rows),
         "![Distance from training loss to bound against the share of data spent on the anchor](price.svg)",
         f"Without an anchor the product certificate of the demo's package is {held['product_distance']:+.3f} above. *Anchor alone* is the certificate of the anchor without the model: it never saw the tokens and pays for no code, so it is a held-out test of the smaller model, "
         f"{rows[0][-1]} at the least share and {rows[-1][-1]} at the end, where the anchor is as good as the model. There the mixture is still {r['rows'][-1]['anchor_bound'] - r['rows'][-1]['bound']:.3f} below it: two models of equal size predict better together than either. "
-        f"The model's own loss on fresh documents is {held['heldout_loss'] - r['rows'][0]['loss']:+.3f} above its training loss, certified {held['heldout_bound'] - r['rows'][0]['loss']:+.3f}: those documents are harder than the stream, on which the anchor of equal size loses {r['rows'][-1]['anchor_loss'] - r['rows'][0]['loss']:+.3f} unseen. Quantization may be negative, because training the rounding goes on training the model. "
+        f"The model's own loss on fresh documents is {held['heldout_loss'] - r['rows'][0]['loss']:+.3f} above its training loss, certified {held['heldout_bound'] - r['rows'][0]['loss']:+.3f}: those documents are harder than the stream, on which the anchor of equal size loses {r['rows'][-1]['anchor_loss'] - r['rows'][0]['loss']:+.3f} unseen. Quantization may be negative, because training the rounding goes on training the model, and smoothing, because what is mixed in is a model. "
         "Below a fifth no model of this rung's recipe is small enough.",
     ]
 
