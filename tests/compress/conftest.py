@@ -3,6 +3,24 @@
 import numpy as np
 import pytest
 
+from scalebound.compress import decode, encode
+from scalebound.compress.foreign import keep_folder
+from scalebound_verify.package import decode as checker_decode
+
+
+@pytest.fixture(scope="session")
+def decoded_alike():
+    """``decoded_alike(folder)`` -> (tensors of its package with integers kept, the model); the checker's decoder has the same to the bit."""
+
+    def decoded(path):
+        model = keep_folder(path)
+        package = encode(model)
+        found, checked = decode(package)[1], checker_decode(package, model.num_params)[1]
+        assert {name: value.tobytes() for name, value in found.items()} == {name: value.tobytes() for name, (_, value) in checked.items()}
+        return found, model
+
+    return decoded
+
 
 @pytest.fixture
 def llama():

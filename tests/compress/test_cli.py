@@ -104,6 +104,25 @@ def test_structure_is_searched_and_said(capsys, folder, tmp_path, monkeypatch):
         assert run(capsys, folder, *wrong, "--out", tmp_path / "w.sbz")[0] == 2
 
 
+def test_modules_are_searched_once_for_all_lengths(capsys, folder, tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    from scalebound.train import dropping
+
+    calls = []
+
+    def counted(*given, _search=dropping.drop_blocks, **settings):
+        calls.append(settings["share"])
+        return _search(*given, **settings, generations=2)
+
+    monkeypatch.setattr(dropping, "drop_blocks", counted)
+    text = tmp_path / "text.txt"
+    text.write_bytes(b"abcdefgh \n" * 300)
+    status, record = run(capsys, folder, "--quantizer", "gptq", "--sequences", "2", "--stream", text, "--tokens", "500", "--bits", "4,5", "--drop", "0.3", "--out", tmp_path / "d.sbz")
+    assert status == 0 and calls == [0.3] and not list(tmp_path.glob("*.modules"))
+    first, second = record["packages"]
+    assert first["dropping"] == second["dropping"] and first["dropping"]["dropped"] and first["file_bytes"] < second["file_bytes"]
+
+
 def test_the_measured_model_is_the_package(folder, tmp_path, capsys):
     """The identity that statistics of a package carry is the one its record states."""
     pytest.importorskip("torch")

@@ -7,13 +7,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from scalebound.compress import decode, encode, read_checkpoint
+from scalebound.compress import read_checkpoint
 from scalebound.compress.checkpoint import read_safetensors
-from scalebound.compress.foreign import keep_folder
 from scalebound.compress.foreign.compressed import float8, unpack_compressed
 from scalebound.compress.foreign.words import fields
 from scalebound.core.errors import InputError
-from scalebound_verify.package import decode as checker_decode
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "compressed-tensors"
 F32 = np.float32
@@ -36,28 +34,19 @@ def save_folder(path, settings, tensors):
     return path
 
 
-def decoded(path):
-    model = keep_folder(path)
-    package = encode(model)
-    found = decode(package)[1]
-    checked = checker_decode(package, model.num_params)[1]
-    assert {name: value.tobytes() for name, value in found.items()} == {name: value.tobytes() for name, (_, value) in checked.items()}
-    return found
-
-
-def test_a_folder_of_the_library_decodes_to_what_the_library_makes_of_it():
+def test_a_folder_of_the_library_decodes_to_what_the_library_makes_of_it(decoded_alike):
     """Packed integers of 2, 3, 4 and 8 bits, with and without zeros, plain ones, floats of 8 bits with scales of matrix, rows and blocks."""
-    found, wanted = decoded(GOLDEN), load_file(GOLDEN / "expected.safetensors")
+    found, wanted = decoded_alike(GOLDEN)[0], load_file(GOLDEN / "expected.safetensors")
     assert {name: value.tobytes() for name, value in found.items()} == {name: value.tobytes() for name, value in wanted.items()}
     assert read_checkpoint(GOLDEN)[1].keys() == wanted.keys()
 
 
-def test_another_integer_is_another_weight(tmp_path):
+def test_another_integer_is_another_weight(tmp_path, decoded_alike):
     """The control of the test above: one bit of one packed word."""
     stored = {name: ("F8_E4M3" if value.dtype.names else {"float32": "F32", "int32": "I32", "int64": "I64", "int8": "I8"}[value.dtype.name], value.copy()) for name, value in read_safetensors(GOLDEN / "model.safetensors").items()}
     stored["h.three_zeros.weight_packed"][1].view(np.uint32)[5, 2] ^= 1 << 31
     settings = json.loads((GOLDEN / "config.json").read_text())["quantization_config"]
-    found, wanted = decoded(save_folder(tmp_path / "m", settings, stored)), load_file(GOLDEN / "expected.safetensors")
+    found, wanted = decoded_alike(save_folder(tmp_path / "m", settings, stored))[0], load_file(GOLDEN / "expected.safetensors")
     assert [name for name in wanted if found[name].tobytes() != wanted[name].tobytes()] == ["h.three_zeros.weight"]
     assert np.argwhere(found["h.three_zeros.weight"] != wanted["h.three_zeros.weight"]).tolist() == [[5, 31]]
 
@@ -95,7 +84,7 @@ def test_float8_patterns():
 
 
 @pytest.mark.parametrize("blocks", [(8, 16), (7, 16)])
-def test_fp8_folders_with_blocks(tmp_path, blocks):
+def test_fp8_folders_with_blocks(tmp_path, blocks, decoded_alike):
     """``weight_scale_inv`` for every block, the last rows of one being fewer."""
     rng = np.random.default_rng(1)
     patterns = rng.integers(0, 256, size=(20, 48)).astype(np.uint8)
@@ -103,7 +92,7 @@ def test_fp8_folders_with_blocks(tmp_path, blocks):
     scales = rng.random((-(-20 // blocks[0]), 3)).astype(F32)
     wanted = np.array([[float8()[patterns[o, i]] * scales[o // blocks[0], i // blocks[1]] for i in range(48)] for o in range(20)])
     path = save_folder(tmp_path / "m", {"quant_method": "fp8", "weight_block_size": list(blocks)}, {"a.weight": ("F8_E4M3", patterns), "a.weight_scale_inv": ("F32", scales), "a.input_scale": ("F32", scales[0])})
-    found = decoded(path)
+    found = decoded_alike(path)[0]
     assert set(found) == {"a.weight"} and found["a.weight"].tobytes() == wanted.tobytes()
     assert read_checkpoint(path)[1]["a.weight"].tobytes() == wanted.tobytes()
 

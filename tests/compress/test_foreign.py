@@ -206,30 +206,20 @@ def save_folder(path, settings, tensors, config=None):
     return path
 
 
-def kept(path):
-    """Tensors of a folder after a package, and the model."""
-    model = keep_folder(path)
-    package = encode(model)
-    found = decode(package)[1]
-    checked = checker_decode(package, model.num_params)[1]
-    assert {name: value.tobytes() for name, value in found.items()} == {name: value.tobytes() for name, (_, value) in checked.items()}
-    return found, model
-
-
 @pytest.mark.parametrize(("bits", "form", "group"), [(4, "gptq", 16), (8, "gptq", 32), (2, "gptq", 16), (4, "gptq_v2", 64), (3, "gptq", 32), (3, "gptq_v2", 16)])
-def test_gptq_folders(tmp_path, bits, form, group):
+def test_gptq_folders(tmp_path, bits, form, group, decoded_alike):
     rng = np.random.default_rng(bits)
     tensors, wanted = {"norm.weight": np.float32([1.0, 0.1])}, {"norm.weight": np.float32([1.0, 0.1])}
     for k in range(2):
         parts, wanted[f"h.{k}.fc.weight"] = gptq_map(rng, 64, 32, group, bits, minus=int(form == "gptq"))
         tensors |= {f"h.{k}.fc.{part}": value for part, value in parts.items()} | {f"h.{k}.fc.bias": np.zeros(32, np.float16)}
         wanted[f"h.{k}.fc.bias"] = np.zeros(32, F32)
-    found, model = kept(save_folder(tmp_path / "m", {"quant_method": "gptq", "bits": bits, "group_size": group, "checkpoint_format": form}, tensors))
+    found, model = decoded_alike(save_folder(tmp_path / "m", {"quant_method": "gptq", "bits": bits, "group_size": group, "checkpoint_format": form}, tensors))
     assert {name: value.tobytes() for name, value in found.items()} == {name: value.tobytes() for name, value in wanted.items()}
     assert model.config == {"model_type": "toy"} and model.num_params == 2 * (64 * 32 + 32) + 2
 
 
-def test_gptq_columns_quantized_in_an_order_of_their_own(tmp_path):
+def test_gptq_columns_quantized_in_an_order_of_their_own(tmp_path, decoded_alike):
     """``desc_act``: a version 3 package, by library and checker; maps with the same inputs share one order; without it weights are others."""
     rng, tensors, wanted = np.random.default_rng(7), {}, {}
     for layer in range(3):
@@ -238,7 +228,7 @@ def test_gptq_columns_quantized_in_an_order_of_their_own(tmp_path):
             parts, wanted[f"h.{layer}.{name}.weight"] = gptq_map(rng, 96, 32, 16, 4, index=order)
             tensors |= {f"h.{layer}.{name}.{part}": value for part, value in parts.items()}
     path = save_folder(tmp_path / "m", {"quant_method": "gptq", "bits": 4, "desc_act": True}, tensors)
-    found, model = kept(path)
+    found, model = decoded_alike(path)
     assert {name: value.tobytes() for name, value in found.items()} == {name: value.tobytes() for name, value in wanted.items()}
     assert encode(model)[:4] == b"SBZ\x03" and sum(name.endswith(".g") for name in model.tensors) == 3
     entries = json.loads(inflated(encode(model)))["tensors"]
@@ -254,10 +244,10 @@ def inflated(package):
     return zlib.decompressobj(-15, zdict=DICTIONARY).decompress(package[meta[1] : meta[1] + meta[0]]).partition(b"\0")[0]
 
 
-def test_awq_folders(tmp_path):
+def test_awq_folders(tmp_path, decoded_alike):
     parts, weight = awq_map(np.random.default_rng(0), 64, 24, 32)
     path = save_folder(tmp_path / "m", {"quant_method": "awq", "bits": 4, "version": "gemm"}, {f"fc.{part}": value for part, value in parts.items()})
-    assert kept(path)[0]["fc.weight"].tobytes() == weight.tobytes()
+    assert decoded_alike(path)[0]["fc.weight"].tobytes() == weight.tobytes()
 
 
 @pytest.mark.parametrize(
@@ -329,7 +319,7 @@ def nf4_weight(rng, rows, cols, block=64, nested=0):
     return tensors | {".quant_state.bitsandbytes__nf4": np.frombuffer(json.dumps(state).encode(), np.uint8)}, weight
 
 
-def test_bitsandbytes_folders(tmp_path):
+def test_bitsandbytes_folders(tmp_path, decoded_alike):
     """Plain and doubly quantized nf4 (blocks over the ends of rows, a last nested block that is shorter), and eight bits."""
     rng, tensors, wanted = np.random.default_rng(0), {}, {}
     for name, rows, cols, nested in (("h.0.a", 8, 64, 0), ("h.1.a", 8, 64, 0), ("b", 24, 80, 16), ("c", 32, 128, 256), ("long", 40, 96, 7)):
@@ -338,7 +328,7 @@ def test_bitsandbytes_folders(tmp_path):
     q, most = rng.integers(-127, 128, size=(6, 10)).astype(np.int8), rng.random(6).astype(F32)
     tensors |= {"e.weight": q, "e.SCB": most, "e.weight_format": np.array(0, np.uint8), "embed.weight": np.float16([[1, 2]])}
     wanted |= {"embed.weight": F32([[1, 2]]), "e.weight": np.array([[F32(F32(x) * most[r]) * F32(0.007874015718698502) for x in q[r]] for r in range(6)])}
-    found, _ = kept(save_folder(tmp_path / "m", {"quant_method": "bitsandbytes", "load_in_4bit": True}, tensors))
+    found, _ = decoded_alike(save_folder(tmp_path / "m", {"quant_method": "bitsandbytes", "load_in_4bit": True}, tensors))
     assert {name: value.tobytes() for name, value in found.items()} == {name: value.tobytes() for name, value in wanted.items()}
 
 

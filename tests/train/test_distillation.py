@@ -11,8 +11,6 @@ from scalebound.compress import encode
 from scalebound.core.errors import InputError, UsageError
 from scalebound.core.stats import Stats, StatsInfo
 from scalebound.core.workers import cores
-from scalebound.data import build_stream, load_tokenizer, read_corpus
-from scalebound.data.stream import SourceRef
 from scalebound.models.load import from_tensors
 from scalebound.train import derive_recipe, finetune, train_run
 from scalebound.train.distillation import DIVERGENCES, FAVOUR, Teacher, balanced_divergence, forward_divergence
@@ -81,12 +79,9 @@ def test_the_balanced_gradient_holds_its_weights():
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made(tmp_path_factory, stream):
     """A run, a larger run that saw twice the tokens, and their stream."""
     folder = tmp_path_factory.mktemp("distillation")
-    (folder / "t.txt").write_text("".join(f"def f{k % 17}(x):\n    return x + {k}\n" for k in range(2000)))
-    corpus = read_corpus(folder / "t.txt")
-    stream = build_stream(corpus.documents, load_tokenizer(), folder / "s", sequence_tokens=32, source=SourceRef("t", corpus.sha256), seed=0)
     train_run(RECIPE, stream.path, folder / "run")
     train_run(LARGER, stream.path, folder / "larger")
     return folder, stream

@@ -12,8 +12,6 @@ import torch
 from scalebound.compress import Coded, QuantizedModel, code_bits, encode, load_package, quantize, read_checkpoint, save_package
 from scalebound.core.errors import InputError, UsageError
 from scalebound.core.workers import cores
-from scalebound.data import build_stream, load_tokenizer, read_corpus
-from scalebound.data.stream import SourceRef
 from scalebound.models import Transformer, load_model
 from scalebound.train import derive_recipe, finetune, train_run
 from scalebound.train.latent import Latent, geometric_bits, geometric_ratio, relaxed_slope
@@ -23,11 +21,8 @@ RECIPE = msgspec.structs.replace(derive_recipe(15_000, context=32), tokens=32 * 
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made(tmp_path_factory, stream):
     folder = tmp_path_factory.mktemp("finetune")
-    (folder / "t.txt").write_text("".join(f"def f{k % 17}(x):\n    return x + {k}\n" for k in range(2000)))
-    corpus = read_corpus(folder / "t.txt")
-    stream = build_stream(corpus.documents, load_tokenizer(), folder / "s", sequence_tokens=32, source=SourceRef("t", corpus.sha256), seed=0)
     train_run(RECIPE, stream.path, folder / "run")
     return folder / "run", stream
 

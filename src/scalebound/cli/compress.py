@@ -179,12 +179,15 @@ def _packages(model: Path, out: Path, way: str, given: dict[str, Any]) -> Result
     settings = _settings(way, given.get("bits"), given.get("step"))
     stream, tokens = given.get("stream"), given.get("tokens", TOKENS)
     config, tensors = read_checkpoint(model)
-    records = []
+    records: list[dict[str, Any]] = []
+    dropping: dict[str, Any] = {}
+    modules = out.with_name(f"{out.name}.modules")  # what was computed of an interrupted search
     with tempfile.TemporaryDirectory() as scratch:
         options = _calibration(config, given) if way == "gptq" else {}
         opened = None if stream is None else _stream(model, stream, tokens + options.get("held", 0), Path(scratch))
         if opened is not None and options:
             options["start"] = _start(given["stream"], opened, tokens, options.pop("held"))
+            tensors, dropping = _without_modules(config, tensors, opened, modules, given.get("drop"), options)
         before = None if opened is None else _measured(model, opened, tokens, Path(scratch) / "before.safetensors")
         for name, setting in settings:
             path = out if len(settings) == 1 else out.with_name(f"{out.stem}-{name}{out.suffix}")
@@ -197,7 +200,8 @@ def _packages(model: Path, out: Path, way: str, given: dict[str, Any]) -> Result
                     quantized = quantize(config, tensors, **setting, progress=progress)
             parts = save_package(path, quantized)
             after = None if opened is None else _measured(path, opened, tokens, Path(scratch) / f"{name}.safetensors")
-            records.append(_record(path, quantized, parts) | _losses(before, after) | setting)
+            records.append(_record(path, quantized, parts) | _losses(before, after) | setting | dropping)
+    modules.unlink(missing_ok=True)
     return _result([name for name, _ in settings], records)
 
 
@@ -256,7 +260,7 @@ def _calibration(config: dict, given: dict[str, Any]) -> dict[str, Any]:
     prune, sequences = given.get("prune"), given.get("sequences", SEQUENCES)
     return {
         "allocation": given.get("allocation", "fisher"), "penalty": given.get("rate_penalty"), "prune": prune, "sparsity": 0.0 if prune in (None, "kept") else given.get("sparsity", 0.5),
-        "drop": given.get("drop"), "sequences": sequences, "seed": given.get("seed", 0), "held": calibration_tokens(config, sequences),
+        "sequences": sequences, "seed": given.get("seed", 0), "held": calibration_tokens(config, sequences),
     }  # fmt: skip
 
 
@@ -273,26 +277,31 @@ def _start(text: Path, stream: Path, tokens: int, held: int) -> int:
     return max(0, min(tokens, has - held))
 
 
+def _without_modules(config: dict, tensors: dict, stream: Path, state: Path, share: float | None, options: dict) -> tuple[dict, dict]:
+    """The tensors with the modules of --drop set to zero, and what the record says of them; searched once, whatever the lengths."""
+    if share is None:
+        return tensors, {}
+    from scalebound.core.workers import cores
+    from scalebound.train.dropping import drop_blocks, without_blocks
+
+    with progress_bar("choose modules", "tries") as progress:
+        blocks = drop_blocks(config, tensors, stream, share=share, **{key: options[key] for key in ("sequences", "start", "seed")}, threads=cores(), state=state, progress=progress)
+    return without_blocks(tensors, blocks.dropped), {"dropping": asdict(blocks)}
+
+
 def _calibrated(config: dict, tensors: dict, stream: Path, out: Path, options: dict) -> tuple[QuantizedModel, dict]:
     """The model rounded with calibration, and what the record says of it."""
     from scalebound.core.workers import cores
     from scalebound.train import quantize_calibrated
 
     extra: dict = {}
-    states = {what: out.with_name(f"{out.name}.{what}") for what in ("modules", "levels", "state")}  # of what was interrupted; the last removes itself
-    share, searched = options.pop("drop"), {key: options[key] for key in ("sequences", "start", "seed")} | {"threads": cores()}
-    if share is not None:
-        from scalebound.train.dropping import drop_blocks, without_blocks
-
-        with progress_bar("choose modules", "tries") as progress:
-            blocks = drop_blocks(config, tensors, stream, share=share, **searched, state=states["modules"], progress=progress)
-        tensors, extra["dropping"] = without_blocks(tensors, blocks.dropped), asdict(blocks)
+    levels_state, state = (out.with_name(f"{out.name}.{what}") for what in ("levels", "state"))  # of what was interrupted; the second removes itself
     if options["allocation"] == "evolution":
         from scalebound.train.evolution import matrix_levels, sparsity_levels
         from scalebound.train.posttraining import PENALTY
 
         options = options | {"allocation": "fisher"}
-        searched |= {"penalty": PENALTY if options["penalty"] is None else options["penalty"], "state": states["levels"]}
+        searched = {key: options[key] for key in ("sequences", "start", "seed")} | {"penalty": PENALTY if options["penalty"] is None else options["penalty"], "threads": cores(), "state": levels_state}
         with progress_bar("choose levels", "tries") as progress:
             if options["prune"] is not None:
                 shares = sparsity_levels(config, tensors, stream, bits=options["bits"], sparsity=options["sparsity"], prune=options["prune"], **searched, progress=progress)
@@ -301,9 +310,8 @@ def _calibrated(config: dict, tensors: dict, stream: Path, out: Path, options: d
                 levels = matrix_levels(config, tensors, stream, bits=options["bits"], **searched, progress=progress)
                 options, extra["evolution"] = options | {"factors": levels.factors}, asdict(levels)
     with progress_bar(f"round to {options['bits']:g} bits", "matrices") as progress:
-        done = quantize_calibrated(config, tensors, stream, **options, threads=cores(), state=states["state"], progress=progress)
-    for state in states.values():
-        state.unlink(missing_ok=True)
+        done = quantize_calibrated(config, tensors, stream, **options, threads=cores(), state=state, progress=progress)
+    levels_state.unlink(missing_ok=True)
     return done.model, {"gptq": done.record()} | extra
 
 

@@ -46,7 +46,7 @@ def keep_folder(path: str | os.PathLike) -> QuantizedModel:
 
     Notes
     -----
-    Tensors the method left alone are stored raw. ``quantization_config`` is taken out of the configuration: what the package decodes to are plain
+    Tensors the method left alone are coded or stored raw, whichever is shorter (:func:`assemble`). ``quantization_config`` is taken out of the configuration: what the package decodes to are plain
     weights.
     """
     return keep_tensors(*read_stored(path), where=str(path))
